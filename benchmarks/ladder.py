@@ -1,0 +1,119 @@
+"""Which points of distillation earn their time? Table IV's ladder at CPU size, over three seeds.
+
+    python benchmarks/ladder.py --run runs/ladder --json benchmarks/results/ladder.json
+
+One run per rung and seed (the recipe `study/ladder`); both comparisons are read off its time-stamped
+validation curve: at equal steps, and at equal wall-clock, which is the time that the cheapest rung
+needed for all its steps. An interrupted study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from densedistill.files import atomic_write
+from densedistill.training import Run, open_run, train
+
+FIGURES = {"epe": "EPE px", "bad2": "bad-2.0 %"}
+
+
+def curve(run: Run, figure: str) -> list[tuple[int, float, float]]:
+    """Return (step, seconds, value) of each validation in `run`."""
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    key = f"validate/{figure}"
+    return [(line["step"], line["time"], line[key]) for line in lines if key in line]
+
+
+def value_at(points: list[tuple[int, float, float]], seconds: float) -> float:
+    """Return the value after `seconds`, linear between validations, the last one after the end."""
+    before = points[0]
+    for point in points:
+        if point[1] >= seconds:
+            share = (seconds - before[1]) / (point[1] - before[1]) if point[1] > before[1] else 1.0
+            return before[2] + share * (point[2] - before[2])
+        before = point
+    return before[2]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the study's figures: rung to mean and deviation over seeds, at equal steps and equal time."""
+    rungs: dict[str, list[Run]] = {}
+    for path in sorted(folder.glob("*-seed*")):
+        rungs.setdefault(path.name.split("-", 1)[1].rsplit("-seed", 1)[0], []).append(open_run(path))
+    last = {rung: [curve(run, "epe")[-1] for run in runs] for rung, runs in rungs.items()}
+    seconds = min(statistics.mean(point[1] for point in points) for points in last.values())
+    rows = []
+    for rung, runs in rungs.items():
+        row: dict[str, Any] = {"rung": rung, "seeds": len(runs), "steps": last[rung][0][0]}
+        row["seconds"] = statistics.mean(point[1] for point in last[rung])
+        for figure in FIGURES:
+            points = [curve(run, figure) for run in runs]
+            for label, values in (
+                ("equal_steps", [p[-1][2] for p in points]),
+                ("equal_time", [value_at(p, seconds) for p in points]),
+            ):
+                deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+                row[f"{figure}_{label}"] = (statistics.mean(values), deviation)
+        rows.append(row)
+    return {"rows": rows, "equal_time_seconds": seconds}
+
+
+def show(study: dict[str, Any]) -> None:
+    """Print the study as a table."""
+    table = Table(title=f"Table IV's ladder; equal time is {study['equal_time_seconds']:.0f} s")
+    table.add_column("terms, cumulative")
+    table.add_column("s", justify="right")
+    for title in FIGURES.values():
+        for label in ("equal steps", "equal time"):
+            table.add_column(f"{title}\n{label}", justify="right")
+    for row in study["rows"]:
+        cells = []
+        for figure in FIGURES:
+            scale = 100 if figure.startswith("bad") else 1
+            for label in ("equal_steps", "equal_time"):
+                mean, deviation = row[f"{figure}_{label}"]
+                cells.append(f"{mean * scale:.2f} ± {deviation * scale:.2f}")
+        table.add_row(row["rung"], f"{row['seconds']:.0f}", *cells)
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, default=Path("runs/ladder"), help="folder of the runs")
+    parser.add_argument("--steps", type=int, help="steps of each run (default: the recipe's)")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--read", action="store_true", help="only read runs that are there")
+    arguments = parser.parse_args()
+    if not arguments.read:
+        if arguments.run.is_dir():
+            train(resume=arguments.run)
+        else:
+            train(
+                "study/ladder",
+                run=arguments.run,
+                overrides={"schedule.steps": arguments.steps} if arguments.steps else None,
+            )
+    study = read(arguments.run)
+    study |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    study |= {"date": date.today().isoformat(), "cores": torch.get_num_threads()}
+    show(study)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(arguments.json) as path:
+            Path(path).write_text(json.dumps(study, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

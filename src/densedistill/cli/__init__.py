@@ -1,0 +1,140 @@
+"""The command line: `densedistill VERB …`.
+
+Importing this imports no torch; each verb is a file that is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from types import ModuleType
+
+from ..errors import UserError, nearest
+
+VERBS = {
+    "demo": "the whole way at CPU size, minutes, report at the end",
+    "doctor": "what is there to run on, and what to install",
+    "models": "networks with parameters, MACs and weights",
+    "recipes": "list recipes, or print one resolved",
+    "data": "check a data set, or make procedural data",
+    "train": "train a network on ground truth (a teacher, a baseline)",
+    "distill": "teach a student by its teachers",
+    "evaluate": "official metrics",
+    "predict": "predictions for your images, in official formats",
+    "report": "one HTML page about runs",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the verb in `argv` (without the program's name) and return the exit status.
+
+    0: done; 1: done, and the answer is no; 2: a mistake that one line on stderr names; 130: interrupted.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _dispatch(arguments)
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 2
+    except UserError as error:
+        print(f"densedistill: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"densedistill: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output (head, less) has enough; what is still buffered must not raise at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {error.filename}" if error.filename else ""
+            print(f"densedistill: the disk is full{where}; make room and start again", file=sys.stderr)
+            return 2
+        raise
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from .. import __version__
+
+        print(f"densedistill {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        raise UserError(f"there is no verb '{verb}'{nearest(verb, VERBS)}")
+    module = importlib.import_module(f".{verb}", __name__)
+    args, rest = parse(module, arguments[1:])
+    if rest and not getattr(module, "TAKES_RECIPE_FLAGS", False):
+        raise UserError(
+            f"{verb} takes no {rest[0]}{nearest(rest[0], _flags(module))}; see densedistill {verb} --help"
+        )
+    args.recipe_flags = rest
+    return module.run(args) or 0
+
+
+def parse(module: ModuleType, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return what the verb `module` understands of `arguments`, and the rest."""
+    parser = make_parser(module)
+    if not getattr(module, "TAKES_RECIPE_FLAGS", False):
+        return parser.parse_known_args(arguments)
+    mine, fields = _part(arguments, set(_flags(module)))
+    args, rest = parser.parse_known_args(mine)
+    return args, rest + fields
+
+
+def _part(arguments: list[str], known: set[str]) -> tuple[list[str], list[str]]:
+    """Part a verb's own arguments from recipe fields, whose values must not be taken for positional ones."""
+    mine: list[str] = []
+    fields: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting and not argument.startswith("--"):
+            fields.append(argument)
+            waiting = False
+        elif argument.startswith("--") and argument.partition("=")[0] not in known:
+            fields.append(argument)
+            waiting = "=" not in argument
+        else:
+            mine.append(argument)
+            waiting = False
+    return mine, fields
+
+
+def make_parser(module: ModuleType) -> argparse.ArgumentParser:
+    """Return the parser of the verb `module`: its `HELP`, its arguments, and the examples in its
+    docstring."""
+    verb = module.__name__.rpartition(".")[2]
+    description, _, examples = (module.__doc__ or "").strip().partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=f"densedistill {verb}",
+        description=description,
+        epilog=examples or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def _flags(module: ModuleType) -> list[str]:
+    return [flag for action in make_parser(module)._actions for flag in action.option_strings]
+
+
+def _overview() -> str:
+    from .. import __version__
+
+    width = max(map(len, VERBS))
+    lines = [
+        f"densedistill {__version__}: distil a large dense-prediction network into a small, fast one",
+        "",
+    ]
+    lines += ["usage: densedistill VERB ...", ""]
+    lines += [f"  {verb:<{width}}  {does}" for verb, does in VERBS.items()]
+    lines += ["", "densedistill VERB --help says more. Begin with: densedistill demo"]
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""What `train` and `distill` share: a recipe, a directory, and recipe fields as flags."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..errors import UserError
+from ..recipes import Recipe, Stages, load_recipe, parse_value
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a verb that trains."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="a name (see densedistill recipes) or a YAML file"
+    )
+    parser.add_argument("--twin", action="store_true", help="the same at CPU size, on the procedural world")
+    parser.add_argument(
+        "--run", metavar="DIR", help="directory of the run (default: runs/RECIPE, numbered when taken)"
+    )
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+    parser.add_argument(
+        "--devices", type=int, metavar="N", help="processes on this machine (recipe: trainer.devices)"
+    )
+    parser.add_argument(
+        "--nodes", type=int, metavar="N", help="machines, started by torchrun (recipe: trainer.nodes)"
+    )
+
+
+def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the recipe fields that were given as flags; UserError when the arguments contradict each
+    other."""
+    overrides = read_flags(args.recipe_flags)
+    for name in ("devices", "nodes"):
+        if getattr(args, name) is not None:
+            overrides[f"trainer.{name}"] = getattr(args, name)
+    if args.resume and args.recipe:
+        raise UserError(f"--resume goes on with the run's own recipe; leave out '{args.recipe}'")
+    if args.resume and (args.run or args.twin):
+        raise UserError("--resume goes on with a run as it was begun; leave out --run and --twin")
+    if not (args.resume or args.recipe):
+        raise UserError("which recipe? Name one (densedistill recipes lists them), or --resume RUN")
+    return overrides
+
+
+def read_recipe(args: argparse.Namespace, overrides: dict[str, Any]) -> Recipe | Stages | None:
+    """Return the recipe, None when a run is resumed; to be called before torch is imported, so that a
+    misspelt field is told at once."""
+    return None if args.resume else load_recipe(args.recipe, twin=args.twin, overrides=overrides)
+
+
+def read_flags(rest: list[str]) -> dict[str, Any]:
+    """Return `{"data.train.root": …}` from what is left of the command line: `--field value` or
+    `--field=value`."""
+    overrides: dict[str, Any] = {}
+    position = 0
+    while position < len(rest):
+        flag, joined, text = rest[position].partition("=")
+        position += 1
+        if not flag.startswith("--"):
+            raise UserError(f"what is '{flag}'? A recipe's field is set with --field value")
+        if not joined:
+            if position == len(rest):
+                raise UserError(f"{flag} lacks a value")
+            text = rest[position]
+            position += 1
+        overrides[flag[2:].replace("-", "_")] = parse_value(text)
+    return overrides

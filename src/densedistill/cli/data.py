@@ -1,0 +1,169 @@
+"""Check a data set on disk, or make procedural data.
+
+examples:
+  densedistill data check kitti2015 /data/KITTI2015
+  densedistill data check sceneflow /data/SceneFlow --fast
+  densedistill data check middleburyeval3 /data/MiddEval3 --option resolution=Q
+  densedistill data make /data/world --length 1000 --size 256 512
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..data.check import Survey
+
+NAME = "data"
+HELP = "check a data set, or make procedural data"
+
+_SHOWN = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `data check` and `data make`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{check,make}")
+    check = actions.add_parser("check", help="say what is there, what is missing and what is broken")
+    check.add_argument(
+        "name", metavar="NAME", help="the data set: sceneflow, kitti2012, kitti2015, eth3d, folder, …"
+    )
+    check.add_argument("root", metavar="ROOT", nargs="?", help="its folder; none for the pairs that ship")
+    check.add_argument("--split", help="only this split")
+    check.add_argument("--fast", action="store_true", help="list the files without opening them")
+    check.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set"
+    )
+    make = actions.add_parser("make", help="write procedural scenes in SceneFlow's layout")
+    make.add_argument("out", metavar="OUT", help="the folder to write")
+    make.add_argument("--length", type=int, default=200, metavar="N", help="number of pairs (default 200)")
+    make.add_argument("--seed", type=int, default=0, help="number of the first scene (default 0)")
+    make.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        default=(256, 512),
+        metavar=("HEIGHT", "WIDTH"),
+        help="px (default 256 512)",
+    )
+    make.add_argument("--max-disparity", type=float, default=96, metavar="PX", help="at most (default 96)")
+    make.add_argument("--split", default="train", help="train (default) or test")
+    make.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: this one (default)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; 2 when the data set cannot be used as it is."""
+    return _check(args) if args.action == "check" else _make(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..data.check import check_dataset
+
+    console = Console()
+    options: dict[str, Any] = dict(_option(text) for text in args.option)
+    if args.split:
+        options["split"] = args.split
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("reading", start=False, visible=not args.fast)
+
+        def progress(split: str, done: int, total: int) -> None:
+            bar.start_task(task)
+            bar.update(task, description=f"reading {split}", completed=done, total=total)
+
+        surveys = check_dataset(args.name, args.root, fast=args.fast, progress=progress, **options)
+    where = args.root or "the pairs that ship"
+    console.print(_table(surveys, f"{args.name} in {where}", Path(args.root or ".").expanduser()))
+    for survey in surveys:
+        for name, reason in survey.broken or []:
+            console.print(
+                f"broken: {survey.split} {name}: {reason}", style="red", markup=False, soft_wrap=True
+            )
+    return _verdict(surveys, args, console)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--option takes KEY=VALUE, got '{text}'")
+    try:
+        return key, float(value)
+    except ValueError:
+        return key, value
+
+
+def _table(surveys: list[Survey], title: str, root: Path) -> Any:
+    from rich.table import Table
+
+    from ..data.datasets._base import ROLES
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("split", "what", "found", "missing", "where the first of them should be"):
+        table.add_column(
+            heading, justify="right" if heading in ("found", "missing") else "left", overflow="fold"
+        )
+    for survey in surveys:
+        if survey.absent:
+            table.add_row(survey.split, "nothing", "0", "", survey.absent)
+            continue
+        of_all = f" of {survey.expected}" if survey.expected else ""
+        table.add_row(survey.split, "samples", f"{survey.samples}{of_all}", "", "", style="bold")
+        for name, role in survey.roles.items():
+            first = [_below(path, root) for path in role.missing[:_SHOWN]] + ["…"] * (
+                len(role.missing) > _SHOWN
+            )
+            missing = str(len(role.missing)) if role.missing else ""
+            style = "red" if role.required and role.missing else "yellow" if role.missing else ""
+            table.add_row("", ROLES[name], str(role.found), missing, "\n".join(first), style=style)
+        if survey.broken is not None:
+            table.add_row(
+                "", "broken samples", str(len(survey.broken)), "", "", style="red" * bool(survey.broken)
+            )
+        table.add_section()
+    return table
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _verdict(surveys: list[Survey], args: argparse.Namespace, console: Any) -> int:
+    there = [survey for survey in surveys if not survey.absent]
+    if not there:
+        raise UserError(surveys[0].absent)
+    bad = [survey.split for survey in there if not survey.usable]
+    if bad:
+        raise UserError(
+            f"data set '{args.name}' is not usable as it is ({', '.join(bad)}); mend what is named above"
+        )
+    opened = "listed, not opened" if args.fast else "read"
+    console.print(
+        f"{args.name} is usable: {sum(survey.samples for survey in there)} samples {opened}", markup=False
+    )
+    return 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from ..data.world.write import write_dataset
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("writing", total=args.length)
+        out = write_dataset(
+            args.out,
+            length=args.length,
+            seed=args.seed,
+            size=args.size,
+            split=args.split,
+            workers=args.workers,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            max_disparity=args.max_disparity,
+        )
+    print(f"wrote {args.length} pairs to {out}; read them as data set sceneflow, split {args.split}")
+    return 0

@@ -1,0 +1,41 @@
+"""Teach a student by its teachers, evaluate both, and write a report.
+
+examples:
+  densedistill distill dsnet/sceneflow --twin
+  densedistill distill dsnet/sceneflow --data.train.root /data/SceneFlow --data.validate.root /data/SceneFlow
+  \\
+      --teachers.teacher.weights acvnet_sceneflow.ckpt
+  densedistill distill --resume runs/dsnet-sceneflow
+
+Every field of the recipe is a flag too: --objective.volume.weight 0 --schedule.steps 1000 --seed 2
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ._recipe import add_recipe_arguments, overrides_of, read_recipe
+
+TAKES_RECIPE_FLAGS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `distill`."""
+    add_recipe_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Distil, and print what was reached and written."""
+    overrides = overrides_of(args)
+    recipe = read_recipe(args, overrides)
+    from ..training.run import is_first_process
+    from ..verbs import distill
+
+    done = distill(recipe, run_dir=args.run, resume=args.resume, overrides=overrides)
+    if is_first_process():
+        if done.evaluation is not None:
+            print(done.evaluation)
+        for path in (done.student, done.path / "metrics.json", done.path / "report.html"):
+            if path.is_file():
+                print(f"wrote {path}")
+    return 0

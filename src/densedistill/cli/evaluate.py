@@ -1,0 +1,143 @@
+"""`densedistill evaluate`: measure networks on data sets."""
+
+from __future__ import annotations
+
+import argparse
+
+NAME = "evaluate"
+HELP = "measure networks on a data set by a benchmark's protocol"
+EXAMPLE = """\
+examples:
+  densedistill evaluate dsnet_bb21_ed2_n16 sgbm --data samples
+  densedistill evaluate acvnet=acvnet.ckpt --data kitti2015 --root data/KITTI2015 --protocol kitti2015
+  densedistill evaluate --run runs/mine sgbm --data sceneflow --root data/SceneFlow --json out.json
+  densedistill evaluate acvnet=acvnet.ckpt --protocol generalisation --root kitti2015=/d/k15 --root eth3d=/d/e
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to `parser`."""
+    parser.epilog = EXAMPLE
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "networks",
+        nargs="*",
+        metavar="NETWORK[=WEIGHTS]",
+        help="a network with its shipped weights, or with those of a file; 'sgbm' for OpenCV's matcher",
+    )
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="the student of a run; may be repeated",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        metavar="NAME",
+        help="a data set, or 'samples' for the pairs that ship; may be repeated",
+    )
+    parser.add_argument(
+        "--root",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="where the data lies; may be repeated",
+    )
+    parser.add_argument("--split", help="part of the data set, as its reader names it")
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the data set, for example resolution=Q; may be repeated",
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="what is measured and how it is averaged (default: plain)"
+    )
+    parser.add_argument(
+        "--metrics", metavar="A,B", help="in place of the protocol's, for example epe,d1,bad1.5"
+    )
+    parser.add_argument(
+        "--max-disparity",
+        type=float,
+        metavar="PX",
+        help="do not count ground truth at or beyond it; networks given by name search that far",
+    )
+    average = parser.add_mutually_exclusive_group()
+    average.add_argument(
+        "--per-image", dest="per_image", action="store_true", default=None, help="average over images"
+    )
+    average.add_argument(
+        "--pooled", dest="per_image", action="store_false", help="average over all pixels of the set"
+    )
+    parser.add_argument(
+        "--precision", default="float32", metavar="P", help="float32 (default), bfloat16 or auto"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only N samples of each data set, spread evenly"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every figure, also of each sample")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the JSON."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ..errors import UserError
+    from ..inference.evaluate import evaluate
+    from ..inference.load import best_device
+
+    networks = [*args.networks, *map(Path, args.runs)]
+    if not networks:
+        raise UserError("name at least one network, for example: densedistill evaluate sgbm --data samples")
+    console = Console()
+    result = evaluate(
+        networks,
+        args.data,
+        args.protocol,
+        root=_roots(args.root),
+        split=args.split,
+        options=_options(args.data_option),
+        max_disparity=args.max_disparity,
+        metrics=args.metrics.split(",") if args.metrics else None,
+        per_image=args.per_image,
+        device=args.device or best_device(),
+        precision=args.precision,
+        limit=args.limit,
+        progress=Console(stderr=True).is_terminal,
+    )
+    console.print(result)
+    if args.json:
+        console.print(f"wrote {result.write_json(args.json)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _options(given: list[str]) -> dict[str, object]:
+    """Return options as YAML reads them: 3 is a number, true is true, [256, 512] a list."""
+    import yaml
+
+    from ..errors import UserError
+
+    for option in given:
+        if "=" not in option:
+            raise UserError(f"an option of a data set is KEY=VALUE, got '{option}'")
+    return {key: yaml.safe_load(value) for key, value in (option.split("=", 1) for option in given)}
+
+
+def _roots(given: list[str]) -> str | dict[str, str] | None:
+    """Return one directory, or a mapping from data set to directory."""
+    from ..errors import UserError
+
+    named = dict(root.split("=", 1) for root in given if "=" in root)
+    plain = [root for root in given if "=" not in root]
+    if len(plain) > 1 or (plain and named):
+        raise UserError(
+            "several roots need the name of their data set: --root kitti2015=DIR --root eth3d=DIR"
+        )
+    return named or (plain[0] if plain else None)

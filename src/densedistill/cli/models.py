@@ -1,0 +1,96 @@
+"""List the networks, with parameters, multiply-accumulates (MACs) and the weights that ship.
+
+examples:
+  densedistill models
+  densedistill models "dsnet*" --size 512x960
+  densedistill models --task stereo --json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import UserError, nearest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `models`."""
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help='shell-style, as "dsnet*"')
+    parser.add_argument("--task", help="networks of this task only")
+    parser.add_argument(
+        "--size", default="256x512", metavar="HxW", help="image at which MACs are counted (default 256x512)"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with MACs by the DSNet paper's rule, too"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table, or JSON."""
+    import json
+
+    from ..networks import list_models
+    from ..tasks import get_task
+
+    size = parse_size(args.size)
+    if args.task is not None:
+        get_task(args.task)
+    names = list_models(args.pattern, task=args.task)
+    if not names:
+        raise UserError(
+            f"no network matches '{args.pattern}'{nearest(args.pattern, list_models(task=args.task))}"
+        )
+    rows = [_row(name, size) for name in names]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table(rows, args.size)
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (height, width) for text such as 256x512; UserError for anything else."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UserError(f"--size is height x width in pixels, as 256x512, not '{text}'")
+    return int(height), int(width)
+
+
+def _row(name: str, size: tuple[int, int]) -> dict[str, object]:
+    from ..networks.counting import count_model
+    from ..networks.published import shipped_weights
+    from ..networks.registry import task_of
+
+    counts = count_model(name, size)
+    return {
+        "name": name,
+        "task": task_of(name),
+        "params": counts.parameters,
+        "params_paper": counts.parameters_paper,
+        "macs_true": counts.macs,
+        "macs_paper": counts.macs_paper,
+        "size": list(size),
+        "weights": list(shipped_weights(name)),
+    }
+
+
+def _print_table(rows: list[dict[str, object]], size: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("network", no_wrap=True)
+    table.add_column("task")
+    for heading in ("params M", f"GMACs at {size}"):
+        table.add_column(heading, justify="right")
+    table.add_column("weights")
+    for row in rows:
+        table.add_row(
+            str(row["name"]),
+            str(row["task"]),
+            f"{row['params'] / 1e6:.2f}",  # type: ignore[operator]
+            f"{row['macs_true'] / 1e9:.2f}",  # type: ignore[operator]
+            ", ".join(row["weights"]),  # type: ignore[arg-type]
+        )
+    Console().print(table)

@@ -1,0 +1,32 @@
+"""Write one HTML page about one run, or about several side by side; it needs no other file.
+
+examples:
+  densedistill report runs/dsnet-sceneflow-twin
+  densedistill report demo/distilled demo/baseline --out comparison.html
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME = "report"
+HELP = "one HTML page about runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `report`."""
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="directory of a run")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the page (default: report.html in the run; for several runs, here)"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="its heading")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and print where it is."""
+    from ..report import write_report
+
+    out = args.out or (Path(args.runs[0]) / "report.html" if len(args.runs) == 1 else "report.html")
+    print(f"wrote {write_report(args.runs, out, title=args.title)}")
+    return 0

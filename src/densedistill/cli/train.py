@@ -1,0 +1,35 @@
+"""Train a network: a teacher, a baseline, anything a recipe says.
+
+examples:
+  densedistill train gwcnet/sceneflow --data.train.root /data/SceneFlow --data.validate.root /data/SceneFlow
+  densedistill train acvnet/sceneflow --twin
+  densedistill train --resume runs/gwcnet-sceneflow
+
+Every field of the recipe is a flag too: --optimizer.lr 1e-4 --schedule.epochs 16 --trainer.precision bf16
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ._recipe import add_recipe_arguments, overrides_of, read_recipe
+
+TAKES_RECIPE_FLAGS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `train`."""
+    add_recipe_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and print what was written."""
+    overrides = overrides_of(args)
+    recipe = read_recipe(args, overrides)
+    from ..training import train
+    from ..training.run import is_first_process
+
+    done = train(recipe, run=args.run, resume=args.resume, twin=args.twin, overrides=overrides)
+    if is_first_process():
+        print(f"wrote {done.student if done.student.is_file() else done.path}")
+    return 0

@@ -1,0 +1,234 @@
+"""Augmentation: geometry and colour that keep ground truth true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from ..errors import UserError, unknown
+from . import colour as light
+from . import geometry
+from .sample import IMAGES, Sample
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "published": {"colour": "published", "occlusion": "published"},
+    "strong": {
+        "colour": "strong",
+        "occlusion": "strong",
+        "scale": (-0.2, 0.4),
+        "stretch": 0.2,
+        "flip_vertical": 0.1,
+    },
+}
+_KINDS = ("none", "published", "strong")
+_POSITIONS = ("random", "lower", "centre", "bottom-right")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training sample goes through; every field is a key of a recipe's data set.
+
+    Args:
+        augment: a preset for all of the following: `none`, `published` (the Middlebury loaders of ACVNet and
+            DSNet) or `strong` (as RAFT-Stereo and later networks train). Single fields override it.
+        crop: (height, width), the same window in every view; None keeps the size.
+        position: where the crop lies: `random`; `lower`, ACVNet's for KITTI, which mostly begins below three
+            tenths of the height, where the laser measures; `centre`; `bottom-right`, the published
+            evaluation's.
+        colour: `published` lights each view by itself; `strong` lights both alike but for the share
+            `asymmetric`.
+        asymmetric: probability that `strong` lights each view by itself.
+        occlusion: rectangles of mean colour in the right image; None: as `colour`.
+        scale: (least, largest) exponent of two of a random scale; (-0.2, 0.4) is usual.
+        stretch: largest exponent of two, up or down, by which width and height scale apart, half of it each.
+        flip_vertical: probability of turning all views upside down.
+        flip_horizontal: probability of mirroring and swapping the views, where the right view's truth is
+            known.
+        decalibrate: (px, degrees) by which the right image may be off vertically; None: perfectly rectified.
+        noise: largest standard deviation of Gaussian noise, levels of 255; every second view has some.
+        blur: largest standard deviation of a Gaussian blur, px; every second view is blurred.
+        jpeg: lowest JPEG quality, 1-95; 0: none; every second view is compressed.
+    """
+
+    augment: str = "none"
+    crop: tuple[int, int] | None = None
+    position: str = "random"
+    colour: str = "none"
+    asymmetric: float = 0.2
+    occlusion: str | None = None
+    scale: tuple[float, float] | None = None
+    stretch: float = 0.0
+    flip_vertical: float = 0.0
+    flip_horizontal: float = 0.0
+    decalibrate: tuple[float, float] | None = None
+    noise: float = 0.0
+    blur: float = 0.0
+    jpeg: int = 0
+
+
+OPTIONS = tuple(field.name for field in fields(Options))
+
+
+def build_augmentation(
+    config: Mapping[str, Any], task: str = "stereo"
+) -> Callable[[Sample, Generator], Sample]:
+    """Return the augmentation that `config` describes.
+
+    The result takes a sample and a generator, and gives a new sample; it is a pure function of both.
+    `meta["view"]` says which part of the source the new sample shows.
+
+    Args:
+        config: fields of `Options`.
+        task: its name; horizontal flips of other tasks than stereo need no second view.
+
+    Raises:
+        UserError: an unknown field or a value out of range; when called, a sample smaller than its crop.
+    """
+    for key in config:
+        if key not in OPTIONS:
+            raise unknown("augmentation option", key, OPTIONS)
+    preset = config.get("augment", "none")
+    if preset not in PRESETS:
+        raise unknown("augmentation", str(preset), PRESETS)
+    return Augmentation(_checked(replace(Options(**PRESETS[preset]), **config)), task)
+
+
+def _checked(options: Options) -> Options:
+    for name, kinds in (("colour", _KINDS), ("position", _POSITIONS), ("occlusion", (*_KINDS, None))):
+        if getattr(options, name) not in kinds:
+            raise unknown(name, str(getattr(options, name)), [kind for kind in kinds if kind])
+    pairs: dict[str, Any] = {}
+    for name in ("crop", "scale", "decalibrate"):
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+            raise UserError(f"augmentation: {name} is two numbers, got {value}")
+        pairs[name] = tuple(value)
+    if "crop" in pairs and not all(isinstance(length, int) and length > 0 for length in pairs["crop"]):
+        raise UserError(f"augmentation: crop is [height, width] in px, got {options.crop}")
+    if "scale" in pairs and pairs["scale"][0] > pairs["scale"][1]:
+        raise UserError(f"augmentation: scale is [least, largest] exponent of two, got {options.scale}")
+    for name in ("asymmetric", "flip_vertical", "flip_horizontal"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(
+                f"augmentation: {name} is a probability from 0 to 1, got {getattr(options, name)}"
+            )
+    for name in ("stretch", "noise", "blur"):
+        if getattr(options, name) < 0:
+            raise UserError(f"augmentation: {name} is 0 or more, got {getattr(options, name)}")
+    if not 0 <= options.jpeg <= 95:
+        raise UserError(f"augmentation: jpeg is a quality from 1 to 95 or 0 for none, got {options.jpeg}")
+    return replace(options, **pairs)
+
+
+class Augmentation:
+    """The augmentation of `options`; see `build_augmentation`."""
+
+    def __init__(self, options: Options, task: str = "stereo"):
+        self.options = options
+        self.task = task
+
+    def __call__(self, sample: Sample, rng: Generator) -> Sample:
+        """Return the sample augmented; UserError if it is smaller than the crop and may not be scaled."""
+        flip = self._flip(sample, rng)
+        if "h" in flip and "right" in sample:
+            sample = geometry.swap_views(sample)
+        window = self._window(sample, rng, flip)
+        tilt = (0.0, 0.0)
+        if self.options.decalibrate is not None:
+            shift, degrees = self.options.decalibrate
+            tilt = (rng.uniform(-shift, shift), float(np.tan(np.radians(rng.uniform(-degrees, degrees)))))
+        result = geometry.apply(window, sample, tilt)
+        self._relight(result, rng)
+        return {
+            key: value.contiguous() if isinstance(value, Tensor) else value for key, value in result.items()
+        }
+
+    def _flip(self, sample: Sample, rng: Generator) -> str:
+        # Both are drawn always, so that one option does not change what the generator gives to the next.
+        horizontal = rng.random() < self.options.flip_horizontal
+        vertical = rng.random() < self.options.flip_vertical
+        swappable = "disparity_right" in sample and "disparity" in sample
+        may_mirror = swappable if "right" in sample else self.task != "stereo"
+        return ("h" if horizontal and may_mirror else "") + ("v" if vertical else "")
+
+    def _window(self, sample: Sample, rng: Generator, flip: str) -> geometry.Window:
+        source = _size(sample)
+        scaled = self._scaled(source, rng)
+        height, width = self.options.crop or scaled
+        if height > scaled[0] or width > scaled[1]:
+            raise UserError(
+                f"sample {sample.get('meta', {}).get('name', '?')} is {source[1]}x{source[0]} px, smaller "
+                f"than the crop of {width}x{height}; give a smaller crop, or scale, which enlarges as needed"
+            )
+        top, left = self._corner(scaled, (height, width), rng)
+        return geometry.Window(source, scaled, (top, left, height, width), flip)
+
+    def _scaled(self, source: tuple[int, int], rng: Generator) -> tuple[int, int]:
+        options = self.options
+        if options.scale is None and options.stretch == 0:
+            return source
+        exponent = rng.uniform(*options.scale) if options.scale else 0.0
+        stretch = rng.uniform(-options.stretch, options.stretch) / 2
+        least = options.crop or (1, 1)
+        height = max(round(source[0] * 2 ** (exponent - stretch)), least[0])
+        width = max(round(source[1] * 2 ** (exponent + stretch)), least[1])
+        return height, width
+
+    def _corner(self, scaled: tuple[int, int], crop: tuple[int, int], rng: Generator) -> tuple[int, int]:
+        room = scaled[0] - crop[0], scaled[1] - crop[1]
+        if self.options.position == "centre":
+            return room[0] // 2, room[1] // 2
+        if self.options.position == "bottom-right":
+            return room
+        lowest = 0
+        if self.options.position == "lower" and rng.random() >= 3 / 11:
+            lowest = min(int(0.3 * scaled[0]), room[0])
+        return int(rng.integers(lowest, room[0] + 1)), int(rng.integers(0, room[1] + 1))
+
+    def _relight(self, sample: Sample, rng: Generator) -> None:
+        options = self.options
+        occlusion = options.colour if options.occlusion is None else options.occlusion
+        # Frames of one camera are lit alike: `left` and `left_next` share what is drawn for the left view.
+        views: dict[str, list[str]] = {}
+        for key in IMAGES:
+            if key in sample:
+                views.setdefault(key.partition("_")[0], []).append(key)
+        lights = self._lights(list(views), rng)
+        for view, keys in views.items():
+            for key in keys:
+                image = sample[key].permute(1, 2, 0).numpy()
+                image = np.ascontiguousarray(image)
+                if lights is not None:
+                    image = light.relight(image, lights[view])
+                if view == "right" and occlusion != "none":
+                    image = light.occlude(image, rng, occlusion)
+                if options.blur and rng.random() < 0.5:
+                    image = light.blur(image, rng, options.blur)
+                if options.noise and rng.random() < 0.5:
+                    image = light.add_noise(image, rng, options.noise)
+                if options.jpeg and rng.random() < 0.5:
+                    image = light.compress(image, rng, options.jpeg)
+                sample[key] = torch.from_numpy(image).permute(2, 0, 1)
+
+    def _lights(self, views: list[str], rng: Generator) -> dict[str, light.Light] | None:
+        if self.options.colour == "none":
+            return None
+        if self.options.colour == "published":
+            return {view: light.draw_published(rng) for view in views}
+        if rng.random() < self.options.asymmetric:
+            return {view: light.draw_strong(rng) for view in views}
+        return dict.fromkeys(views, light.draw_strong(rng))
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    image = next(sample[key] for key in IMAGES if key in sample)
+    return int(image.shape[-2]), int(image.shape[-1])

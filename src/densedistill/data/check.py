@@ -1,0 +1,141 @@
+"""What of a data set is there, what is missing, what is broken."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, nearest
+from .datasets import DATASETS
+from .datasets._base import ROLES, StereoFiles
+
+# Subsets of another split, whose files need no second look.
+_PARTITIONS = ("fit", "val")
+
+
+@dataclass
+class Role:
+    """The files of one kind: how many samples have one, and where those should be that are missing."""
+
+    found: int = 0
+    missing: list[Path] = field(default_factory=list)
+    required: bool = False
+
+
+@dataclass
+class Survey:
+    """What was found of one split.
+
+    Args:
+        split: its name.
+        samples: how many were found.
+        expected: how many the whole data set has, where that is known.
+        roles: for each kind of file what was found of it.
+        broken: samples that cannot be read, and why; None when they were not opened.
+        absent: why there is nothing of this split, else empty.
+    """
+
+    split: str
+    samples: int = 0
+    expected: int | None = None
+    roles: dict[str, Role] = field(default_factory=dict)
+    broken: list[tuple[str, str]] | None = None
+    absent: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether every sample found has what it needs and could be read."""
+        incomplete = any(role.required and role.missing for role in self.roles.values())
+        return not self.absent and not incomplete and not self.broken
+
+
+def check_dataset(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    fast: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    **options: Any,
+) -> list[Survey]:
+    """Return what is there of the data set `name` below `root`, a survey a split.
+
+    Args:
+        name: of the data set; one that is made of files.
+        root: where they lie; None for the pairs that ship.
+        fast: list the files only. Otherwise every sample is read: images by checksum, sizes, ground truth.
+        progress: called with split, samples done and all samples.
+        **options: of the data set; `split` limits the check to one.
+
+    Raises:
+        UserError: no such data set or option, or one without files.
+    """
+    dataset = DATASETS[name]
+    if not (isinstance(dataset, type) and issubclass(dataset, StereoFiles)):
+        raise UserError(f"data set '{name}' is not made of files; there is nothing to check")
+    for option in options:
+        accepted = dict.fromkeys(
+            (*inspect.signature(dataset).parameters, *inspect.signature(StereoFiles).parameters)
+        )
+        if option not in accepted:
+            raise UserError(f"data set '{name}' takes no option '{option}'{nearest(option, accepted)}")
+    chosen = options.pop("split", None)
+    splits = [chosen] if chosen else [split for split in dataset.splits if split not in _PARTITIONS]
+    if not chosen and splits[0] == "all" and len(splits) > 1:
+        splits = splits[1:]
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise UserError(f"data set '{name}': there is no folder {root}")
+    return [_survey(dataset, root, split, fast, progress, options) for split in splits]
+
+
+def _survey(
+    dataset: type[StereoFiles],
+    root: str | os.PathLike[str] | None,
+    split: str,
+    fast: bool,
+    progress: Callable[[str, int, int], None] | None,
+    options: dict[str, Any],
+) -> Survey:
+    want = ("disparity", "disparity_right", "disparity_nonoccluded", "objects")
+    try:
+        samples = dataset(root, split=split, want=want, strict=False, **options)
+    except UserError as error:
+        return Survey(split, absent=str(error))
+    survey = Survey(split, len(samples), dataset.counts.get(split))
+    survey.roles = {role: Role(required=role in dataset.required) for role in ROLES}
+    for frame in samples.frames:
+        for role in frame.files:
+            survey.roles[role].found += 1
+    for _, role, path in samples.missing:
+        survey.roles[role].missing.append(path)
+    survey.roles = {name: role for name, role in survey.roles.items() if role.found or role.missing}
+    if not fast:
+        survey.broken = _broken(samples, lambda done: progress and progress(split, done, len(samples)))
+    return survey
+
+
+def _broken(samples: StereoFiles, progress: Callable[[int], Any]) -> list[tuple[str, str]]:
+    whole = [i for i, frame in enumerate(samples.frames) if {"left", "right"} <= frame.files.keys()]
+    broken = []
+    pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves Python's lock
+    try:
+        for done, (index, reason) in enumerate(
+            zip(whole, pool.map(lambda i: _reason(samples, i), whole), strict=True)
+        ):
+            if reason:
+                broken.append((samples.frames[index].name, reason))
+            progress(done + 1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C nobody waits for what was not begun
+    return broken
+
+
+def _reason(samples: StereoFiles, index: int) -> str:
+    try:
+        samples[index]
+    except UserError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,257 @@
+"""What the data sets of stereo pairs on disk have in common."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from ...errors import UserError, unknown
+from .. import calibration, formats
+from ..sample import Sample, disparity_tensors, full_view, image_tensor
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+ROLES = {
+    "left": "left image",
+    "right": "right image",
+    "disparity": "disparity",
+    "disparity_right": "right disparity",
+    "nonoccluded": "occlusion mask",
+    "objects": "object map",
+    "calibration": "calibration",
+}
+
+
+class Frame(NamedTuple):
+    """One sample on disk: its name and the file of each role in `ROLES`, there or not."""
+
+    name: str
+    files: dict[str, Path]
+
+
+class FolderIndex:
+    """Answers what lies in a folder by listing each folder once, for a network disk answers slowly."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, frozenset[str]] = {}
+        self._folders: dict[Path, tuple[str, ...]] = {}
+
+    def _scan(self, folder: Path) -> None:
+        if folder in self._files:
+            return
+        files: list[str] = []
+        folders: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    (folders if entry.is_dir() else files).append(entry.name)
+        except OSError:
+            pass  # a folder that is not there has no files
+        self._files[folder] = frozenset(files)
+        self._folders[folder] = tuple(sorted(name for name in folders if not name.startswith(".")))
+
+    def files(self, folder: Path, suffixes: Iterable[str] = formats.IMAGE_SUFFIXES) -> list[str]:
+        """Return the names of the files of `folder` with one of these lower-case `suffixes`, sorted."""
+        self._scan(folder)
+        wanted = frozenset(suffixes)
+        names = (name for name in self._files[folder] if not name.startswith("."))
+        return sorted(name for name in names if os.path.splitext(name)[1].lower() in wanted)
+
+    def stems(self, folder: Path) -> dict[str, Path]:
+        """Return the images of `folder` by name without suffix."""
+        return {os.path.splitext(name)[0]: folder / name for name in self.files(folder)}
+
+    def tree(self, folder: Path) -> dict[str, Path]:
+        """Return the images at or below `folder` by path relative to it, without suffix."""
+        found = self.stems(folder)
+        for inside in self.folders(folder):
+            found |= {f"{inside.name}/{stem}": path for stem, path in self.tree(inside).items()}
+        return found
+
+    def folders(self, folder: Path) -> list[Path]:
+        """Return the folders inside `folder`, sorted, hidden ones left out."""
+        self._scan(folder)
+        return [folder / name for name in self._folders[folder]]
+
+    def has(self, path: Path) -> bool:
+        """Return whether the file `path` is there."""
+        self._scan(path.parent)
+        return path.name in self._files[path.parent]
+
+    def first(self, *paths: Path) -> Path:
+        """Return the first of `paths` that is there, or the first of all."""
+        return next((path for path in paths if self.has(path)), paths[0])
+
+    def bases(self, root: Path, *markers: str) -> list[Path]:
+        """Return where a data set begins: `root`, or folders up to two below that hold one of `markers`."""
+        level = [root]
+        for _ in range(3):
+            found = [folder for folder in level if any((folder / marker).is_dir() for marker in markers)]
+            if found:
+                return found
+            level = [inside for folder in level for inside in self.folders(folder)]
+        return []
+
+
+class StereoFiles(Dataset[Sample]):
+    """Stereo pairs on disk, with ground truth or without.
+
+    A data set says where its files lie (`list_frames`) and what is its own about reading them.
+
+    Args:
+        root: the folder of the files.
+        split: one of `splits`; default the first.
+        want: ground truth to read of what there is: `disparity`, `disparity_right`, `disparity_nonoccluded`,
+            `objects`. Leave out what is not needed; decoding costs time.
+        limit: at most so many samples, evenly spread.
+        strict: False keeps samples whose files are missing, as `data check` needs.
+
+    Raises:
+        UserError: nothing found, or a file without its counterpart.
+    """
+
+    task: ClassVar[str] = "stereo"
+    name: ClassVar[str]
+    layout: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    counts: ClassVar[dict[str, int]] = {}
+    required: ClassVar[tuple[str, ...]] = ("left", "right", "disparity")
+    disparity_scale: float | None = None
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        want: Sequence[str] = ("disparity", "disparity_nonoccluded", "objects"),
+        limit: int | None = None,
+        strict: bool = True,
+    ):
+        if root is None:
+            raise UserError(f"data set '{self.name}' needs root, the folder of its files ({self.layout})")
+        self.root = Path(root).expanduser()
+        if not self.root.is_dir():
+            raise UserError(f"data set '{self.name}': there is no folder {self.root}")
+        self.split = self.splits[0] if split is None else split
+        if self.split not in self.splits:
+            raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
+        known = ("disparity", "disparity_right", "disparity_nonoccluded", "objects")
+        for key in want:
+            if key not in known:
+                raise unknown(f"ground truth of data set '{self.name}'", key, known)
+        self.want = frozenset(want)
+        self.index = FolderIndex()
+        listed = self.list_frames()
+        if not listed:
+            raise UserError(
+                f"data set '{self.name}': nothing of split '{self.split}' in {root}; expected {self.layout}"
+            )
+        self.missing = [
+            (frame.name, role, path)
+            for frame in listed
+            for role, path in frame.files.items()
+            if not self.index.has(path)
+        ]
+        if strict:
+            self._refuse_incomplete()
+        gone = {(name, role) for name, role, _ in self.missing}
+        self.frames = [
+            Frame(name, {role: path for role, path in files.items() if (name, role) not in gone})
+            for name, files in _spread(listed, limit)
+        ]
+        del self.index  # workers need no copy of it
+
+    def _refuse_incomplete(self) -> None:
+        incomplete = [gap for gap in self.missing if gap[1] in self.required]
+        if incomplete:
+            name, role, path = incomplete[0]
+            others = len({name for name, *_ in incomplete}) - 1
+            more = f" (and {others} more samples are incomplete)" if others else ""
+            raise UserError(
+                f"data set '{self.name}': sample {name} has no {ROLES[role]}, {path} is missing{more}; "
+                f"`densedistill data check {self.name} {self.root}` lists all"
+            )
+
+    @abstractmethod
+    def list_frames(self) -> list[Frame]:
+        """Return the samples of `self.split` with every file that should be there."""
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' names, in order; with "/" where the data set has folders."""
+        return [frame.name for frame in self.frames]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; UserError for a damaged file, views that differ in size, or empty ground truth."""
+        frame = self.frames[index]
+        left, right = formats.read_images(frame.files["left"], frame.files["right"])
+        if left.shape != right.shape:
+            raise UserError(
+                f"the views differ in size: {frame.files['left']} is {left.shape[1]}x{left.shape[0]} px, "
+                f"{frame.files['right']} {right.shape[1]}x{right.shape[0]}; a rectified pair has one size"
+            )
+        sample: Sample = {"left": image_tensor(left), "right": image_tensor(right)}
+        for key in ("disparity", "disparity_right"):
+            if key in self.want and key in frame.files:
+                sample[key], sample[f"{key}_valid"] = self._disparity(frame.files[key], left.shape[:2])
+        if "disparity_nonoccluded" in self.want and "disparity" in sample:
+            mask = self.read_nonoccluded(frame, sample)
+            if mask is not None:
+                sample["disparity_nonoccluded"] = torch.from_numpy(mask)[None] & sample["disparity_valid"]
+        if "objects" in self.want and "objects" in frame.files:
+            objects = formats.read_raster(frame.files["objects"])
+            sample["objects"] = torch.from_numpy(objects.astype(np.int64))
+        sample["meta"] = {
+            "name": frame.name,
+            "dataset": self.name,
+            "size": left.shape[:2],
+            "calibration": self.read_calibration(frame, left.shape[:2]),
+            "view": full_view(*left.shape[:2]),
+        }
+        return sample
+
+    def _disparity(self, path: Path, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        values = self.read_disparity(path)
+        if values.shape != size:
+            raise UserError(
+                f"{path} is {values.shape[1]}x{values.shape[0]} px, its image {size[1]}x{size[0]}; "
+                "ground truth has the size of its image"
+            )
+        disparity, valid = disparity_tensors(values)
+        if not valid.any():
+            raise UserError(
+                f"{path} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"
+            )
+        return disparity, valid
+
+    def read_disparity(self, path: Path) -> NDArray[np.float32]:
+        """Return the map in `path`, (H, W) positive px; 0, less, inf and nan are unknown."""
+        return formats.read_disparity(path, self.disparity_scale)
+
+    def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
+        """Return where the left view's pixels are seen in the right one, (H, W), or None if unknown."""
+        path = frame.files.get("nonoccluded")
+        return None if path is None else formats.read_raster(path) == 255
+
+    def read_calibration(self, frame: Frame, size: tuple[int, ...]) -> calibration.Calibration | None:
+        """Return the calibration of the pair, or None."""
+        path = frame.files.get("calibration")
+        return None if path is None else calibration.read_calibration(path)
+
+
+def _spread(frames: list[Frame], limit: int | None) -> list[Frame]:
+    if limit is None or limit >= len(frames):
+        return frames
+    if limit < 1:
+        raise UserError(f"limit is the number of samples, 1 or more, got {limit}")
+    return [frames[i * len(frames) // limit] for i in range(limit)]

@@ -1,0 +1,140 @@
+"""A plain folder of stereo pairs of your own, with or without ground truth."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .. import formats
+from . import DATASETS
+from ._base import Frame, StereoFiles
+
+# Names under which rigs and benchmarks keep a pair's views, left and right.
+VIEWS = (
+    ("left", "right"),
+    ("image_0", "image_1"),
+    ("image_2", "image_3"),
+    ("image_02", "image_03"),
+    ("colored_0", "colored_1"),
+    ("cam0", "cam1"),
+    ("im0", "im1"),
+    ("image_left", "image_right"),
+    ("left_images", "right_images"),
+)
+TRUTHS = ("disparity", "disparities", "disp", "disp_occ_0", "disp_occ", "disp0", "gt")
+CALIBRATIONS = (
+    "calib.txt",
+    "calibration.txt",
+    "calib.yml",
+    "calib.yaml",
+    "calibration.yml",
+    "calibration.yaml",
+)
+
+
+@DATASETS.register("folder")
+class Folder(StereoFiles):
+    """Pairs of a folder: `left/NAME.png` with `right/NAME.png`, or `image_0/` with `image_1/`, and the like.
+
+    Folders inside those two are read too. Ground truth lies in `disparity/` (`disparity/left/`) under the
+    same name as PFM, NPY (px) or 16-bit PNG (256ths of a pixel); right disparity in `disparity_right/`
+    (`disparity/right/`). Pairs may lack it. A calibration file in the folder (`calib.txt` or OpenCV's
+    `calibration.yml`) holds for all pairs.
+
+    Args:
+        root: the folder.
+        left, right, disparity: names of the folders inside `root`, when they have others.
+        pairs: a text file of one pair a line, white space between: left, right and, if known, disparity,
+            relative to `root` (the list files of published stereo networks).
+        disparity_scale: what a stored value is divided by; default 256 for 16-bit PNG, 1 for PFM and NPY.
+        **options: as every data set of files.
+    """
+
+    name = "folder"
+    layout = "left/NAME.png and right/NAME.png (or image_0/ and image_1/), disparity/NAME.pfm if known"
+    splits = ("all",)
+    required = ("left", "right")
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        left: str | None = None,
+        right: str | None = None,
+        disparity: str | None = None,
+        pairs: str | os.PathLike[str] | None = None,
+        disparity_scale: float | None = None,
+        **options: Any,
+    ):
+        if (left is None) != (right is None):
+            raise UserError("data set 'folder' needs both left and right, or neither")
+        self.views = None if left is None or right is None else (left, right)
+        self.truth = disparity
+        self.pairs = None if pairs is None else Path(pairs).expanduser()
+        self.disparity_scale = disparity_scale
+        super().__init__(root, split, **options)
+
+    def list_frames(self) -> list[Frame]:
+        return self._listed() if self.pairs is not None else self._scanned()
+
+    def _listed(self) -> list[Frame]:
+        assert self.pairs is not None
+        path = self.pairs if self.pairs.is_file() else self.root / self.pairs
+        frames = []
+        for number, line in enumerate(
+            formats.read_bytes(path).decode(errors="replace").splitlines(), start=1
+        ):
+            columns = line.split()
+            if not columns or columns[0].startswith("#"):
+                continue
+            if len(columns) not in (2, 3):
+                raise UserError(
+                    f"{path}, line {number}: expected left, right and, if known, disparity, got '{line}'"
+                )
+            roles = zip(("left", "right", "disparity"), columns, strict=False)
+            name = Path(columns[0]).with_suffix("").as_posix()
+            frames.append(Frame(name, {role: self.root / column for role, column in roles}))
+        return frames
+
+    def _scanned(self) -> list[Frame]:
+        choices = VIEWS if self.views is None else (self.views,)
+        views = next((v for v in choices if any((self.root / name).is_dir() for name in v)), None)
+        if views is None:
+            return []
+        left, right = (self.index.tree(self.root / view) for view in views)
+        truth = self._truth_folder("left", TRUTHS if self.truth is None else (self.truth,))
+        truth_right = self._truth_folder("right", ("disparity_right", "disparity"))
+        calibration = next(
+            (self.root / name for name in CALIBRATIONS if self.index.has(self.root / name)), None
+        )
+        frames = []
+        for stem in sorted(left.keys() | right.keys()):
+            # A left without its right is listed with the file that should be there, so that the lack is told.
+            files = {
+                "left": left.get(stem, self.root / views[0] / f"{stem}.png"),
+                "right": right.get(stem, self.root / views[1] / f"{stem}.png"),
+            }
+            for role, folder in (("disparity", truth), ("disparity_right", truth_right)):
+                if folder is not None:
+                    path = self.index.first(
+                        *(folder / f"{stem}{suffix}" for suffix in (".pfm", ".npy", ".png"))
+                    )
+                    if self.index.has(path):
+                        files[role] = path
+            if calibration is not None:
+                files["calibration"] = calibration
+            frames.append(Frame(stem, files))
+        return frames
+
+    def _truth_folder(self, side: str, names: tuple[str, ...]) -> Path | None:
+        for name in names:
+            inside = self.root / name / side
+            if inside.is_dir():
+                return inside
+            if (side == "left" or name.endswith(side)) and (self.root / name).is_dir():
+                return self.root / name
+        if self.truth is not None and side == "left":
+            raise UserError(f"data set 'folder': there is no folder {self.root / self.truth}")
+        return None

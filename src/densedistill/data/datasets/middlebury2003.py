@@ -1,0 +1,97 @@
+"""Middlebury 2003, 2005 and 2006: image pairs with 8-bit disparity.
+
+D. Scharstein and R. Szeliski, High-accuracy stereo depth maps using structured light, CVPR 2003,
+https://vision.middlebury.edu/stereo/data/scenes2003/; D. Scharstein and C. Pal, Learning conditional random
+fields for stereo, CVPR 2007, scenes2005 and scenes2006.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import formats
+from ..occlusion import seen_in_both
+from ..sample import Sample
+from . import DATASETS
+from ._base import SAMPLES, Frame, StereoFiles
+
+# Image height to the factor between a stored value and px, as the sets' pages say for full, half, third and
+# quarter size; the factor keeps 8-bit values meaning the same scene at each size.
+_SCALES_2003 = {1500: 1.0, 750: 2.0, 375: 4.0}
+_SCALES_2006 = {1110: 1.0, 555: 2.0, 370: 3.0}
+
+
+@DATASETS.register("middlebury2003")
+class Middlebury2003(StereoFiles):
+    """Middlebury 2003 (im2, im6), 2005 and 2006 (view1, view5) below `root`; without a root the Cones pair
+    that ships.
+
+    Non-occluded pixels are those whose disparity agrees with the right view's.
+
+    Args:
+        disparity_scale: what a stored value is divided by; default by the image's height: 4, 2, 1 for 2003's
+            quarter, half and full size, 3, 2, 1 for the third, half and full size of 2005 and 2006 (at other
+            heights 4 and 3).
+        **options: as every data set of files.
+    """
+
+    name = "middlebury2003"
+    layout = "SCENE/{im2,im6,disp2,disp6}.png or SCENE/{view1,view5,disp1,disp5}.png"
+    splits = ("all",)
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        disparity_scale: float | None = None,
+        **options: Any,
+    ):
+        self.disparity_scale = disparity_scale
+        super().__init__(SAMPLES / "middlebury2003" if root is None else root, split, **options)
+
+    def list_frames(self) -> list[Frame]:
+        return [self._frame(scene) for scene in self._scenes(self.root, depth=3)]
+
+    def _scenes(self, folder: Path, depth: int) -> list[Path]:
+        stems = {Path(name).stem for name in self.index.files(folder)}
+        if stems & {"im2", "im6", "view1", "view5"}:
+            return [folder]
+        if depth == 0:
+            return []
+        return [scene for inside in self.index.folders(folder) for scene in self._scenes(inside, depth - 1)]
+
+    def _frame(self, scene: Path) -> Frame:
+        stems = {Path(name).stem for name in self.index.files(scene)}
+        left, right = ("im2", "im6") if stems & {"im2", "im6"} else ("view1", "view5")
+        files = {
+            "left": self._image(scene, left),
+            "right": self._image(scene, right),
+            "disparity": self._image(scene, f"disp{left[-1]}"),
+        }
+        truth = self._image(scene, f"disp{right[-1]}")
+        if self.index.has(truth):
+            files["disparity_right"] = truth
+        return Frame(scene.name if scene == self.root else scene.relative_to(self.root).as_posix(), files)
+
+    def _image(self, scene: Path, stem: str) -> Path:
+        return self.index.first(*(scene / f"{stem}{suffix}" for suffix in (".png", ".ppm", ".pgm")))
+
+    def read_disparity(self, path: Path) -> NDArray[np.float32]:
+        values = formats.read_disparity(path, scale=1)
+        scale = self.disparity_scale
+        if scale is None:
+            of_2003 = path.stem in ("disp2", "disp6")
+            scale = (_SCALES_2003 if of_2003 else _SCALES_2006).get(len(values), 4.0 if of_2003 else 3.0)
+        return values / np.float32(scale)
+
+    def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
+        if "disparity_right" not in frame.files:
+            return None
+        return seen_in_both(
+            sample["disparity"][0].numpy(), self.read_disparity(frame.files["disparity_right"])
+        )

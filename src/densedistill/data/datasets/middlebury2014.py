@@ -1,0 +1,114 @@
+"""Middlebury 2014 and the third Middlebury evaluation (MiddEval3), made of it.
+
+D. Scharstein et al., High-resolution stereo datasets with subpixel-accurate ground truth, GCPR 2014,
+https://vision.middlebury.edu/stereo/data/scenes2014/ and https://vision.middlebury.edu/stereo/submit3/.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ..occlusion import seen_in_both
+from ..sample import Sample
+from . import DATASETS
+from ._base import SAMPLES, Frame, StereoFiles
+
+
+class MiddleburyScenes(StereoFiles):
+    """Folders SCENE/{im0,im1}.png with disp0GT.pfm or disp0.pfm (inf = unknown), mask0nocc.png and calib.txt.
+
+    In the mask 255 is seen in both views, 128 occluded, 0 unknown. Without a mask it is made from both views'
+    disparity, where that is there.
+    """
+
+    marks: ClassVar[tuple[str, ...]] = ("GT", "")
+
+    def scenes(self, folder: Path, depth: int = 3) -> list[Path]:
+        """Return the scene folders at or up to `depth` below `folder`."""
+        if self.index.has(folder / "im0.png") or self.index.has(folder / "im1.png"):
+            return [folder]
+        if depth == 0:
+            return []
+        return [scene for inside in self.index.folders(folder) for scene in self.scenes(inside, depth - 1)]
+
+    def frame(self, scene: Path, base: Path, truth: Path | None) -> Frame:
+        """Return the frame of `scene`, named by its path below `base`, with the ground truth in `truth`."""
+        files = {"left": scene / "im0.png", "right": scene / "im1.png"}
+        if truth is not None:
+            files["disparity"] = self.index.first(*(truth / f"disp0{mark}.pfm" for mark in self.marks))
+            optional = {
+                "disparity_right": self.index.first(*(truth / f"disp1{mark}.pfm" for mark in self.marks)),
+                "nonoccluded": truth / "mask0nocc.png",
+            }
+            files |= {role: path for role, path in optional.items() if self.index.has(path)}
+        if self.index.has(scene / "calib.txt"):
+            files["calibration"] = scene / "calib.txt"
+        name = scene.name if scene == base else scene.relative_to(base).as_posix()
+        return Frame(name, files)
+
+    def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
+        if "nonoccluded" in frame.files or "disparity_right" not in frame.files:
+            return super().read_nonoccluded(frame, sample)
+        return seen_in_both(
+            sample["disparity"][0].numpy(), self.read_disparity(frame.files["disparity_right"])
+        )
+
+
+@DATASETS.register("middlebury2014")
+class Middlebury2014(MiddleburyScenes):
+    """Middlebury 2014: every scene below `root`; without one the Motorcycle pair that ships, quarter size."""
+
+    name = "middlebury2014"
+    layout = "SCENE/{im0.png,im1.png,disp0.pfm}, also with -perfect or -imperfect after the name"
+    splits = ("all",)
+    marks = ("", "GT")
+
+    def __init__(self, root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any):
+        super().__init__(SAMPLES / "middlebury2014" if root is None else root, split, **options)
+
+    def list_frames(self) -> list[Frame]:
+        return [self.frame(scene, self.root, scene) for scene in self.scenes(self.root)]
+
+
+@DATASETS.register("middleburyeval3")
+class MiddleburyEval3(MiddleburyScenes):
+    """MiddEval3, the online benchmark's training and test pairs at full, half or quarter size.
+
+    Args:
+        resolution: "F", "H" or "Q".
+        **options: as every data set of files.
+    """
+
+    name = "middleburyeval3"
+    layout = "MiddEval3/training{F,H,Q}/SCENE/{im0.png,im1.png,disp0GT.pfm,mask0nocc.png}"
+    splits = ("train", "test")
+    counts: ClassVar[dict[str, int]] = {"train": 15, "test": 15}
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        resolution: str = "H",
+        **options: Any,
+    ):
+        if resolution not in ("F", "H", "Q"):
+            raise UserError(f"resolution of data set '{self.name}' is F, H or Q, got '{resolution}'")
+        self.resolution = resolution
+        super().__init__(root, split, **options)
+
+    def list_frames(self) -> list[Frame]:
+        folder = {"train": "training", "test": "test"}[self.split] + self.resolution
+        found = [base / folder for base in self.index.bases(self.root, folder)]
+        if self.root.name == folder:
+            found = [self.root]
+        return [
+            self.frame(scene, base, scene if self.split == "train" else None)
+            for base in found
+            for scene in self.scenes(base)
+        ]

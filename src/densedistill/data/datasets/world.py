@@ -1,0 +1,80 @@
+"""The procedural world as a data set: as many scenes as wanted, none on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch.utils.data import Dataset
+
+from ...errors import UserError
+from ..sample import Sample
+from ..world import check_options, get_bank, render
+from ..world.cache import Cache
+from . import DATASETS
+
+
+@DATASETS.register("world")
+class World(Dataset[Sample]):
+    """Scenes number `seed`, `seed` + 1, … of the procedural world.
+
+    Args:
+        length: how many.
+        seed: number of the first scene. Different ranges share nothing but the textures.
+        size: (height, width), px.
+        max_disparity: what no disparity exceeds, px.
+        want: ground truth to make; see `densedistill.data.world.render`.
+        cache: a folder; each scene is rendered once, stored there and read ever after (about 0.6 MB for
+            256x512 px with disparity). Several processes may share it. **options: further options of
+            `render`.
+
+    Raises:
+        UserError: an unknown option or ground truth, a size that is not two positive numbers.
+    """
+
+    task: ClassVar[str] = "stereo"
+    name: ClassVar[str] = "world"
+
+    def __init__(
+        self,
+        length: int = 10000,
+        seed: int = 0,
+        size: Sequence[int] = (256, 512),
+        max_disparity: float = 96,
+        want: Sequence[str] = ("disparity",),
+        cache: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ):
+        if length < 1:
+            raise UserError(f"data set 'world' needs length 1 or more, got {length}")
+        if len(size) != 2:
+            raise UserError(f"data set 'world' needs size [height, width], got {list(size)}")
+        self.length, self.seed = length, seed
+        self.height, self.width = (int(side) for side in size)
+        self.options: dict[str, Any] = {"want": tuple(want), "max_disparity": max_disparity, **options}
+        check_options(self.height, self.width, **self.options)
+        self.cache = None
+        if cache is not None:
+            self.cache = Cache(cache, size=(self.height, self.width), **self.options)
+        # Made here so that forked workers share one.
+        get_bank("cpu")
+
+    @property
+    def names(self) -> list[str]:
+        """The scenes' numbers, six digits."""
+        return [f"{self.seed + index:06d}" for index in range(self.length)]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        seed = self.seed + index
+        sample = self.cache.read(seed) if self.cache is not None else None
+        if sample is None:
+            sample = render(seed, self.height, self.width, **self.options)
+            if self.cache is not None:
+                self.cache.write(seed, sample)
+        return sample

@@ -1,0 +1,300 @@
+"""The file formats of dense-prediction benchmarks: read and write.
+
+Arrays are NumPy, top row first. A reader gives values in pixels and says no more about validity than the
+format does; data sets turn 0, inf and nan into masks. A file that is missing, cut off or damaged is a
+`UserError` that names it. OpenCV decodes images; PFM is read here because OpenCV multiplies the values by the
+header's scale (Middlebury's come out 255 times too large) and, like torchvision, refuses headers with
+trailing blanks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..files import atomic_write, write_bytes
+
+PathLike = str | os.PathLike[str]
+FloatArray = NDArray[np.float32]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PFM_HEADER = re.compile(rb"(PF|Pf)[ \t\r]*\s(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n")
+_FLO_TAG = 202021.25
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """Return the content of the file `path`; UserError if it is missing, unreadable or empty."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if not data:
+        raise UserError(f"{path} is empty (0 bytes); fetch it again")
+    return data
+
+
+# Images
+
+
+def check_image(path: PathLike, data: bytes | None = None) -> bytes:
+    """Return the bytes of an image file that is whole: a PNG by its checksums, a JPEG by its end mark.
+
+    Raises:
+        UserError: missing, empty, cut off or damaged.
+    """
+    data = read_bytes(path) if data is None else data
+    if data.startswith(_PNG):
+        at = len(_PNG)
+        while True:
+            if at + 12 > len(data):
+                raise UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
+            (length,) = struct.unpack_from(">I", data, at)
+            kind, end = data[at + 4 : at + 8], at + 8 + length
+            if end + 4 > len(data):
+                raise UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
+            if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+                raise UserError(
+                    f"{path} is damaged (checksum of its {kind.decode('latin-1')} part); fetch it again"
+                )
+            if kind == b"IEND":
+                return data
+            at = end + 4
+    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
+        raise UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
+    return data
+
+
+def read_raster(path: PathLike) -> np.ndarray:
+    """Return an image file as stored, (H, W) or (H, W, C), colours in RGB order, any depth.
+
+    Raises:
+        UserError: missing, cut off, damaged or no image.
+    """
+    data = check_image(path)
+    try:
+        raster = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        raster = None
+    if raster is None:
+        raise UserError(f"{path} is not an image that can be read; PNG, JPEG, PPM, TIFF, BMP and WebP can")
+    if raster.ndim == 3 and raster.shape[2] == 1:
+        raster = raster[..., 0]
+    if raster.ndim == 3 and raster.shape[2] >= 3:
+        raster = cv2.cvtColor(raster, cv2.COLOR_BGR2RGB if raster.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return raster
+
+
+def read_image(path: PathLike) -> NDArray[np.uint8]:
+    """Return an image file as (H, W, 3) RGB uint8; grey is repeated, alpha dropped, 16-bit scaled, palettes
+    resolved.
+
+    Raises:
+        UserError: missing, cut off, damaged, no image, or neither 8 nor 16 bits deep.
+    """
+    return read_images(path)[0]
+
+
+def read_images(*paths: PathLike) -> list[NDArray[np.uint8]]:
+    """Return the views of one moment, each as `read_image`, scaled alike.
+
+    16-bit files of industrial cameras often hold 10, 12 or 14 bits; the least of these depths that holds
+    every view's brightest value is taken as white, so that both views keep their relative exposure.
+    """
+    rasters = [read_raster(path) for path in paths]
+    deep = [int(raster.max()) for raster in rasters if raster.dtype == np.uint16]
+    white = next((2**bits - 1 for bits in (10, 12, 14) if max(deep, default=0) < 2**bits), 2**16 - 1)
+    return [_to_rgb(raster, white, path) for raster, path in zip(rasters, paths, strict=True)]
+
+
+def _to_rgb(raster: np.ndarray, white: int, path: PathLike) -> NDArray[np.uint8]:
+    if raster.dtype == np.uint16:
+        raster = cv2.convertScaleAbs(raster, alpha=255.0 / white)
+    if raster.dtype != np.uint8:
+        raise UserError(f"{path} holds {raster.dtype} values; images of 8 or 16 bits can be read")
+    if raster.ndim == 2:
+        return np.asarray(cv2.cvtColor(raster, cv2.COLOR_GRAY2RGB), np.uint8)
+    return np.ascontiguousarray(raster[..., :3] if raster.shape[2] >= 3 else raster[..., :1].repeat(3, 2))
+
+
+def write_image(path: PathLike, image: np.ndarray) -> None:
+    """Write an (H, W) or (H, W, 3) RGB array, uint8 or uint16, in the format of the suffix, atomically."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    try:
+        encoded = cv2.imencode(Path(path).suffix, np.ascontiguousarray(image))[1]
+    except cv2.error:
+        raise UserError(f"cannot write {path}: no image format is called '{Path(path).suffix}'") from None
+    write_bytes(path, encoded.tobytes(), sync=False)
+
+
+# PFM
+
+
+def read_pfm(path: PathLike) -> FloatArray:
+    """Return a PFM file as float32 (H, W) or (H, W, 3), top row first.
+
+    The header's scale says the byte order by its sign; its size is a unit that nobody agrees on and is
+    ignored, as the benchmarks' own readers do (http://netpbm.sourceforge.net/doc/pfm.html).
+
+    Raises:
+        UserError: missing, not a PFM, or shorter or longer than its header says.
+    """
+    data = read_bytes(path)
+    header = _PFM_HEADER.match(data)
+    if header is None:
+        raise UserError(f"{path} is not a PFM file: its header is {data[:16]!r}")
+    channels = 3 if header[1] == b"PF" else 1
+    width, height, scale = int(header[2]), int(header[3]), float(header[4])
+    expected, there = height * width * channels * 4, len(data) - header.end()
+    if there < expected:
+        raise UserError(
+            f"{path} is cut off: {there} of {expected} bytes of a {width}x{height} map; fetch it again"
+        )
+    if there > expected and data[header.end() + expected :].strip():
+        raise UserError(f"{path} has {there - expected} bytes more than its header ({width}x{height}) says")
+    values = np.frombuffer(data, "<f4" if scale < 0 else ">f4", height * width * channels, header.end())
+    values = values.reshape((height, width, 3) if channels == 3 else (height, width))
+    return np.ascontiguousarray(values[::-1], dtype=np.float32)
+
+
+def write_pfm(path: PathLike, values: NDArray[np.floating]) -> None:
+    """Write an (H, W) or (H, W, 3) array as little-endian float32 PFM, atomically."""
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3):
+        raise UserError(f"a PFM file holds (H, W) or (H, W, 3) values, got {values.shape}")
+    kind = "Pf" if values.ndim == 2 else "PF"
+    header = f"{kind}\n{values.shape[1]} {values.shape[0]}\n-1.0\n".encode()
+    write_bytes(path, header + np.ascontiguousarray(values[::-1], dtype="<f4").tobytes(), sync=False)
+
+
+# Disparity
+
+
+def read_disparity_png(path: PathLike, scale: float = 256.0) -> FloatArray:
+    """Return a 16-bit PNG of disparity times `scale` as float32 (H, W) px; 0 = unknown (KITTI's format)."""
+    raster = read_raster(path)
+    if raster.ndim != 2 or raster.dtype != np.uint16:
+        raise UserError(
+            f"{path} is no 16-bit grey PNG (it is {raster.dtype}, {raster.shape}); "
+            "give disparity_scale for 8-bit maps"
+        )
+    return raster.astype(np.float32) / np.float32(scale)
+
+
+def write_disparity_png(
+    path: PathLike, disparity: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
+) -> None:
+    """Write disparity (H, W) px as KITTI's 16-bit PNG of round(256 d), atomically; 0 = unknown.
+
+    A valid disparity below 1/512 px is written as 1/256, as KITTI's development kit does, for 0 would say
+    unknown.
+
+    Raises:
+        UserError: a valid disparity above 255.99 px or not finite, which the format cannot hold.
+    """
+    valid = np.ones(disparity.shape, bool) if valid is None else valid
+    largest = disparity.max(where=valid, initial=0.0)
+    if not largest * 256 < 65535.5:
+        raise UserError(
+            f"cannot write {path}: KITTI's PNG holds at most 255.99 px, the map has {largest:.2f}; use PFM"
+        )
+    levels = np.clip(np.rint(np.where(valid, disparity, 0) * 256.0), 1, 65535).astype(np.uint16)
+    write_image(path, np.where(valid, levels, np.uint16(0)))
+
+
+def read_disparity(path: PathLike, scale: float | None = None) -> FloatArray:
+    """Return the disparity file `path` (PFM, NPY, or PNG) as float32 (H, W) px, unknown as the file has it.
+
+    Args:
+        path: the file; its suffix says the format.
+        scale: what a stored value is divided by; default 256 for 16-bit PNG and 1 for PFM and NPY. 8-bit
+            images need it given.
+
+    Raises:
+        UserError: missing, cut off, damaged, of another kind, or of more than one channel.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".pfm":
+        values = read_pfm(path)
+    elif suffix == ".npy":
+        values = _read_npy(path)
+    elif suffix in IMAGE_SUFFIXES:
+        if scale is None:
+            return read_disparity_png(path)
+        raster = read_raster(path)
+        values = (raster if raster.ndim == 2 else raster[..., 0]).astype(np.float32)
+    else:
+        raise UserError(f"{path}: a disparity file is PFM, NPY or PNG")
+    if values.ndim != 2:
+        raise UserError(f"{path} has shape {values.shape}; a disparity map is (H, W)")
+    return values if scale in (None, 1) else values / np.float32(scale)
+
+
+def _read_npy(path: PathLike) -> FloatArray:
+    read_bytes(path)
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        raise UserError(f"{path} is no whole NPY file of numbers") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise UserError(f"{path} is no NPY file of numbers")
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):  # (1, H, W) and (H, W, 1) are maps too
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
+    return values.astype(np.float32)
+
+
+def write_npy(path: PathLike, values: np.ndarray) -> None:
+    """Write an array as NPY, atomically."""
+    with atomic_write(Path(path).with_suffix(".npy"), sync=False) as part:
+        np.save(part, values, allow_pickle=False)
+
+
+# Flow
+
+
+def read_flo(path: PathLike) -> FloatArray:
+    """Return a Middlebury .flo file as float32 (H, W, 2) px (x, y); unknown flow is above 1e9 there."""
+    data = read_bytes(path)
+    if len(data) < 12 or struct.unpack_from("<f", data)[0] != _FLO_TAG:
+        raise UserError(f"{path} is not a .flo file (its first four bytes are not PIEH)")
+    width, height = struct.unpack_from("<ii", data, 4)
+    if len(data) - 12 != width * height * 8:
+        raise UserError(
+            f"{path} has {len(data) - 12} bytes for a {width}x{height} flow; it needs {width * height * 8}"
+        )
+    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+
+
+def write_flo(path: PathLike, flow: NDArray[np.floating]) -> None:
+    """Write flow (H, W, 2) px (x, y) as .flo, atomically."""
+    height, width = flow.shape[:2]
+    header = struct.pack("<fii", _FLO_TAG, width, height)
+    write_bytes(path, header + np.ascontiguousarray(flow, dtype="<f4").tobytes(), sync=False)
+
+
+def read_flow_png(path: PathLike) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return KITTI's 16-bit flow PNG as flow (H, W, 2) px (x, y) and valid (H, W)."""
+    raster = read_raster(path)
+    if raster.ndim != 3 or raster.dtype != np.uint16:
+        raise UserError(f"{path} is no 16-bit colour PNG (it is {raster.dtype}, {raster.shape})")
+    flow = (raster[..., :2].astype(np.float32) - 2**15) / np.float32(64)
+    valid = raster[..., 2] > 0
+    return np.where(valid[..., None], flow, np.float32(0)), valid
+
+
+def write_flow_png(
+    path: PathLike, flow: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
+) -> None:
+    """Write flow (H, W, 2) px, at most ±512, as KITTI's 16-bit PNG of round(64 f + 2^15), atomically."""
+    valid = np.ones(flow.shape[:2], bool) if valid is None else valid
+    levels = np.clip(np.rint(np.where(valid[..., None], flow, 0).astype(np.float64) * 64 + 2**15), 0, 65535)
+    write_image(path, np.dstack([np.where(valid[..., None], levels, 0), valid]).astype(np.uint16))

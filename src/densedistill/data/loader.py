@@ -1,0 +1,192 @@
+"""Batches by step number: what step n sees depends on the seed and n alone, so a resumed run sees the
+same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import UserError
+from .augment import OPTIONS as AUGMENTATIONS
+from .augment import build_augmentation
+from .datasets import create_dataset
+from .sample import Sample, collate
+
+Key = tuple[int, int, int]  # data set, sample in it, epoch
+
+
+class StepSampler(Sampler[list[Key]]):
+    """The batches of one process, from `start` on without end; `batch(n)` gives any of them directly.
+
+    Every epoch takes a new permutation. The samples that do not fill a last batch are dropped; fewer samples
+    than one batch are repeated until it is full.
+
+    Args:
+        lengths: samples in each data set.
+        batch_size: samples of one step over all processes.
+        weights: each data set's share of an epoch; None: as many as it has.
+        seed: of the permutations.
+        start: the step that the iteration begins with.
+        rank, world_size: this process takes the rank-th share of every batch.
+        parts: batches that one step is made of, for accumulated gradients.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        weights: Sequence[float] | None = None,
+        seed: int = 1,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        parts: int = 1,
+    ):
+        if batch_size % (world_size * parts):
+            raise UserError(
+                f"a batch of {batch_size} does not divide into {parts} parts on {world_size} processes"
+            )
+        if not lengths or not all(lengths):
+            raise UserError("there is nothing to train on: a data set has no samples")
+        total = sum(lengths)
+        self.lengths, self.batch_size, self.seed, self.start = list(lengths), batch_size, seed, start
+        self.rank, self.world_size, self.parts = rank, world_size, parts
+        shares = [w / sum(weights) for w in weights] if weights else [length / total for length in lengths]
+        self._counts = [round(total * share) for share in shares]
+        self.steps_per_epoch = max(1, sum(self._counts) // batch_size)
+        # One epoch's order is asked for by every batch in it; a second covers the crossing.
+        self._order = lru_cache(maxsize=2)(self._make_order)
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch that `step` lies in, from 0."""
+        return step // self.steps_per_epoch
+
+    def batch(self, step: int, part: int = 0) -> list[Key]:
+        """Return this process's share of the part-th batch of `step`."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        share = self.batch_size // (self.world_size * self.parts)
+        first = place * self.batch_size + (part * self.world_size + self.rank) * share
+        return [(d, i, epoch) for d, i in self._order(epoch)[first : first + share].tolist()]
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        parts = []
+        for number, (length, count) in enumerate(zip(self.lengths, self._counts, strict=True)):
+            rounds = [rng.permutation(length) for _ in range(-(-count // length))]
+            indices = np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
+            parts.append(np.stack([np.full(count, number), indices], axis=1))
+        order = np.concatenate(parts)
+        if len(parts) > 1:
+            order = order[rng.permutation(len(order))]
+        return (
+            np.tile(order, (-(-self.batch_size // len(order)), 1)) if len(order) < self.batch_size else order
+        )
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        step = self.start
+        while True:
+            for part in range(self.parts):
+                yield self.batch(step, part)
+            step += 1
+
+
+class Mixture(Dataset[Sample]):
+    """Several data sets as one, each with its augmentation; indexed by the sampler's keys.
+
+    The randomness of a sample is a function of (seed, epoch, position in the mixture), whoever loads it.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[tuple[Dataset[Sample], Callable[[Sample, np.random.Generator], Sample] | None]],
+        seed: int,
+    ):
+        self.parts, self.seed = list(parts), seed
+        self.lengths = [len(part) for part, _ in parts]  # type: ignore[arg-type]
+        self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    def __getitem__(self, key: Key) -> Sample:
+        number, index, epoch = key
+        dataset, augment = self.parts[number]
+        sample = dataset[index]
+        if augment is None:
+            return sample
+        return augment(sample, np.random.default_rng([self.seed, epoch, int(self._offsets[number]) + index]))
+
+
+def open_mixture(entries: Sequence[Any], augment: dict[str, Any] | str, task: str, seed: int) -> Mixture:
+    """Return the data sets of a recipe's `data.train` as one mixture; an entry's augmentation is merged over
+    `augment`."""
+    parts: list[Any] = []
+    for entry in entries:
+        direct = {key: value for key, value in entry.options.items() if key in AUGMENTATIONS}
+        config = {**_options(augment), **_options(entry.augment), **direct}
+        config |= {"crop": entry.crop} if entry.crop else {}
+        parts.append((open_dataset(entry), build_augmentation(config, task) if config else None))
+    return Mixture(parts, seed)
+
+
+def _options(augment: dict[str, Any] | str) -> dict[str, Any]:
+    return {"augment": augment} if isinstance(augment, str) else augment
+
+
+def open_dataset(entry: Any) -> Dataset[Sample]:
+    """Return the data set that an entry of a recipe names."""
+    options = {key: value for key, value in entry.options.items() if key not in AUGMENTATIONS}
+    dataset = create_dataset(entry.name, root=entry.root, split=entry.split, **options)
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise UserError(f"the data set '{entry.name}' is empty (root {entry.root}, split {entry.split})")
+    return dataset
+
+
+def shares(weights: Sequence[float | None]) -> list[float] | None:
+    """Return the sampling weights of the data sets, None if none has one; UserError when only some have."""
+    if all(weight is None for weight in weights):
+        return None
+    if any(weight is None for weight in weights):
+        raise UserError("data.train: give every data set a weight, or none of them")
+    return [float(weight) for weight in weights if weight is not None]
+
+
+def make_loader(
+    mixture: Mixture,
+    batch_size: int,
+    seed: int = 1,
+    weights: Sequence[float] | None = None,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    parts: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> tuple[DataLoader[Any], StepSampler]:
+    """Return the endless loader of training batches from `start_step` on, and its sampler."""
+    sampler = StepSampler(mixture.lengths, batch_size, weights, seed, start_step, rank, world_size, parts)
+    if workers:
+        # OpenCV's threads do not survive a fork: a worker that inherits their pool waits for them forever.
+        import cv2
+
+        cv2.setNumThreads(1)
+    loader = DataLoader(
+        mixture,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+    return loader, sampler
+
+
+def default_workers(cuda: bool) -> int:
+    """Return the loading processes of one training process: none on a CPU, which is busy, up to 8 beside a
+    GPU."""
+    return min(8, max(1, (os.cpu_count() or 1) - 1)) if cuda else 0

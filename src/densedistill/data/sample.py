@@ -1,0 +1,87 @@
+"""Samples: what a data set gives, and how they become a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import UserError
+
+Sample = dict[str, Any]
+
+IMAGES = ("left", "right", "left_next", "right_next", "image")
+DISPARITIES = ("disparity", "disparity_right", "disparity_next")
+IGNORE_LABEL = 255
+
+# What stands for ground truth that a sample of the batch does not have; other keys are filled with zero.
+_FILL = {"labels": IGNORE_LABEL, "classes": -1}
+
+
+def full_view(height: int, width: int) -> dict[str, Any]:
+    """Return the `view` of a sample that is its whole source.
+
+    A source pixel (x, y) lies in the sample at: times `scale` (y, x), about half-pixel centres, then mirrored
+    over the scaled image by `flip` ("", "h", "v" or "hv"), then less the top left corner of `crop` (top,
+    left, height, width).
+    """
+    return {"scale": (1.0, 1.0), "flip": "", "crop": (0, 0, height, width)}
+
+
+def image_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """Return an (H, W, 3) array as a (3, H, W) tensor over the same memory."""
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def disparity_tensors(values: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Return disparity and valid, (1, H, W), of an (H, W) map in which 0, less, inf and nan are unknown."""
+    valid = np.isfinite(values) & (values > 0)
+    return torch.from_numpy(np.where(valid, values, np.float32(0)))[None], torch.from_numpy(valid)[None]
+
+
+def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
+    """Return the batch of `samples`: tensors stacked, `meta` as a list, boxes padded to the largest number.
+
+    A key that some samples lack is filled: masks with False, labels with 255, classes with -1, the rest with
+    zero. A value without a mask of its own, such as `disparity`, is masked by its `_valid`.
+
+    Raises:
+        UserError: the samples differ in size.
+    """
+    batch: Sample = {"meta": [dict(sample.get("meta", {})) for sample in samples]}
+    for key in dict.fromkeys(key for sample in samples for key in sample if key != "meta"):
+        values = [sample.get(key) for sample in samples]
+        if key in ("boxes", "classes"):
+            batch[key] = _stack_padded(key, values)
+        else:
+            batch[key] = _stack(key, values, batch["meta"])
+    return batch
+
+
+def _stack(key: str, values: list[Tensor | None], meta: list[dict[str, Any]]) -> Tensor:
+    there = [(value, info) for value, info in zip(values, meta, strict=True) if value is not None]
+    like = there[0][0]
+    for value, info in there:
+        if value.shape != like.shape:
+            sizes = " and ".join(
+                f"{v.shape[-1]}x{v.shape[-2]} px ({i.get('name', '?')})" for v, i in (there[0], (value, info))
+            )
+            raise UserError(
+                f"a batch needs samples of one size, `{key}` has {sizes}; give a crop or batch_size 1"
+            )
+    missing = torch.full_like(like, _FILL.get(key, 0)) if len(there) < len(values) else like
+    return torch.stack([missing if value is None else value for value in values])
+
+
+def _stack_padded(key: str, values: list[Tensor | None]) -> Tensor:
+    like = next(value for value in values if value is not None)
+    longest = max(len(value) for value in values if value is not None)
+    batch = like.new_full((len(values), longest, *like.shape[1:]), _FILL.get(key, 0))
+    for row, value in zip(batch, values, strict=True):
+        if value is not None:
+            row[: len(value)] = value
+    return batch

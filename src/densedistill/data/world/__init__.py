@@ -1,0 +1,8 @@
+"""The procedural world: scenes by seed, ray-cast, with exact ground truth."""
+
+from .bank import get_bank
+from .compose import STYLES
+from .render import WANTS, check_options, render
+from .scene import LABELS
+
+__all__ = ["LABELS", "STYLES", "WANTS", "check_options", "get_bank", "render"]

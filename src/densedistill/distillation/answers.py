@@ -1,0 +1,75 @@
+"""Run a network on a batch: prepared as it wants, its outputs at the sample's size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..networks.input_spec import InputSpec, Placement
+from ..tasks import Task
+from .taps import unwrap
+
+
+def run_network(network: nn.Module, batch: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], Placement]:
+    """Return the outputs of `network` for a batch, and where the batch's images lay in its input.
+
+    Args:
+        network: with an `input_spec`, else the default one is meant.
+        batch: images as the task names them, (B, 3, H, W), uint8 or float in [0, 1].
+        task: whose inputs the network takes.
+
+    Returns:
+        Outputs (B, C, H, W), those in pixels in the sample's pixels. `intermediate`, where the network gives
+        it, is a list of mappings of outputs, whatever the network lists.
+
+    Raises:
+        UserError: an image that the batch lacks, or a network that does not answer with the task's outputs.
+    """
+    missing = [key for key in task.inputs if key not in batch]
+    if missing:
+        raise UserError(f"the batch has no '{missing[0]}', which task '{task.name}' needs")
+    spec = input_spec(network)
+    inputs, placement = spec.prepare(*(batch[key] for key in task.inputs))
+    answer = network(*inputs)
+    if not isinstance(answer, Mapping) or task.outputs[0] not in answer:
+        gives = f"a mapping of {', '.join(answer)}" if isinstance(answer, Mapping) else type(answer).__name__
+        raise UserError(
+            f"network '{network_name(network)}' returns {gives}, not a mapping with '{task.outputs[0]}'; "
+            "densedistill.wrap makes one of any network"
+        )
+    outputs: dict[str, Any] = {
+        key: _restore(task, key, answer[key], spec, placement) for key in task.outputs if key in answer
+    }
+    if "intermediate" in answer:
+        levels = [
+            level if isinstance(level, Mapping) else {task.outputs[0]: level}
+            for level in answer["intermediate"]
+        ]
+        outputs["intermediate"] = [
+            {key: _restore(task, key, value, spec, placement) for key, value in level.items()}
+            for level in levels
+        ]
+    return outputs, placement
+
+
+def input_spec(network: nn.Module) -> InputSpec:
+    """Return the preparation that `network` declares, or the default one."""
+    return getattr(unwrap(network), "input_spec", None) or InputSpec()
+
+
+def network_name(network: nn.Module) -> str:
+    """Return what `network` is called in messages."""
+    root = unwrap(network)
+    return str(getattr(root, "name", None) or type(root).__name__)
+
+
+def _restore(task: Task, key: str, value: Tensor, spec: InputSpec, placement: Placement) -> Tensor:
+    if not any(placement.padding) and placement.scaled_size == placement.size:
+        return value
+    value = spec.restore(value, placement, task.restore.get(key, "bilinear"))
+    if key in task.pixels and placement.scaled_size != placement.size:
+        value = value * (placement.size[1] / placement.scaled_size[1])
+    return value

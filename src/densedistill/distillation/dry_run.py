@@ -1,0 +1,54 @@
+"""A rehearsal before training: a tiny batch, and everything left as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..networks.input_spec import InputSpec
+from ..tasks import Task
+
+SAMPLES = 2  # relations between samples need more than one
+LEAST_SIZE = (48, 64)
+
+
+def tiny_batch(
+    task: Task, specs: list[InputSpec], device: torch.device, batch: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return two samples of `batch`, or two noise images that networks of `specs` take, with ground truth."""
+    if batch is not None:
+        return {k: v[:SAMPLES] if isinstance(v, Tensor | list) else v for k, v in batch.items()}
+    multiple = math.lcm(*(spec.multiple for spec in specs))
+    height, width = (
+        math.ceil(max(least, *(spec.min_size[axis] for spec in specs)) / multiple) * multiple
+        for axis, least in enumerate(LEAST_SIZE)
+    )
+    noise = torch.Generator().manual_seed(0)
+    made = {
+        key: torch.randint(0, 256, (SAMPLES, 3, height, width), generator=noise, dtype=torch.uint8)
+        for key in task.inputs
+    }
+    made |= {task.targets[key]: torch.ones(SAMPLES, 1, height, width) for key in task.outputs}
+    return {key: value.to(device) for key, value in made.items()}
+
+
+@contextmanager
+def unchanged(*modules: nn.Module) -> Iterator[None]:
+    """Restore buffers, training modes and random generators at the end of the block."""
+    buffers = {buffer: buffer.clone() for module in modules for buffer in module.buffers()}
+    modes = {child: child.training for module in modules for child in module.modules()}
+    devices = {b.device for m in modules for b in (*m.parameters(), *m.buffers()) if b.is_cuda}
+    with torch.random.fork_rng(list(devices)):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in buffers.items():
+                    buffer.copy_(value)
+            for child, mode in modes.items():
+                child.training = mode

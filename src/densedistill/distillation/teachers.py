@@ -1,0 +1,234 @@
+"""Teachers: whatever returns predictions and, if it can, taps for a batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest, unknown
+from ..networks import InputSpec, create_model, list_models
+from ..networks.published import load_weights
+from ..registry import Registry
+from ..tasks import Task, get_task
+from .answers import input_spec, run_network
+from .taps import Spec, Taps, unwrap
+
+TEACHERS = Registry("teacher", ("densedistill.distillation.teachers",))
+
+
+class Teacher(nn.Module):
+    """What answers for a teacher: `teacher(batch)` returns a mapping of outputs at the sample's size.
+
+    Beside the outputs it may give `KEY_valid` (B, 1, H, W; bool) where it vouches for an output, and, if it
+    was asked to `watch`, `taps`: a mapping of tuples of tensors, with `placement`, where the images lay in
+        its input. It is
+    always in evaluation mode and never gives a gradient.
+
+    Attributes:
+        max_disparity: number of disparities it can tell, None where that means nothing.
+        align_corners: how it upsamples logits over disparities.
+        input_spec: what sizes it takes, None where it takes any.
+    """
+
+    max_disparity: int | None
+    align_corners: bool
+    input_spec: InputSpec | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_disparity, self.align_corners, self.input_spec = None, False, None
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in evaluation mode whatever `mode` says."""
+        return self
+
+    def watch(self, taps: Iterable[Spec]) -> None:
+        """Read `taps` from now on; UserError when this teacher has none."""
+        raise UserError("this teacher is not a network: it has outputs, but no taps")
+
+
+class NetworkTeacher(Teacher):
+    """A network as a teacher.
+
+    Args:
+        network: called as its task says; put into evaluation mode, and its parameters frozen. One that runs
+            some heads in training mode only has an attribute `all_heads`, which is set while a watched tap
+            needs them.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        root = unwrap(network)
+        self.name = getattr(root, "name", type(root).__name__)
+        self.task: Task = get_task(getattr(root, "task", None) or "stereo")
+        self.max_disparity = getattr(root, "max_disparity", None)
+        self.align_corners = getattr(root, "align_corners", False)
+        self.input_spec = input_spec(network)
+        self._all_heads: bool | None = None
+        self._taps: Taps | None = None
+
+    def watch(self, taps: Iterable[Spec]) -> None:
+        """Read `taps` from now on; attach before compiling the network."""
+        if self._taps is not None:
+            self._taps.remove()
+        self._taps = Taps(self.network, taps)
+        self._taps.pause()
+        self._all_heads = None
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        if self._taps is None:
+            outputs, placement = run_network(self.network, batch, self.task)
+            return {**outputs, "placement": placement}
+        taps, root = self._taps, unwrap(self.network)
+        if self._all_heads:
+            setattr(root, "all_heads", True)  # noqa: B010
+        try:
+            with taps.step():
+                outputs, placement = run_network(self.network, batch, self.task)
+                if self._all_heads is None:
+                    self._all_heads = hasattr(root, "all_heads") and not all(map(taps.fired_all, taps))
+                    if self._all_heads:
+                        taps.clear()
+                        setattr(root, "all_heads", True)  # noqa: B010
+                        outputs, placement = run_network(self.network, batch, self.task)
+                return {**outputs, "taps": {key: taps[key] for key in taps}, "placement": placement}
+        finally:
+            if self._all_heads:
+                setattr(root, "all_heads", False)  # noqa: B010
+
+
+class EnsembleTeacher(Teacher):
+    """The mean or median of several teachers' outputs.
+
+    Args:
+        members: teachers of one task.
+        reduce: "mean" or "median" over the members that vouch for a pixel.
+    """
+
+    def __init__(self, members: Iterable[nn.Module], reduce: str = "mean"):
+        super().__init__()
+        if reduce not in ("mean", "median"):
+            raise UserError(f"an ensemble's reduce is 'mean' or 'median', got '{reduce}'")
+        teachers = [as_teacher(member) for member in members]
+        if not teachers:
+            raise UserError("an ensemble needs members")
+        self.members, self.reduce = nn.ModuleList(teachers), reduce
+        self.max_disparity = min((t.max_disparity for t in teachers if t.max_disparity), default=None)
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        answers = [member(batch) for member in self.members]
+        keys = [
+            key
+            for key, value in answers[0].items()
+            if isinstance(value, Tensor) and not key.endswith("_valid") and all(key in a for a in answers)
+        ]
+        combined: dict[str, Any] = {}
+        for key in keys:
+            values = torch.stack([answer[key].float() for answer in answers])
+            valid = torch.stack([answer_validity(answer, key) for answer in answers])
+            combined[f"{key}_valid"] = valid.any(0)
+            values = torch.where(valid, values, torch.nan)
+            reduced = values.nanmean(0) if self.reduce == "mean" else _nanmedian(values)
+            combined[key] = torch.where(valid.any(0), reduced, 0)
+        return combined
+
+
+def answer_validity(answer: Mapping[str, Any], key: str) -> Tensor:
+    """Return where `answer` vouches for its output `key`, (B, 1, H, W); everywhere if it does not say."""
+    valid = answer.get(f"{key}_valid")
+    if valid is None:
+        return torch.ones_like(answer[key][:, :1], dtype=torch.bool)
+    return valid
+
+
+def as_teacher(teacher: nn.Module) -> Teacher:
+    """Return `teacher`, a network wrapped as one."""
+    return teacher if isinstance(teacher, Teacher) else NetworkTeacher(teacher)
+
+
+def _nanmedian(values: Tensor) -> Tensor:
+    """Return the median over the first axis without NaN, the mean of the middle two for an even count."""
+    ordered = values.sort(0).values  # NaN sorts last
+    count = (~values.isnan()).sum(0, keepdim=True)
+    low, high = ((count - 1) // 2).clamp(min=0), (count // 2).clamp(max=len(values) - 1)
+    return ((ordered.gather(0, low) + ordered.gather(0, high)) / 2)[0]
+
+
+class PredictorTeacher(Teacher):
+    """Anything that is called like a `Predictor` as a teacher: a classical matcher, an exported network.
+
+    Args:
+        predict: takes the task's images (B, 3, H, W; uint8, or float in [0, 1]) and returns outputs of their
+            size.
+        holes: an output of 0 or below means that there is no answer.
+    """
+
+    def __init__(self, predict: Callable[..., Mapping[str, Tensor]], holes: bool = False):
+        super().__init__()
+        self.predict, self.holes = predict, holes
+        self.task = getattr(predict, "task", None) or get_task("stereo")
+        self.max_disparity = getattr(predict, "max_disparity", None)
+
+    @torch.no_grad()
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        images = [batch[key] for key in self.task.inputs]
+        outputs = {key: value.to(images[0].device) for key, value in self.predict(*images).items()}
+        if self.holes:
+            outputs |= {f"{key}_valid": outputs[key] > 0 for key in self.task.outputs if key in outputs}
+        return outputs
+
+
+@TEACHERS.register("ensemble")
+def _ensemble(members: Iterable[Mapping[str, Any]], reduce: str = "mean") -> Teacher:
+    return EnsembleTeacher([create_teacher(**member) for member in members], reduce)
+
+
+@TEACHERS.register("sgbm")
+def _sgbm(max_disparity: int = 192, fill: bool = False) -> Teacher:
+    from ..inference.classical import SGBM
+
+    return PredictorTeacher(SGBM(max_disparity=max_disparity, fill=fill), holes=not fill)
+
+
+def create_teacher(name: str, weights: str | None = None, **options: Any) -> Teacher:
+    """Return the teacher called `name`.
+
+    Args:
+        name: a registered network; `sgbm`, OpenCV's matcher, which vouches for what it matched (options
+            `max_disparity`, and `fill` to have its holes filled); `package.module:Name` for a class or
+            function of your own that returns a teacher or a network; `ensemble`, with options `members` (a
+            list of mappings of this function's arguments) and `reduce` (mean or median).
+        weights: of a network, as `create_model` takes them.
+        **options: to the network or the teacher, for example `max_disparity=192`.
+
+    Raises:
+        UserError: no such teacher, an option it does not take, or weights that do not fit.
+    """
+    if ":" not in name and name not in TEACHERS:
+        networks = list_models()
+        if name not in networks:
+            raise unknown("teacher", name, [*networks, *TEACHERS])
+        return NetworkTeacher(create_model(name, weights=weights, **options))
+    make = TEACHERS[name]
+    accepted = inspect.signature(make).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    if weights is not None and ("weights" in accepted or open_ended):
+        options["weights"], weights = weights, None
+    if not open_ended:
+        for option in options:
+            if option not in accepted:
+                raise UserError(f"teacher '{name}' takes no option '{option}'{nearest(option, accepted)}")
+    made = make(**options)
+    if weights is not None:  # of a network that leaves loading to us
+        if isinstance(made, Teacher):
+            raise UserError(f"teacher '{name}' takes no option 'weights'")
+        load_weights(made, weights)
+    return as_teacher(made)

@@ -1,0 +1,29 @@
+"""The one exception that stands for a user's mistake, and how to name the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what was wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the choice closest to `name`; else the choices, when few; else ""."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    if 0 < len(choices) <= 12:
+        return f"; there is {', '.join(choices)}"
+    return ""
+
+
+def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
+    """Return the error for a `name` that is not among the `choices` of `what` ("network", "loss", …)."""
+    return UserError(f"there is no {what} '{name}'{nearest(name, choices)}")

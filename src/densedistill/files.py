@@ -1,0 +1,62 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import UserError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Path]:
+    """Give a temporary path beside `path` (same suffix) that replaces `path` when the block ends without
+    error.
+
+    After an error, Ctrl-C included, the temporary file is removed and an older `path` is left as it was.
+    Missing parent folders are made.
+
+    Args:
+        path: the file.
+        sync: wait until the disk has it, so that a power cut leaves the old file or the new; takes
+            milliseconds.
+
+    Raises:
+        UserError: the file cannot be written (full disk, no permission, a folder in its place).
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        if sync:
+            with open(part, "rb") as written:
+                os.fsync(written.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        _remove(part)
+        if error.filename not in (None, str(part), str(path), str(path.parent)):
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):  # why it could not be written is what the user must hear
+        part.unlink()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview, sync: bool = True) -> None:
+    """Write `data` to `path` atomically; arguments and UserError as `atomic_write`."""
+    with atomic_write(path, sync) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8; UserError as `atomic_write`."""
+    write_bytes(path, text.encode())

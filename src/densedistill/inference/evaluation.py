@@ -1,0 +1,153 @@
+"""What an evaluation found: rows, a table of them, and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ..files import write_text
+from .protocols import MASK_WORDS
+
+_AVERAGES = {
+    "pixels": "pooled over pixels",
+    "images": "mean over images",
+    "published": "mean over images as published",
+}
+_HEADINGS = {"epe": "EPE", "d1": "D1", "rms": "RMS"}
+_NOT_METRICS = ("name", "data", "images", "precision", "seconds_per_image", "sample")
+
+
+@dataclass
+class Evaluation:
+    """Figures of every network on every data set.
+
+    `rows` are dicts with `name`, `data`, `images`, `precision`, `seconds_per_image` (median) and one entry a
+    metric: `epe` and `rms` in px, shares (`d1`, `bad2`, …) in [0, 1]; `_noc`, `_bg`, `_fg` tell over which
+    pixels. `samples` are the same for each sample.
+    """
+
+    protocol: str
+    says: str
+    average: str
+    max_disparity: float | None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def caption(self) -> str:
+        """The protocol, the pixels, the averaging, the units and the precision, in one sentence each."""
+        masks = dict.fromkeys(_mask(key) for key in _metrics(self.rows))
+        parts = [f"Protocol {self.protocol}: {self.says}"]
+        limit = (
+            "no limit on disparity"
+            if self.max_disparity is None
+            else f"0 < disparity < {self.max_disparity:g}"
+        )
+        parts.append("; ".join([*(MASK_WORDS[mask] for mask in masks), limit, _AVERAGES[self.average]]))
+        parts.append("D1 and bad-k in %, EPE and RMS in px")
+        precisions: dict[str, list[str]] = {}
+        for row in self.rows:
+            names = precisions.setdefault(row["precision"], [])
+            if row["name"] not in names:
+                names.append(row["name"])
+        if len(precisions) == 1:
+            parts.append(f"Precision {next(iter(precisions))}")
+        else:
+            parts.append(
+                "Precision " + ", ".join(f"{p} ({', '.join(names)})" for p, names in precisions.items())
+            )
+        if self.missing:
+            parts.append(f"Not given: {', '.join(self.missing)}")
+        return ". ".join(parts) + "."
+
+    def table(self) -> Table:
+        """Return the rows as a rich table, networks below each other, the best of each group in bold."""
+        table = Table(caption=self.caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        metrics = list(dict.fromkeys(_name(key) for key in _metrics(self.rows)))
+        table.add_column("network", overflow="fold")
+        table.add_column("data", overflow="fold")
+        table.add_column("pixels", no_wrap=True)
+        for heading in (*(_HEADINGS.get(name, name) for name in metrics), "s/image"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for data in dict.fromkeys(row["data"] for row in self.rows):
+            rows = [row for row in self.rows if row["data"] == data]
+            for mask in dict.fromkeys(_mask(key) for key in _metrics(rows)):
+                table.add_section()
+                keys = [_key(name, mask) for name in metrics]
+                for row in rows:
+                    seconds = "" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.3g}"
+                    cells = [_cell(key, row, rows) for key in keys]
+                    table.add_row(row["name"], f"{data} ({row['images']})", mask, *cells, seconds)
+        return table
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; shares in [0, 1]."""
+        return {
+            "protocol": self.protocol,
+            "says": self.says,
+            "caption": self.caption,
+            "average": self.average,
+            "max_disparity": self.max_disparity,
+            "units": {"epe": "px", "rms": "px", "d1": "share of pixels", "bad": "share of pixels"},
+            "missing": self.missing,
+            "rows": self.rows,
+            "samples": self.samples,
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
+        """Return the evaluation that `to_dict` made `found` of."""
+        fields = ("protocol", "says", "average", "max_disparity", "rows", "samples", "missing")
+        return cls(**{field: found[field] for field in fields})
+
+    def write_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_dict` to `path`, atomically, and return the path."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        return Path(path)
+
+
+def table_of(found: Mapping[str, Any]) -> str:
+    """Return the table of an evaluation in plain values, a run's `metrics.json` for example, as text."""
+    return str(Evaluation.from_dict(found)) if found["rows"] else "nothing was evaluated"
+
+
+def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row if key not in _NOT_METRICS))
+
+
+def _name(key: str) -> str:
+    return key.partition("_")[0]
+
+
+def _mask(key: str) -> str:
+    return key.partition("_")[2] or "all"
+
+
+def _key(name: str, mask: str) -> str:
+    return name if mask == "all" else f"{name}_{mask}"
+
+
+def _cell(key: str, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    if key not in row:
+        return ""
+    cell = f"{row[key]:.3f}" if _name(key) in ("epe", "rms") else f"{100 * row[key]:.2f}"
+    best = len(rows) > 1 and row[key] == min(other[key] for other in rows if key in other)
+    return f"[bold]{cell}[/bold]" if best else cell

@@ -1,0 +1,145 @@
+"""Which two files make a pair: given one by one, in a folder, or in a list."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..data.formats import IMAGE_SUFFIXES
+from ..errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+# Folders of the left and the right view, as rigs and benchmarks call them.
+FOLDERS = (
+    ("left", "right"),
+    ("image_0", "image_1"),
+    ("image_2", "image_3"),
+    ("colored_0", "colored_1"),
+    ("image_left", "image_right"),
+    ("cam0", "cam1"),
+)
+# Names of the two files where every pair has a folder of its own.
+FILES = (("im0", "im1"), ("left", "right"), ("im2", "im6"), ("view1", "view5"))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a left and a right view, and the name that outputs get."""
+
+    left: Path
+    right: Path
+    name: str
+
+
+def pairs_from(source: PathLike | Iterable[Pair | tuple[PathLike, PathLike]]) -> list[Pair]:
+    """Return the pairs that `source` means: a folder, a list file, or an iterable of pairs or of two paths.
+
+    Raises:
+        UserError: nothing there, or a left view without its right.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        return pairs_in_folder(path) if path.is_dir() else pairs_in_list(path)
+    given = list(source)
+    bare = [(Path(p[0]), Path(p[1])) for p in given if not isinstance(p, Pair)]
+    names = iter(_names([left for left, _ in bare]))
+    return [p if isinstance(p, Pair) else Pair(Path(p[0]), Path(p[1]), next(names)) for p in given]
+
+
+def pairs_in_folder(folder: Path) -> list[Pair]:
+    """Return the pairs below `folder`: left/ and right/ (or image_0/ and image_1/, …), or SCENE/im0 and im1.
+
+    Raises:
+        UserError: no pair, or a view without its other.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    for left, right in FOLDERS:
+        if (folder / left).is_dir() and (folder / right).is_dir():
+            return _side_by_side(folder / left, folder / right)
+    scenes = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    found = [pair for scene in scenes if (pair := _scene(scene))]
+    if not found:
+        names = ", ".join(f"{left}/ and {right}/" for left, right in FOLDERS[:3])
+        raise UserError(f"no pairs in {folder}; expected {names}, or im0.png and im1.png in a folder a pair")
+    names_of = _names([left for left, _ in found])
+    return [Pair(left, right, name) for (left, right), name in zip(found, names_of, strict=True)]
+
+
+def pairs_in_list(path: Path, root: PathLike | None = None) -> list[Pair]:
+    """Return the pairs of a list file: left and right (further columns are ignored) on each line, # for
+    comments.
+
+    Paths are relative to `root`, by default to the list's folder.
+
+    Raises:
+        UserError: the list or a file in it is missing, or a line has one column.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"cannot read the list {path}: {why}") from None
+    base = path.parent if root is None else Path(root)
+    files = []
+    for number, line in enumerate(lines, 1):
+        columns = line.split()
+        if not columns or columns[0].startswith("#"):
+            continue
+        if len(columns) < 2:
+            raise UserError(f"{path}, line {number}: a pair is two paths, left and right, got '{columns[0]}'")
+        left, right = base / columns[0], base / columns[1]
+        for view in (left, right):
+            if not view.is_file():
+                raise UserError(f"{path}, line {number}: there is no file {view}")
+        files.append((left, right))
+    if not files:
+        raise UserError(f"there is no pair in the list {path}")
+    names = _names([left for left, _ in files])
+    return [Pair(left, right, name) for (left, right), name in zip(files, names, strict=True)]
+
+
+def _side_by_side(left: Path, right: Path) -> list[Pair]:
+    """Pair the files of two folders by their name less the suffix."""
+    views = [{p.stem: p for p in _images(folder)} for folder in (left, right)]
+    alone = sorted(views[0].keys() ^ views[1].keys())
+    if alone:
+        name = alone[0]
+        there, missing = (left, right) if name in views[0] else (right, left)
+        more = f" (and {len(alone) - 1} more have no other view)" if len(alone) > 1 else ""
+        raise UserError(f"{there / name} has no counterpart in {missing}{more}")
+    if not views[0]:
+        raise UserError(f"there is no image in {left}")
+    return [Pair(path, views[1][name], name) for name, path in sorted(views[0].items())]
+
+
+def _scene(folder: Path) -> tuple[Path, Path] | None:
+    images = {path.stem.lower(): path for path in _images(folder)}
+    for left, right in FILES:
+        if left in images and right in images:
+            return images[left], images[right]
+    return None
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Return each path's stem, with as many parent folders before it as it takes to tell them apart."""
+    if not paths:
+        return []
+    usual = {left for left, _ in FILES}
+    names = [p.parent.name if p.stem.lower() in usual and p.parent.name else p.stem for p in paths]
+    for depth in range(2, max(len(path.parts) for path in paths) + 1):
+        if len(set(names)) == len(names):
+            break
+        names = ["_".join([*path.parts[-depth:-1], path.stem]).strip("/") for path in paths]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"the pair of {paths[names.index(repeated[0])]} is given more than once")
+    return names

@@ -1,0 +1,154 @@
+"""From images of any size to predictions of that size: scale, normalise, pad, forward, crop."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, unknown
+from ..networks.input_spec import InputSpec, Placement
+from ..networks.precision import fastest_dtype
+from ..tasks import Task, get_task
+from .images import to_batches
+
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+
+class Predictor:
+    """A network that answers for images as they come.
+
+    Args:
+        net: a network: takes prepared tensors, returns a dict of its task's outputs; has `input_spec`.
+        device: where to run, the network is moved there; None for where it is.
+        precision: "float32" (on CUDA without TF32), "bfloat16" (autocast), or "auto" for the faster of the
+            two here.
+        channels_last: lay the images out channels-last, which convolutions are faster with.
+        input_spec: in place of the network's own.
+
+    >>> predict = Predictor(net)                                                # doctest: +SKIP
+    >>> disparity = predict(left, right)["disparity"]                           # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        channels_last: bool = True,
+        input_spec: InputSpec | None = None,
+    ):
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
+        if device is not None:
+            net = net.to(device)
+        self.net = net
+        self.name: str = getattr(net, "name", type(net).__name__)
+        self.task: Task = get_task(getattr(net, "task", "stereo"))
+        own: InputSpec = getattr(net, "input_spec", None) or InputSpec()
+        self.input_spec = input_spec or own
+        self.channels_last = channels_last
+        self.dtype = _dtype(precision, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        tensor = next(iter(self.net.parameters()), next(iter(self.net.buffers()), None))
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def _weights_dtype(self) -> torch.dtype:
+        return next(
+            (tensor.dtype for tensor in self.net.parameters() if tensor.is_floating_point()), torch.float32
+        )
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic it runs in, "auto" resolved; that of the weights where these are not float32."""
+        dtype = self.dtype if self._weights_dtype is torch.float32 else self._weights_dtype
+        return str(dtype).removeprefix("torch.")
+
+    def with_input_spec(self, input_spec: InputSpec) -> Predictor:
+        """Return a predictor of the same network and arithmetic that prepares images by `input_spec`."""
+        other = copy.copy(self)
+        other.input_spec = input_spec
+        return other
+
+    @torch.inference_mode()
+    def __call__(self, *images: Any) -> dict[str, Tensor]:
+        """Return the task's outputs, each (B, C, H, W) float32 on the network's device, for images of any
+        size.
+
+        Args:
+            *images: the task's inputs in its order (stereo: left, right), as `to_batch` takes them.
+
+        Raises:
+            UserError: the number of images is wrong, their sizes differ, or they are not images.
+        """
+        if len(images) != len(self.task.inputs):
+            wanted = ", ".join(self.task.inputs)
+            raise UserError(
+                f"{self.task.name} takes {len(self.task.inputs)} images ({wanted}), got {len(images)}"
+            )
+        batches = [batch.to(self.device) for batch in to_batches(*images)]
+        prepared, placement = self.input_spec.prepare(*batches)
+        prepared = [image.to(self._weights_dtype) for image in prepared]
+        if self.channels_last:
+            prepared = [image.contiguous(memory_format=torch.channels_last) for image in prepared]
+        with _evaluating(self.net), self._arithmetic():
+            outputs = self.net(*prepared)
+        if isinstance(outputs, Tensor):
+            outputs = {self.task.outputs[0]: outputs}
+        return {
+            key: self._restore(key, outputs[key], placement) for key in self.task.outputs if key in outputs
+        }
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self.dtype is torch.bfloat16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        if self.device.type == "cuda":
+            return _without_tf32()
+        return contextlib.nullcontext()
+
+    def _restore(self, key: str, output: Tensor, placement: Placement) -> Tensor:
+        output = output.float()
+        output = self.input_spec.restore(output, placement, self.task.restore.get(key, "bilinear"))
+        if key in self.task.pixels and placement.scaled_size != placement.size:
+            factors = [
+                size / scaled for size, scaled in zip(placement.size, placement.scaled_size, strict=True)
+            ]
+            output = output * output.new_tensor(factors[::-1][: output.shape[1]]).view(1, -1, 1, 1)
+        return output
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        return fastest_dtype(device)
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+@contextlib.contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Put `net` in evaluation mode, and every module of it back to the mode it was in."""
+    training = [module for module in net.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products

@@ -1,0 +1,117 @@
+"""What a network expects of its input images, and how to get there and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_PAD_MODES = {"zeros-after-normalising": "constant", "reflect": "reflect", "replicate": "replicate"}
+
+
+class Placement(NamedTuple):
+    """Where an image of `size` lies inside the network's input: `padding` is (left, right, top, bottom)."""
+
+    size: tuple[int, int]
+    scaled_size: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The preparation of images that a network was made for.
+
+    Args:
+        mean, std: per channel, of values in `[0, range]`.
+        channels: order the network reads.
+        range: largest value of an image before normalising.
+        scale: factor on height and width before the network sees the image.
+        multiple: height and width must be divisible by this.
+        min_size: least (height, width).
+        pad: where padding goes.
+        pad_mode: what it consists of.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    channels: Literal["rgb", "bgr"] = "rgb"
+    range: float = 1.0
+    scale: float = 1.0
+    multiple: int = 16
+    min_size: tuple[int, int] = (0, 0)
+    pad: Literal["bottom-right", "top-right", "centre"] = "bottom-right"
+    pad_mode: Literal["zeros-after-normalising", "reflect", "replicate"] = "zeros-after-normalising"
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return `image` (B, 3, H, W; uint8, or float in [0, 1]) in the network's channel order and range."""
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise UserError(f"an image batch has shape (B, 3, H, W), got {tuple(image.shape)}")
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        if self.channels == "bgr":
+            image = image.flip(1)
+        mean = image.new_tensor(self.mean).view(1, 3, 1, 1)
+        std = image.new_tensor(self.std).view(1, 3, 1, 1)
+        return (image * self.range - mean) / std
+
+    def place(self, height: int, width: int) -> Placement:
+        """Return where an image of `height` x `width` goes: its scaled size and the padding."""
+        scaled = (round(height * self.scale), round(width * self.scale))
+        total_y, total_x = (
+            -max(length, least) % self.multiple + max(0, least - length)
+            for length, least in zip(scaled, self.min_size, strict=True)
+        )
+        if self.pad == "centre":
+            padding = (total_x // 2, total_x - total_x // 2, total_y // 2, total_y - total_y // 2)
+        elif self.pad == "top-right":
+            padding = (0, total_x, total_y, 0)
+        else:
+            padding = (0, total_x, 0, total_y)
+        return Placement((height, width), scaled, padding)
+
+    def prepare(self, *images: Tensor) -> tuple[list[Tensor], Placement]:
+        """Scale, normalise and pad `images` (each B, 3, H, W; uint8, or float in [0, 1], of one size).
+
+        Returns:
+            The network's inputs and the placement that `restore` needs.
+        """
+        if len({image.shape[-2:] for image in images}) != 1:
+            sizes = ", ".join(f"{i.shape[-1]}x{i.shape[-2]}" for i in images)
+            raise UserError(f"the views differ in size ({sizes} px); rectified views have one size")
+        placement = self.place(*images[0].shape[-2:])
+        return [self._prepare_one(image, placement) for image in images], placement
+
+    def _prepare_one(self, image: Tensor, placement: Placement) -> Tensor:
+        image = self.normalise(image)
+        if placement.scaled_size != placement.size:
+            image = F.interpolate(
+                image, placement.scaled_size, mode="bilinear", align_corners=False, antialias=True
+            )
+        if any(placement.padding):
+            mode = _PAD_MODES[self.pad_mode]
+            if mode == "reflect" and (
+                max(placement.padding[:2]) >= image.shape[-1] or max(placement.padding[2:]) >= image.shape[-2]
+            ):
+                mode = "replicate"  # reflection cannot fill more than the image is wide
+            image = F.pad(image, placement.padding, mode=mode)
+        return image
+
+    def restore(self, prediction: Tensor, placement: Placement, mode: str = "bilinear") -> Tensor:
+        """Crop the padding from `prediction` (B, C, H', W') and resize it to the source's size.
+
+        Values are left as they are; what is measured in pixels is divided by `scale` by the caller's task.
+        """
+        left, right, top, bottom = placement.padding
+        height, width = prediction.shape[-2:]
+        prediction = prediction[..., top : height - bottom, left : width - right]
+        if prediction.shape[-2:] != placement.size:
+            align = {} if mode == "nearest" else {"align_corners": False}
+            prediction = F.interpolate(prediction, placement.size, mode=mode, **align)
+        return prediction

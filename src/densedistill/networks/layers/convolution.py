@@ -1,0 +1,222 @@
+"""Convolutions with batch normalisation, the bricks of every network here, and how they are initialised.
+
+On a CPU, torch gives single-precision convolutions of one small volume (batch times channels times depth
+times height up to 20480) to an implementation that is up to ten times slower than oneDNN's and answers
+channels-first, which slows down what follows. `Conv3d` and `TransposedConv3d` cut such a volume into halves
+along its depth, which overlap as far as the kernel reaches, and so make it a batch of two, which oneDNN gets.
+`Conv3d` also computes kernels of depth one as what they are: matrix products and 2D convolutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# ATen's ConvParams::use_mkldnn.
+_TOO_SMALL_FOR_ONEDNN = 20480
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` that takes the fastest way on a CPU."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return (B, out, D', H', W') for `volume` (B, in, D, H, W)."""
+        if not _runs_eagerly_on_cpu(volume):
+            return super().forward(volume)
+        if self.kernel_size[0] == self.stride[0] == 1 and self.padding[0] == 0:
+            return self._slice_by_slice(volume)
+        if self.out_channels == self.groups == 1 and self._keeps_size():
+            return self._to_one_channel(volume)
+        if not _is_small(volume) or self.groups > 1 or self.dilation != (1, 1, 1):
+            return super().forward(volume)
+        return self._in_halves(volume)
+
+    def _slice_by_slice(self, volume: Tensor) -> Tensor:
+        if self.kernel_size == self.stride == (1, 1, 1) and self.groups == 1 and not any(self.padding):
+            return _channels_first(F.linear(_channels_last(volume), self.weight.flatten(1), self.bias))
+        slices = volume.transpose(1, 2).flatten(0, 1)
+        strides, padding, dilation = self.stride[1:], self.padding[1:], self.dilation[1:]
+        slices = F.conv2d(slices, self.weight[:, :, 0], self.bias, strides, padding, dilation, self.groups)
+        return slices.unflatten(0, (volume.shape[0], volume.shape[2])).transpose(1, 2)
+
+    def _keeps_size(self) -> bool:
+        return (
+            self.kernel_size == (3, 3, 3)
+            and self.stride == self.padding == self.dilation == (1, 1, 1)
+            and self.padding_mode == "zeros"
+            and self.bias is None
+        )
+
+    def _to_one_channel(self, volume: Tensor) -> Tensor:
+        # oneDNN computes 16 channels as fast as one: give it the kernel's three slices as channels.
+        slices = volume.transpose(1, 2).flatten(0, 1)
+        taps = F.conv2d(slices, self.weight[0].transpose(0, 1), None, 1, 1)
+        below, here, above = taps.unflatten(0, (volume.shape[0], volume.shape[2])).unbind(2)
+        result = here.clone()
+        result[:, 1:] += below[:, :-1]
+        result[:, :-1] += above[:, 1:]
+        return result[:, None]
+
+    def _in_halves(self, volume: Tensor) -> Tensor:
+        depth = (volume.shape[2] + 2 * int(self.padding[0]) - self.kernel_size[0]) // self.stride[0] + 1
+        if depth % 2:
+            return super().forward(volume)
+        step = depth // 2 * self.stride[0]
+        reach = step - self.stride[0] + self.kernel_size[0]
+        margin = int(self.padding[0])
+        padded = F.pad(_channels_last(volume), (0, 0, 0, 0, 0, 0, margin, margin))
+        halves = _channels_first(torch.cat((padded[:, :reach], padded[:, step : step + reach])))
+        padding = (0, *self.padding[1:])
+        return _joined(F.conv3d(halves, self.weight, self.bias, self.stride, padding))
+
+
+class TransposedConv3d(nn.ConvTranspose3d):
+    """Transposed convolution that doubles depth, height and width; fast on one small volume, too."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 3, 2, padding=1, output_padding=1, bias=False)
+
+    def forward(self, volume: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return (B, out, 2D, 2H, 2W) for `volume` (B, in, D, H, W)."""
+        depth = volume.shape[2]
+        if not _runs_eagerly_on_cpu(volume) or not _is_small(volume) or depth % 2:
+            return super().forward(volume, output_size)
+        # Each half also needs the next row, and its last two rows of output are the next half's.
+        padded = F.pad(_channels_last(volume), (0, 0, 0, 0, 0, 0, 0, 1))
+        halves = _channels_first(torch.cat((padded[:, : depth // 2 + 1], padded[:, depth // 2 :])))
+        doubled = F.conv_transpose3d(halves, self.weight, None, 2, 1, 1)
+        return _joined(doubled[:, :, :depth])
+
+
+class _DenseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=torch.channels_last)
+
+
+def dense_gradient(features: Tensor) -> Tensor:
+    """Return `features` (B, C, H, W), whose gradient will come channels-last and without gaps.
+
+    Gradients of what was concatenated are pieces of the whole one, with which torch's batch normalisation is
+    ten times slower.
+    """
+    return _DenseGradient.apply(features) if _runs_eagerly_on_cpu(features) else features
+
+
+def part_views(features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Return the features of the left and of the right views, (B, C, H, W) each, joined in (2B, C, H, W)."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return features[:batch], features[batch:]
+    # The gradient of a slice is a channels-first tensor of zeros; that of a split keeps its memory format.
+    left, right = features.split_with_sizes((batch, batch))
+    return left, right
+
+
+def _runs_eagerly_on_cpu(volume: Tensor) -> bool:
+    return (
+        volume.device.type == "cpu"
+        and volume.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def _is_small(volume: Tensor) -> bool:
+    return volume.shape[0] == 1 and volume.shape[:4].numel() <= _TOO_SMALL_FOR_ONEDNN
+
+
+def _channels_last(volume: Tensor) -> Tensor:
+    return volume.permute(0, 2, 3, 4, 1)
+
+
+def _channels_first(volume: Tensor) -> Tensor:
+    return volume.permute(0, 4, 1, 2, 3)
+
+
+def _joined(halves: Tensor) -> Tensor:
+    """Return two halves in depth, (2, C, D, H, W), as one volume (1, C, 2D, H, W)."""
+    volume = _channels_last(halves)
+    return _channels_first(volume.reshape(1, 2 * volume.shape[1], *volume.shape[2:]))
+
+
+class ConvNorm2d(nn.Sequential):
+    """2D convolution, batch normalisation and, if wanted, ReLU; (B, in, H, W) to (B, out, H', W').
+
+    A dilated convolution is padded by its dilation, any other by `(kernel - 1) / 2`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        relu: bool = True,
+        bias: bool = False,
+    ):
+        padding = dilation if dilation > 1 else kernel // 2
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias),
+            norm=nn.BatchNorm2d(outputs),
+        )
+        if relu:
+            parts["relu"] = nn.ReLU(inplace=True)
+        super().__init__(parts)
+
+
+class ConvNorm3d(nn.Sequential):
+    """3D convolution without bias, batch normalisation and, if wanted, ReLU.
+
+    (B, in, D, H, W) to (B, out, D', H', W').
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu: bool = True):
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv=Conv3d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            norm=nn.BatchNorm3d(outputs),
+        )
+        if relu:
+            parts["relu"] = nn.ReLU(inplace=True)
+        super().__init__(parts)
+
+
+class TransposedConvNorm3d(nn.Sequential):
+    """Transposed 3D convolution that doubles D, H and W, and batch normalisation; no activation."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(
+            OrderedDict(
+                conv=TransposedConv3d(inputs, outputs),
+                norm=nn.BatchNorm3d(outputs),
+            )
+        )
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw the weights as GwcNet and its descendants do.
+
+    Weights of 2D and 3D convolutions come from N(0, sqrt(2 / n)) with n = kernel volume x output channels
+    (groups ignored), batch normalisation is the identity, biases of linear layers are 0. Transposed
+    convolutions, linear weights and biases of convolutions keep what torch drew.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d) and not module.weight.is_meta:  # drawing there is slow
+            nn.init.normal_(
+                module.weight, 0.0, math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels))
+            )
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

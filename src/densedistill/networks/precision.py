@@ -1,0 +1,97 @@
+"""Number and memory formats in which a network runs fastest, and batch normalisation folded away."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """Return the number format that convolutions on `device` are fastest in: bfloat16 or float32.
+
+    A CPU without AMX multiplies bfloat16 more slowly than float32, even where it has AVX-512 instructions for
+    it; a GPU must have tensor cores for it (compute capability 8 or more).
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        fast = torch.cpu._is_amx_tile_supported()
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def channels_last(network: Network) -> Network:
+    """Lay out the weights of `network`'s 2D and 3D convolutions channels-last, in place, and return it.
+
+    Convolutions then give channels-last results whatever their input, so the format spreads by itself.
+    """
+    for module in network.modules():
+        if isinstance(module, _CONVOLUTIONS):
+            form = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
+            module.weight.data = module.weight.data.contiguous(memory_format=form)
+    return network
+
+
+def fold_batch_norm(network: Network) -> Network:
+    """Return a copy of `network` for inference, its batch normalisation folded into the convolutions before.
+
+    A normalisation is folded where it follows a 2D, 3D or transposed convolution in an `nn.Sequential`. It is
+    replaced by the identity, so that module paths, hence taps, stay. What the network computes stays, too, up
+    to rounding; only the output of such a convolution itself, before its normalisation, is another.
+
+    Returns:
+        The copy in evaluation mode, without gradients.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
+    for parent, name, conv, norm in list(_pairs(network)):
+        if uses[id(conv)] == uses[id(norm)] == 1:
+            _fold(conv, norm)
+            parent._modules[name] = nn.Identity()
+    return network
+
+
+def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+    """Yield each `nn.Sequential` with a normalisation after a convolution, the former's name, and both."""
+    for parent in network.modules():
+        if isinstance(parent, nn.Sequential):
+            for (_, conv), (name, norm) in itertools.pairwise(parent.named_children()):
+                tracked = isinstance(norm, _NORMS) and norm.running_mean is not None
+                if tracked and isinstance(conv, _CONVOLUTIONS):
+                    yield parent, name, conv, norm
+
+
+def _fold(conv: Any, norm: Any) -> None:
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = (variance + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -mean if conv.bias is None else conv.bias.double() - mean
+    bias = shift * scale if norm.bias is None else shift * scale + norm.bias.double()
+    weight = conv.weight
+    conv.weight = nn.Parameter(_scaled(conv, scale).to(weight), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(weight), requires_grad=False)
+
+
+def _scaled(conv: Any, scale: Tensor) -> Tensor:
+    """Return the weight of `conv` with each output channel multiplied by its entry of `scale`, float64."""
+    weight = conv.weight.double()
+    ones = [1] * (weight.ndim - 2)
+    if not conv.transposed:
+        return weight * scale.view(-1, 1, *ones)
+    # Transposed: (in, out / groups, ...), the inputs of one group after the other.
+    grouped = weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, *ones)
+    return grouped.flatten(0, 1)

@@ -1,0 +1,303 @@
+"""Weights of a network, from our own files and released checkpoints, strictly and never by unpickling."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest
+from ._layout import Layout
+from .registry import MODELS
+from .wrap import Wrapped
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+_WRAPPERS = ("state_dict", "model", "net", "network", "student")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".bin")
+
+
+class Fit(NamedTuple):
+    """How the entries of a checkpoint fit a network: what to load, and what does not fit."""
+
+    entries: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+    other_shape: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every entry of the network is there and nothing else."""
+        return not (self.missing or self.unexpected or self.other_shape)
+
+    @property
+    def misfits(self) -> int:
+        """Number of entries that do not fit."""
+        return len(self.missing) + len(self.unexpected) + len(self.other_shape)
+
+
+def load_weights(network: nn.Module, source: str | Path) -> nn.Module:
+    """Load `source` into `network`, in its own precision, and return it.
+
+    Args:
+        network: ours or anybody's; `wrap`, compiled and data-parallel wrappers are looked through.
+        source: the path of a file (safetensors, or a torch file of tensors and plain values), `"shipped"` or
+            another tag of weights that ship with the package, or `hf://owner/repository/file` (with
+            `repository@revision` for another than the newest). Entries are named as here or as published,
+            told by their keys; prefixes of wrappers (data-parallel, compiled) are dropped.
+
+    Raises:
+        UserError: no such file or tag, a file that is damaged or holds more than tensors, or entries that do
+            not fit, with the networks they would fit.
+    """
+    given, network = network, bare(network)
+    path = find_weights(network, source)
+    entries = read_entries(path)
+    fits = [fit_entries(network, variant) for variant in _variants(entries)]
+    fit = min(fits, key=lambda one: one.misfits)
+    if not fit.complete:
+        raise UserError(f"{path} does not fit {_describe(network)}: {_misfit(fit)}{_looks_like(entries)}")
+    network.load_state_dict(fit.entries, strict=False)
+    return given
+
+
+def save_weights(
+    network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None, half: bool = False
+) -> Path:
+    """Write the weights of `network` to the safetensors file `path`, atomically, and return the path.
+
+    Args:
+        network: as `load_weights` takes it.
+        path: of the file; its folder must exist.
+        metadata: plain strings that the file carries; the network's name and options are added.
+        half: store floating-point entries in half precision.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    from ..files import write_bytes
+
+    network = bare(network)
+    entries = {}
+    for key, value in network.state_dict().items():
+        value = value.detach().cpu()
+        entries[key] = (value.half() if half and value.is_floating_point() else value).contiguous()
+    metadata = {
+        "network": str(getattr(network, "name", type(network).__name__)),
+        "options": json.dumps(getattr(network, "options", {})),
+        **(metadata or {}),
+    }
+    write_bytes(path, save(entries, {key: str(value) for key, value in metadata.items()}))
+    return Path(path)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers of `wrap`, `torch.compile` and data-parallel training."""
+    while True:
+        if isinstance(network, Wrapped | nn.DataParallel | nn.parallel.DistributedDataParallel):
+            network = network.module
+            continue
+        inner = getattr(network, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return network
+        network = inner
+
+
+def shipped_weights(name: str) -> dict[str, Path]:
+    """Return the weights that ship for the network `name`: tag to file."""
+    files = {}
+    for path in sorted(SHIPPED.glob(f"{name}*.safetensors")):
+        if path.stem == name:
+            files["shipped"] = path
+        elif path.stem.startswith(f"{name}."):
+            files[path.stem[len(name) + 1 :]] = path
+    return files
+
+
+def stored_options(name: str, source: str | Path) -> dict[str, Any]:
+    """Return the options that `source`, a file of ours, says network `name` was made with; else none."""
+    from safetensors import SafetensorError, safe_open
+
+    path = shipped_weights(name).get(str(source), Path(source))
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}  # loading will say what is wrong with it
+    return json.loads(metadata.get("options", "{}")) if metadata.get("network") == name else {}
+
+
+def find_weights(network: nn.Module, source: str | Path) -> Path:
+    """Return the file that `source` of `load_weights` names, downloaded if need be."""
+    text = str(source)
+    if text.startswith("hf://"):
+        return _download(text)
+    path = Path(source)
+    if path.is_file():
+        return path
+    if isinstance(source, Path) or "/" in text or "\\" in text or text.endswith(_SUFFIXES):
+        raise UserError(f"there is no weights file {path}{' (it is a folder)' if path.is_dir() else ''}")
+    name = getattr(network, "name", "")
+    shipped = shipped_weights(name) if name else {}
+    if text in shipped:
+        return shipped[text]
+    if shipped:
+        raise UserError(f"network '{name}' has no shipped weights '{text}'{nearest(text, shipped)}")
+    others = sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    raise UserError(
+        f"no weights ship for {_describe(network)}"
+        + (f"; they do for {', '.join(others)}" if others else "")
+        + f", and there is no file '{text}'"
+    )
+
+
+def read_entries(path: Path) -> dict[str, Tensor]:
+    """Return the entries of the weights file `path` without running any code in it."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"cannot read weights from {path}: {_one_line(error)}; is it truncated?"
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it holds objects ({named[1]}), which could run code" if named else "it is damaged"
+        raise UserError(f"cannot read weights from {path}: {what}; save its state_dict alone") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read weights from {path}: {_one_line(error)}; is it truncated?") from None
+    entries = _unwrap(content)
+    if entries is None:
+        raise UserError(f"{path} holds no weights: no entry of it is a mapping of names to tensors")
+    return entries
+
+
+def fit_entries(network: nn.Module, entries: Mapping[str, Tensor]) -> Fit:
+    """Return how `entries`, named as here or as published, fit `network`."""
+    own = network.state_dict()
+    layout = getattr(network, "published", Layout())
+    found: dict[str, Tensor] = {}
+    unexpected, other_shape = [], []
+    for key, value in entries.items():
+        ours = key if key in own else layout.rename(key)
+        if ours in own:
+            if value.shape != own[ours].shape:
+                other_shape.append(f"{key} {_shape(value)} instead of {_shape(own[ours])}")
+            found[ours] = value
+        elif key in layout.unused:
+            if tuple(value.shape) != tuple(layout.unused[key]):
+                other_shape.append(f"{key} {_shape(value)} instead of {tuple(layout.unused[key])}")
+        elif not layout.ignores(key):
+            unexpected.append(key)
+    # Checkpoints older than torch 0.4.1 have no such counters; nothing here reads them.
+    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    return Fit(found, missing, unexpected, other_shape)
+
+
+def matching_networks(entries: Mapping[str, Tensor]) -> tuple[list[str], bool]:
+    """Return the registered networks that `entries` fit, or else the nearest one, and whether they fit.
+
+    Networks are compared as their constructors build them without options.
+    """
+    misfits: dict[str, int] = {}
+    for name in MODELS:
+        with torch.device("meta"):
+            network = MODELS[name]()
+        misfits[name] = min(fit_entries(network, variant).misfits for variant in _variants(entries))
+    fitting = [name for name, count in misfits.items() if not count]
+    if fitting:
+        return fitting, True
+    best = min(misfits, key=lambda name: misfits[name], default=None)
+    return ([best] if best is not None and misfits[best] < len(entries) else []), False
+
+
+def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:
+    """Yield `entries` as they are and without the prefixes of wrappers."""
+    yield entries
+    stripped = _strip(entries)
+    if stripped.keys() != entries.keys():
+        yield stripped
+
+
+def _strip(entries: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    while entries:
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in entries)), None)
+        if prefix is None:
+            break
+        entries = {key[len(prefix) :]: value for key, value in entries.items()}
+    return entries
+
+
+def _unwrap(content: Any) -> dict[str, Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    tensors = {
+        key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if tensors and len(tensors) == len(content):
+        return tensors
+    for wrapper in _WRAPPERS:
+        if wrapper in content:
+            inner = _unwrap(content[wrapper])
+            if inner is not None:
+                return inner
+    return None
+
+
+def _download(address: str) -> Path:
+    parts = address.removeprefix("hf://").split("/", 2)
+    if len(parts) != 3 or not all(parts):
+        raise UserError(f"'{address}' is no address of weights; it reads hf://owner/repository/file")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    owner, repository, file = parts
+    repository, _, revision = repository.partition("@")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(f"cannot fetch {address}: {_one_line(error)}") from None
+
+
+def _describe(network: nn.Module) -> str:
+    name = getattr(network, "name", None)
+    return f"network '{name}'" if name else type(network).__name__
+
+
+def _misfit(fit: Fit) -> str:
+    kinds = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", fit.other_shape))
+    return "; ".join(f"{len(keys)} entries {kind} ({_some(keys)})" for kind, keys in kinds if keys)
+
+
+def _some(keys: list[str], count: int = 3) -> str:
+    return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
+
+
+def _looks_like(entries: Mapping[str, Tensor]) -> str:
+    names, fitting = matching_networks(entries)
+    if not names:
+        return "; it looks like no network here"
+    return f"; it {'fits' if fitting else 'looks most like'} {', '.join(names)}"
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,77 @@
+"""Networks by name: `register_model`, `create_model`, `list_models`."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..errors import UserError, nearest, unknown
+from ..registry import Registry
+
+MODELS = Registry("network", ("densedistill.networks",))
+_TASKS: dict[str, str] = {}
+
+
+def register_model(task: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Decorate a constructor to register it under its own name as a network of `task`.
+
+    The constructor takes keyword arguments only and returns an `nn.Module` whose attributes
+    `input_spec` and `taps` say what the outside must know.
+    """
+
+    def add(constructor: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        name = constructor.__name__
+        _TASKS[name] = task
+        return MODELS.register(name)(constructor)
+
+    return add
+
+
+def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
+    """Return the registered networks that match a shell-style `pattern`, sorted; only of `task` if given."""
+    names = fnmatch.filter(MODELS, pattern)
+    return names if task is None else [name for name in names if _TASKS[name] == task]
+
+
+def task_of(name: str) -> str:
+    """Return the task of the registered network `name`; UserError when there is none."""
+    if name not in MODELS:
+        raise unknown("network", name, MODELS)
+    return _TASKS[name]
+
+
+def create_model(name: str, weights: str | None = None, **options: Any) -> nn.Module:
+    """Return the network `name`, in evaluation mode when it has weights, else in training mode.
+
+    Args:
+        name: a registered name, or `package.module:Name` for a class or function of your own.
+        weights: None for random initialisation, `"shipped"` or another shipped tag, the path of a file, or
+            `hf://owner/repository/file` (ours or a published layout).
+        **options: passed to the constructor, for example `max_disparity=192`. Those that are not given are
+            what the weights were trained with, where our own file says so.
+
+    Raises:
+        UserError: no such network, an option it does not take, or weights that do not fit.
+    """
+    from .published import load_weights, stored_options
+
+    constructor = MODELS[name]
+    accepted = inspect.signature(constructor).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        for option in options:
+            if option not in accepted:
+                raise UserError(f"network '{name}' takes no option '{option}'{nearest(option, accepted)}")
+    if weights is not None:
+        options = {**stored_options(name, weights), **options}
+    network = constructor(**options)
+    network.name, network.options = name, options
+    if name in _TASKS:
+        network.task = _TASKS[name]
+    if weights is not None:
+        load_weights(network, weights)
+        network.eval()
+    return network

@@ -1,0 +1,371 @@
+"""What a recipe may say: plain dataclasses, read strictly and without torch."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from ..errors import UserError, nearest
+
+T = TypeVar("T")
+
+UNITS = ("epochs", "steps", "minutes")
+
+
+@dataclass(kw_only=True)
+class Student:
+    """The network that is trained.
+
+    Args:
+        name: a registered network, or `package.module:Name`.
+        weights: where training starts from: None, `shipped`, a file, `hf://…`, or `stage:NAME` inside a
+            chain.
+        freeze: paths of submodules whose parameters are not trained (their batch norm statistics still move).
+        frozen_bn: keep every batch norm in evaluation mode.
+        options: everything else, given to the network's constructor (written beside `name`, not under
+            `options`).
+    """
+
+    name: str
+    weights: str | None = None
+    freeze: list[str] = field(default_factory=list)
+    frozen_bn: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Teacher:
+    """Whoever is learned from; `options` (written beside `name`) go to its constructor."""
+
+    name: str
+    weights: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class DataSet:
+    """One data set.
+
+    Args:
+        name: a registered data set, or `package.module:Name`.
+        root: its folder; None where it needs none.
+        split: the part of it.
+        weight: its share of the training samples, relative to the others'; None: as many as it has.
+        crop: height and width of the random crop; short for `augment: {crop: …}`.
+        augment: merged over `data.augment`; one word is the name of a preset. Its fields may also stand
+            beside `name`.
+        options: everything else, given to the data set (written beside `name`).
+    """
+
+    name: str
+    root: str | None = None
+    split: str | None = None
+    weight: float | None = None
+    crop: list[int] | None = None
+    augment: dict[str, Any] | str = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Data:
+    """What is trained and validated on; `batch_size` counts the samples of one step over all processes.
+
+    `workers` are loading processes for each training process; None: none on a CPU, up to 8 beside a GPU.
+    """
+
+    train: list[DataSet]
+    validate: list[DataSet] = field(default_factory=list)
+    batch_size: int = 8
+    augment: dict[str, Any] | str = field(default_factory=dict)
+    workers: int | None = None
+
+
+@dataclass(kw_only=True)
+class Optimizer:
+    """The optimiser and its largest learning rate; `momentum` and `nesterov` are read by sgd alone."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    momentum: float = 0.9
+    nesterov: bool = False
+
+
+@dataclass(kw_only=True)
+class Schedule:
+    """How long training lasts, in one of three units, and the course of the learning rate.
+
+    Args:
+        epochs, steps, minutes: the length. Minutes count training alone, not validation.
+        name: `milestones` multiplies by `gamma` at each milestone and is constant without any; `cosine`
+            falls to `final`; `one_cycle` rises for the `warmup` share (0.05 if not given), then falls
+            linearly to `final`.
+        milestones: in the unit of the length; in epochs it acts from the start of that epoch, counted from 0.
+        gamma: factor at each milestone.
+        warmup: share of the whole during which the rate rises linearly from nearly nothing.
+        final: the last learning rate as a share of the largest.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    minutes: float | None = None
+    name: Literal["milestones", "cosine", "one_cycle"] = "milestones"
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.5
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        lengths = [unit for unit in UNITS if getattr(self, unit) is not None]
+        if len(lengths) != 1:
+            said = "all of " + ", ".join(lengths) if lengths else "none"
+            raise UserError(f"schedule: give one of epochs, steps and minutes; there is {said}")
+        if not getattr(self, lengths[0]) > 0:
+            raise UserError(f"schedule.{lengths[0]}: must be above 0, not {getattr(self, lengths[0])}")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"schedule.warmup: a share of the whole, from 0 to below 1, not {self.warmup}")
+
+    @property
+    def unit(self) -> str:
+        """`epochs`, `steps` or `minutes`."""
+        return next(unit for unit in UNITS if getattr(self, unit) is not None)
+
+    @property
+    def length(self) -> float:
+        """How many of the unit."""
+        return float(getattr(self, self.unit))
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """How training is run; nothing here changes what is computed but precision, clip, ema and accumulate.
+
+    Args:
+        precision: `auto` is bf16 where that is faster on this machine, else float32.
+        accumulate: backward passes for one step; `batch_size` is that of the step.
+        clip: largest norm of the gradient; null for none.
+        ema: decay of the moving average of the weights, which is then what is validated and handed over.
+        compile: torch.compile the student.
+        channels_last: memory format of weights and images.
+        devices: processes on this machine; null: every GPU, or one process on a CPU.
+        nodes: machines.
+        accelerator: `auto`, `cpu`, `gpu`, …
+        threads: threads of one process; null leaves torch's choice.
+        validate_every: steps between validations; null: each epoch, or ten times over steps or minutes.
+        checkpoint_minutes, checkpoint_every: minutes, and steps, between checkpoints; null for none of that
+            kind.
+        log_every: steps between logged lines.
+        pictures: validation samples shown in TensorBoard.
+        select: whose weights `student.safetensors` holds, the `last` step's or the `best` validation's.
+    """
+
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    compile: bool = False
+    channels_last: bool = True
+    devices: int | None = None
+    nodes: int = 1
+    accelerator: str = "auto"
+    threads: int | None = None
+    validate_every: int | None = None
+    checkpoint_minutes: float | None = 10.0
+    checkpoint_every: int | None = None
+    log_every: int = 10
+    pictures: int = 2
+    select: Literal["last", "best"] = "last"
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """One training, in full.
+
+    `objective` maps a term's name to its fields, which the objective itself checks.
+    """
+
+    task: str = "stereo"
+    description: str = ""
+    student: Student
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    data: Data
+    objective: dict[str, dict[str, Any]]
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule
+    seed: int = 1
+    trainer: Trainer = field(default_factory=Trainer)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.objective:
+            raise UserError("objective: there is no term; add one, for example ground_truth")
+        for name, term in self.objective.items():
+            for wanted in ("loss", "of", "to"):
+                if wanted not in term:
+                    others = [other for other in self.objective if other != name]
+                    raise UserError(f"objective.{name}: this term has no '{wanted}'{if_close(name, others)}")
+            teacher = str(term["to"]).split(".")[0]
+            if teacher not in ("ground_truth", *self.teachers):
+                choices = ("ground_truth", *self.teachers)
+                raise UserError(
+                    f"objective.{name}.to: there is no teacher '{teacher}'{nearest(teacher, choices)}"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as plain values that `load_recipe` reads back."""
+        return _plain(self)
+
+
+@dataclass
+class Stages:
+    """Several recipes of one: a chain, whose later stages use what earlier ones trained, or a ladder of
+    variants.
+
+    `recipes` maps a stage's name to its recipe; `kind` is `chain` or `ladder`.
+    """
+
+    kind: Literal["chain", "ladder"]
+    recipes: dict[str, Recipe]
+    name: str = ""
+    description: str = ""
+
+    @property
+    def task(self) -> str:
+        """The task of the last stage."""
+        return list(self.recipes.values())[-1].task
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the stages as plain values that `load_recipe` reads back."""
+        head = {"name": self.name, "description": self.description}
+        stages = {name: recipe.to_dict() for name, recipe in self.recipes.items()}
+        if self.kind == "chain":
+            return {**head, "chain": [{"as": name, **stage} for name, stage in stages.items()]}
+        return {**head, "ladder": {"rungs": stages}}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        # What is written beside `name` goes back there.
+        plain = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {**{k: v for k, v in plain.items() if k != "options"}, **plain.get("options", {})}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def build(cls: type[T], value: Any, path: str = "") -> T:
+    """Return dataclass `cls` from the mapping `value`.
+
+    A class with a field `options` takes what it does not know into it, unless that looks like a misspelt
+    field.
+
+    Raises:
+        UserError: a field that does not exist (named with its dotted path and the nearest valid one), is
+            missing, or is of the wrong kind.
+    """
+    if isinstance(value, str) and "name" in _hints(cls) and "options" in _hints(cls):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path or 'the recipe'}: fields are wanted here, not {value!r}")
+    known = [f.name for f in fields(cls) if f.name != "options"]  # type: ignore[arg-type]
+    open_ended = "options" in _hints(cls)
+    options, kept = dict(value.get("options") or {}) if open_ended else {}, {}
+    for key, given in value.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key == "options" and open_ended:
+            continue
+        if key in known:
+            kept[key] = convert(_hints(cls)[key], given, where)
+        elif open_ended and not difflib.get_close_matches(str(key), known, n=1, cutoff=0.8):
+            options[key] = given
+        else:
+            raise UserError(f"the recipe has no field '{where}'{_nearest_path(where, known)}")
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name not in kept and f.default is MISSING and f.default_factory is MISSING:
+            raise UserError(f"the recipe lacks the field '{path + '.' if path else ''}{f.name}'")
+    return cls(**kept, **({"options": options} if open_ended else {}))
+
+
+def _nearest_path(where: str, known: Iterable[str]) -> str:
+    head, _, last = where.rpartition(".")
+    hint = nearest(last, known)
+    return hint.replace("mean '", f"mean '{head}.") if head else hint
+
+
+def if_close(name: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "fields"}
+
+
+def convert(kind: Any, value: Any, path: str) -> Any:
+    """Return `value` as `kind` (a type annotation); UserError naming `path` when it is something else."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        first, *others = (a for a in arguments if a is not type(None))
+        return value if type(value) in others else convert(first, value, path)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{path}: there is no '{value}'{nearest(str(value), map(str, arguments))}")
+        return value
+    if origin is list:
+        # One data set is as good as a list of one; a crop of one number is a mistake.
+        values = value if isinstance(value, list | tuple) else [value] if is_dataclass(arguments[0]) else None
+        if values is None:
+            raise UserError(f"{path}: a list is wanted, not {value!r}")
+        single = not isinstance(value, list | tuple)
+        return [convert(arguments[0], v, path if single else f"{path}.{i}") for i, v in enumerate(values)]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path}: fields are wanted here, not {value!r}")
+        return {str(k): convert(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
+    if is_dataclass(kind):
+        return build(kind, value, path)  # type: ignore[arg-type]
+    return _scalar(kind, value, path)
+
+
+def _scalar(kind: type, value: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4, without a point, as text
+        except ValueError:
+            pass
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{path}: {_KINDS.get(kind, kind.__name__)} is wanted, not {value!r}")
+
+
+__all__ = [
+    "Data",
+    "DataSet",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Stages",
+    "Student",
+    "Teacher",
+    "Trainer",
+    "build",
+]

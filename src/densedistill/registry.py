@@ -1,0 +1,71 @@
+"""Names for things: the mapping behind networks, losses, data sets and teachers."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .errors import UserError, unknown
+
+
+class Registry:
+    """Callables by name; `package.module:Name` finds what nobody registered.
+
+    Args:
+        what: what an entry is called in messages, for example "network".
+        modules: modules to import before the first look-up; they register their entries on import.
+    """
+
+    def __init__(self, what: str, modules: tuple[str, ...] = ()):
+        self.what = what
+        self._modules = modules
+        self._entries: dict[str, Callable[..., Any]] = {}
+        self._loaded = not modules
+
+    def register(self, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorate a function or class to register it under `name` (default: its own name)."""
+
+        def add(entry: Callable[..., Any]) -> Callable[..., Any]:
+            key = name or entry.__name__
+            if key in self._entries and self._entries[key].__module__ != entry.__module__:
+                raise ValueError(f"two {self.what}s are named '{key}'")
+            self._entries[key] = entry
+            return entry
+
+        return add
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        if ":" in name:
+            return _import(name, self.what)
+        self._load()
+        if name not in self._entries:
+            raise unknown(self.what, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries))
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Return the registered names that match a shell-style `pattern`, sorted."""
+        return fnmatch.filter(self, pattern)
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            for module in self._modules:
+                importlib.import_module(module)
+
+
+def _import(path: str, what: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot import {what} '{path}': {error}") from None

@@ -1,0 +1,227 @@
+"""Charts as inline SVG: lines, dots and nothing that needs a library.
+
+Colours are CSS variables (`--series-0` …), so that a chart follows the page into dark mode and on to paper.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .markup import Markup, tag
+
+SERIES_COLOURS = 8
+_LEFT, _TOP, _BOTTOM = 52, 12, 38  # margins in px
+_CHARACTER = 6.6  # mean advance of the page's 12 px sans-serif, in px
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or dot: `xs` and `ys` of equal length, `colour` an index into the page's series colours."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    colour: int = 0
+
+
+def thin(xs: Sequence[float], ys: Sequence[float], limit: int = 160) -> tuple[list[float], list[float]]:
+    """Return at most `limit` points: means over equal stretches, so that a long noisy curve stays small."""
+    if len(xs) <= limit:
+        return list(xs), list(ys)
+    stretches = list(itertools.pairwise(round(i * len(xs) / limit) for i in range(limit + 1)))
+    return (
+        [sum(xs[a:b]) / (b - a) for a, b in stretches],
+        [sum(ys[a:b]) / (b - a) for a, b in stretches],
+    )
+
+
+def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return about `count` round numbers (1, 2 or 5 times a power of ten apart) within [`low`, `high`]."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return the numbers 1, 2 and 5 times a power of ten within [`low`, `high`]; powers alone when many."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [float(f"{m}e{e}") for e in exponents for m in (1, 2, 5)]
+    ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
+    if len(ticks) <= 8:
+        return ticks
+    return [t for t in ticks if math.isclose(10 ** round(math.log10(t)), t)]
+
+
+def number(value: float) -> str:
+    """Return `value` in at most four significant digits, with k, M and G from ten thousand on."""
+    for factor, suffix, least in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e3, "k", 1e4)):
+        if abs(value) >= least * 0.9999:
+            return f"{value / factor:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def line_chart(
+    series: Sequence[Series],
+    title: str,
+    x_label: str,
+    y_label: str,
+    *,
+    log_y: bool = False,
+    width: int = 560,
+    height: int = 300,
+) -> Markup | None:
+    """Return a line through the points of each series, with its name at its end; None without points."""
+    series = [s for s in (_clean(s, log_y=log_y) for s in series) if s.xs]
+    if not series:
+        return None
+    right = _label_width(series)
+    xs, ys = [v for s in series for v in s.xs], [v for s in series for v in s.ys]
+    low, high = min(xs), max(xs)
+    x = _Axis(low, high if high > low else low + 1, _LEFT, width - right)
+    y = _Axis(*_bounds(ys, log_y), height - _BOTTOM, _TOP, log_y)
+    body = _frame(x, y, x_label, y_label, width, height, right)
+    for s in series:
+        points = " ".join(f"{_n(x(a))},{_n(y(b))}" for a, b in zip(s.xs, s.ys, strict=True))
+        body.append(tag("polyline", class_="line", style=f"stroke:var(--series-{s.colour})", points=points))
+        if len(s.xs) <= 40:
+            body += [
+                _dot(x(a), y(b), s, f"{number(a)}: {number(b)}", 2.6) for a, b in zip(s.xs, s.ys, strict=True)
+            ]
+    body += _names(series, [x(s.xs[-1]) + 7 for s in series], [y(s.ys[-1]) for s in series], height)
+    return _drawing(title, width, height, body)
+
+
+def dot_chart(
+    points: Sequence[Series], title: str, x_label: str, y_label: str, *, width: int = 560, height: int = 300
+) -> Markup | None:
+    """Return a named dot at each series' first point, x on a logarithmic axis; None without points."""
+    points = [p for p in (_clean(p, log_x=True) for p in points) if p.xs]
+    if not points:
+        return None
+    right = _label_width(points)
+    x = _Axis(*_bounds([p.xs[0] for p in points], True), _LEFT, width - right, True)
+    y = _Axis(0.0, _bounds([p.ys[0] for p in points], False)[1], height - _BOTTOM, _TOP)
+    body = _frame(x, y, x_label, y_label, width, height, right)
+    body += [_dot(x(p.xs[0]), y(p.ys[0]), p, f"{number(p.xs[0])}, {number(p.ys[0])}", 5.5) for p in points]
+    body += _names(points, [x(p.xs[0]) + 10 for p in points], [y(p.ys[0]) for p in points], height)
+    return _drawing(title, width, height, body)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps values within [`low`, `high`] to positions from `start` to `end` in the drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[float]:
+        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+
+
+def _bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if log:
+        return low / 1.15, high * 1.15
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _clean(s: Series, log_x: bool = False, log_y: bool = False) -> Series:
+    """Leave out what cannot be drawn: NaN, infinity, and what a logarithm cannot take."""
+    kept = [
+        (a, b)
+        for a, b in zip(s.xs, s.ys, strict=True)
+        if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x) and (b > 0 or not log_y)
+    ]
+    return Series(s.name, [a for a, _ in kept], [b for _, b in kept], s.colour % SERIES_COLOURS)
+
+
+def _label_width(series: Sequence[Series]) -> float:
+    return 14 + max(len(s.name) for s in series) * _CHARACTER
+
+
+def _names(series: Sequence[Series], xs: Sequence[float], ys: Sequence[float], height: int) -> list[Markup]:
+    """Names right of the points (`xs`, `ys`), moved apart vertically where they would overlap."""
+    placed = list(ys)
+    for cluster in _overlapping([(x, x + len(s.name) * _CHARACTER) for s, x in zip(series, xs, strict=True)]):
+        for i, y in zip(cluster, _spread([ys[i] for i in cluster], 14, _TOP, height - _BOTTOM), strict=True):
+            placed[i] = y
+    return [
+        tag("text", s.name, class_="name", x=_n(x), y=_n(y + 4), style=f"fill:var(--series-{s.colour})")
+        for s, x, y in zip(series, xs, placed, strict=True)
+    ]
+
+
+def _overlapping(spans: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """Return the spans' indices in clusters: within one, each overlaps another."""
+    clusters: list[list[int]] = []
+    end = -math.inf
+    for i in sorted(range(len(spans)), key=lambda i: spans[i]):
+        if spans[i][0] > end:
+            clusters.append([])
+        clusters[-1].append(i)
+        end = max(end, spans[i][1])
+    return clusters
+
+
+def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move label positions apart to at least `gap`: downwards first, then back up from `high`."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = list(wanted)
+    floor = low
+    for i in order:
+        placed[i] = floor = max(placed[i], floor)
+        floor += gap
+    ceiling = high
+    for i in reversed(order):
+        placed[i] = ceiling = min(placed[i], ceiling)
+        ceiling -= gap
+    return placed
+
+
+def _frame(
+    x: _Axis, y: _Axis, x_label: str, y_label: str, width: int, height: int, right: float
+) -> list[Markup]:
+    bottom, end = height - _BOTTOM, _n(width - right)
+    parts = []
+    for tick in y.ticks:
+        parts.append(tag("line", class_="grid", x1=_LEFT, x2=end, y1=_n(y(tick)), y2=_n(y(tick))))
+        parts.append(tag("text", number(tick), x=_LEFT - 6, y=_n(y(tick) + 4), text_anchor="end"))
+    for tick in x.ticks:
+        parts.append(tag("text", number(tick), x=_n(x(tick)), y=bottom + 16, text_anchor="middle"))
+    parts.append(tag("line", class_="axis", x1=_LEFT, x2=end, y1=bottom, y2=bottom))
+    parts.append(tag("text", x_label, x=_n((_LEFT + width - right) / 2), y=height - 5, text_anchor="middle"))
+    turned = f"translate(11 {_n((_TOP + bottom) / 2)}) rotate(-90)"
+    parts.append(tag("text", y_label, transform=turned, text_anchor="middle"))
+    return parts
+
+
+def _dot(x: float, y: float, s: Series, figures: str, radius: float) -> Markup:
+    circle = tag("circle", cx=_n(x), cy=_n(y), r=radius, style=f"fill:var(--series-{s.colour})")
+    return tag("g", tag("title", f"{s.name}, {figures}"), circle)
+
+
+def _drawing(title: str, width: int, height: int, body: list[Markup]) -> Markup:
+    svg = tag("svg", body, viewBox=f"0 0 {width} {height}", role="img", aria_label=title)
+    return tag("figure", tag("figcaption", title), svg, class_="chart")
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

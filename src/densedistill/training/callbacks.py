@@ -1,0 +1,153 @@
+"""What happens between steps: counting, validation, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from .checkpoint import save_checkpoint, state_of
+from .log import RunLog
+from .module import TrainingModule
+from .validation import Validator
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and did, with a checkpoint; the message says how to go on."""
+
+
+class AtOnce(BaseException):
+    """A second Ctrl-C, which does not wait for the step; Lightning turns a KeyboardInterrupt into exit
+    status 1."""
+
+
+class Pilot(L.Callback):
+    """Counts steps and, after each, does what is due: average, log, validate, checkpoint, stop.
+
+    One callback, because the order matters: a checkpoint holds what a validation found and what the logs
+        have seen.
+
+    Args:
+        log: where figures go.
+        validator: None when there is nothing to validate on.
+    """
+
+    def __init__(self, log: RunLog, validator: Validator | None):
+        self.run_log, self.validator = log, validator
+        self._saved_at = time.monotonic()
+        self._signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._stepping = False
+        self.interrupted = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take Ctrl-C for the length of a `with` block; Lightning would turn it into exit status 1."""
+        self._listen(signal.SIGINT)
+        try:
+            yield
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers = {}
+
+    def _listen(self, number: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the logs, and take over from Lightning what it does on termination."""
+        assert isinstance(pl_module, TrainingModule)
+        self._listen(signal.SIGTERM)
+        self._stepping = True
+        self.run_log.start(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Finish the step, when this batch was its last part."""
+        module = pl_module
+        assert isinstance(module, TrainingModule)
+        self.run_log.collect(module)
+        if (batch_idx + 1) % module.recipe.trainer.accumulate:
+            return
+        module.counters.step += 1
+        if module.average:
+            module.average.update(module.step)
+        finished = self._agree(trainer, module.course.finished(module.step, module.watch.seconds))
+        stopping = self._agree(trainer, self._signal is not None)
+        self.run_log.step(module, finished)
+        if self.validator and self._validation_due(trainer, module, finished):
+            module.watch.stop()
+            self._validate(trainer, module)
+            module.watch.start()
+        if finished or stopping or self._checkpoint_due(trainer, module):
+            module.watch.stop()
+            self._save(trainer, module)
+            module.watch.start()
+        if finished or stopping:
+            self.interrupted = stopping and not finished
+            trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the logs, and give termination back before Lightning puts its own handlers away."""
+        if signal.SIGTERM in self._handlers:
+            signal.signal(signal.SIGTERM, self._handlers.pop(signal.SIGTERM))
+        self.run_log.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self._stepping or (self._signal is not None and number == signal.SIGINT):
+            raise AtOnce
+        self._signal = number
+        self.run_log.say("stopping after this step; Ctrl-C again stops at once")
+
+    @staticmethod
+    def _agree(trainer: L.Trainer, decision: bool) -> bool:
+        """Return whether any process decided so: clocks and signals differ between them."""
+        if trainer.world_size == 1:
+            return decision
+        return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+    def _validation_due(self, trainer: L.Trainer, module: TrainingModule, finished: bool) -> bool:
+        every, schedule = module.recipe.trainer.validate_every, module.recipe.schedule
+        if finished:
+            return True
+        if every is not None:
+            return module.step % every == 0
+        if schedule.unit == "epochs":
+            return module.step % module.course.steps_per_epoch == 0
+        return self._agree(trainer, self._tenths(module) > module.counters.validations)
+
+    @staticmethod
+    def _tenths(module: TrainingModule) -> int:
+        return int(module.course.progress(module.step, module.watch.seconds) * 10)
+
+    def _validate(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        assert self.validator is not None
+        figure = self.validator.run(module, self.run_log)
+        module.counters.validations = self._tenths(module)
+        if figure is not None and (module.counters.best is None or figure < module.counters.best):
+            module.counters.best, module.counters.best_step = figure, module.step
+            if trainer.is_global_zero:
+                save_checkpoint(module.run.best, state_of(module))
+
+    def _checkpoint_due(self, trainer: L.Trainer, module: TrainingModule) -> bool:
+        config = module.recipe.trainer
+        if config.checkpoint_every and module.step % config.checkpoint_every == 0:
+            return True
+        late = config.checkpoint_minutes is not None and (
+            time.monotonic() - self._saved_at > config.checkpoint_minutes * 60
+        )
+        return self._agree(trainer, late)
+
+    def _save(self, trainer: L.Trainer, module: TrainingModule) -> None:
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            self.run_log.flush()
+            save_checkpoint(module.run.last, state_of(module))

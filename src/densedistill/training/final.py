@@ -1,0 +1,50 @@
+"""The last evaluation of a run: its student, and its teachers beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..distillation.teachers import NetworkTeacher, create_teacher
+from ..inference.evaluate import Evaluation, evaluate
+from ..inference.predictor import Predictor
+from ..networks.registry import create_model
+from ..recipes import Recipe
+from .run import Run
+from .stages import stage_runs, with_earlier
+from .validation import open_validation
+
+
+def evaluate_run(run: Run) -> Evaluation | None:
+    """Return the evaluation of a finished run on its validation data; None when the recipe has none.
+
+    A chain is evaluated as its last stage, a ladder rung by rung: the rows are named after the rungs.
+    """
+    recipe = run.recipe
+    if isinstance(recipe, Recipe):
+        return _evaluate(recipe, {"student": (recipe, run)})
+    runs = stage_runs(recipe, run)
+    resolved = {name: with_earlier(stage, runs) for name, stage in recipe.recipes.items()}
+    if recipe.kind == "chain":
+        last = list(runs)[-1]
+        return _evaluate(resolved[last], {"student": (resolved[last], runs[last])})
+    first = next(iter(resolved.values()))
+    return _evaluate(first, {name: (resolved[name], runs[name]) for name in runs})
+
+
+def _evaluate(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Evaluation | None:
+    datasets = open_validation(recipe)
+    if not datasets:
+        return None
+    predictors: dict[str, Any] = {}
+    reach = None
+    for label, (own, run) in students.items():
+        student = create_model(own.student.name, weights=str(run.student), **own.student.options).eval()
+        reach = getattr(student, "max_disparity", reach)
+        predictors[label] = Predictor(student)
+    for own, _ in students.values():
+        for name, config in own.teachers.items():
+            if name not in predictors:
+                teacher = create_teacher(config.name, weights=config.weights, **config.options)
+                if isinstance(teacher, NetworkTeacher):
+                    predictors[name] = Predictor(teacher.network)
+    return evaluate(predictors, datasets, max_disparity=reach)

@@ -1,0 +1,46 @@
+"""What is trained, and by which optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .. import recipes
+from ..errors import UserError, nearest
+
+
+def build_optimizer(config: recipes.Optimizer, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over `parameters`; weight decay spares biases and normalisation (1-D) in
+    adamw.
+
+    Adam and SGD decay everything, as the published recipes that use them do.
+    """
+    if not parameters:
+        raise UserError("there is nothing to train: student.freeze freezes every parameter")
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+        )
+    betas = (config.betas[0], config.betas[1])
+    if config.name == "adam":
+        return torch.optim.Adam(parameters, config.lr, betas, config.eps, config.weight_decay)
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], config.lr, betas, config.eps)
+
+
+def freeze(network: nn.Module, paths: Sequence[str]) -> None:
+    """Stop training the submodules or parameters of `network` at `paths`; UserError when one does not
+    exist."""
+    parameters = dict(network.named_parameters())
+    for path in paths:
+        chosen = [p for name, p in parameters.items() if name == path or name.startswith(path + ".")]
+        if not chosen:
+            modules = [name for name, _ in network.named_modules() if name]
+            raise UserError(f"student.freeze: the network has no '{path}'{nearest(path, modules)}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)

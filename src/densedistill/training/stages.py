@@ -1,0 +1,53 @@
+"""Several recipes as one run: chains, whose stages use earlier ones' students, and ladders of variants."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+from ..files import write_bytes
+from ..recipes import Recipe, Stages, Student, Teacher
+from .run import Run, is_first_process
+
+
+def stage_runs(stages: Stages, run: Run) -> dict[str, Run]:
+    """Return the run of each stage, in folders of `run` numbered in their order."""
+    digits = len(str(len(stages.recipes)))
+    return {
+        name: Run(run.path / f"{number:0{digits}}-{name}") for number, name in enumerate(stages.recipes, 1)
+    }
+
+
+def train_stages(stages: Stages, run: Run) -> Run:
+    """Train every stage that is not finished yet, in order; a chain's student is its last stage's."""
+    from .train import train_one
+
+    runs = stage_runs(stages, run)
+    for number, (name, recipe) in enumerate(stages.recipes.items(), 1):
+        stage = runs[name]
+        if stage.finished:
+            continue
+        if is_first_process():
+            print(f"{stages.kind} {number}/{len(runs)}: {name}", file=sys.stderr)
+            if not (stage.path / "recipe.yaml").is_file():
+                stage.create(recipe)
+        train_one(with_earlier(recipe, runs), stage)
+    if stages.kind == "chain" and is_first_process():
+        _copy(runs[list(runs)[-1]].student, run.student)
+    return run
+
+
+def with_earlier(recipe: Recipe, runs: dict[str, Run]) -> Recipe:
+    """Return `recipe` with `stage:NAME` replaced by the student of that stage."""
+    recipe = copy.deepcopy(recipe)
+    users: list[Student | Teacher] = [recipe.student, *recipe.teachers.values()]
+    for user in users:
+        if user.weights and user.weights.startswith("stage:"):
+            user.weights = os.fspath(runs[user.weights.removeprefix("stage:")].student)
+    return recipe
+
+
+def _copy(source: Path, target: Path) -> None:
+    write_bytes(target, source.read_bytes())

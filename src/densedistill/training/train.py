@@ -1,0 +1,239 @@
+"""`train`: a recipe, or the rest of a run, to a trained student."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.loader import default_workers, make_loader, open_mixture, shares
+from ..distillation.objective import Objective
+from ..distillation.teachers import create_teacher
+from ..errors import UserError
+from ..networks.precision import channels_last, fastest_dtype
+from ..networks.published import save_weights
+from ..networks.registry import create_model
+from ..recipes import Recipe, Stages, load_recipe
+from .callbacks import AtOnce, Interrupted, Pilot
+from .checkpoint import Counters, load_checkpoint, restore
+from .ema import WeightAverage
+from .log import RunLog
+from .module import TrainingModule
+from .optimizer import freeze
+from .run import Run, choose_directory, is_first_process, open_run
+from .schedule import Course
+from .validation import Validator, open_validation
+
+
+def train(
+    recipe: Recipe | Stages | str | Path | Mapping[str, Any] | None = None,
+    run: str | Path | None = None,
+    resume: str | Path | None = None,
+    twin: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train what `recipe` says, or go on with the run in `resume`, and return the run.
+
+    Args:
+        recipe: a resolved recipe, or what `load_recipe` takes.
+        run: the directory; None for `runs/RECIPE`, numbered when taken.
+        resume: the directory of a run that was stopped; its own recipe is used.
+        twin: the recipe at CPU size.
+        overrides: dotted fields to values, also for a resumed run (a longer schedule, other devices).
+
+    Raises:
+        UserError: the recipe, its data or weights have a fault, or the loss is no number any more.
+        Interrupted: Ctrl-C or a termination signal; everything up to then is in the checkpoint.
+    """
+    if resume is not None:
+        directory = open_run(resume)
+        chosen = load_recipe(directory.path / "recipe.yaml", overrides=overrides)
+        if overrides and is_first_process():
+            directory.write_recipe(chosen)
+    else:
+        if recipe is None:
+            raise UserError("there is nothing to train: give a recipe, or the run to resume")
+        chosen = recipe if isinstance(recipe, Recipe | Stages) else load_recipe(recipe, twin, overrides)
+        directory = Run(run or choose_directory(chosen, twin))
+        # Processes that this one starts must write, and read, the same run.
+        if is_first_process():
+            directory.create(chosen)
+        os.environ["DENSEDISTILL_RUN"] = str(directory.path)
+    try:
+        if isinstance(chosen, Stages):
+            from .stages import train_stages
+
+            return train_stages(chosen, directory)
+        return train_one(chosen, directory)
+    finally:
+        os.environ.pop("DENSEDISTILL_RUN", None)
+
+
+def train_one(recipe: Recipe, run: Run) -> Run:
+    """Train a single recipe in `run`, from its last checkpoint when it has one; a finished run is left as it
+    is."""
+    if run.finished:
+        return run
+    state = load_checkpoint(run.last) if run.last.is_file() else None
+    counters = Counters(**state["counters"]) if state else Counters()
+    if recipe.trainer.threads:
+        torch.set_num_threads(recipe.trainer.threads)
+    with _quiet():
+        datasets = open_validation(recipe)
+        log = RunLog(run.path, recipe.trainer.log_every, is_first_process(), counters.step)
+        pilot = Pilot(log, Validator(datasets, recipe.trainer.pictures) if datasets else None)
+        trainer = _lightning(recipe, run, pilot)
+        module, loader = _assemble(recipe, run, counters, trainer)
+        if state:
+            restore(module, state)
+        if trainer.is_global_zero:
+            run.forget_after(counters.step)
+        # A run may have been cut off between its last step and the end.
+        if not module.course.finished(module.step, module.watch.seconds):
+            _fit(trainer, module, loader, pilot)
+    if pilot.interrupted:
+        raise Interrupted(f"stopped at step {module.step}; go on with: --resume {run.path}")
+    if trainer.is_global_zero:
+        _hand_over(module, run)
+    trainer.strategy.barrier("handed over")
+    return run
+
+
+def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> None:
+    try:
+        with pilot.listening():
+            trainer.fit(module, train_dataloaders=loader)
+    except AtOnce:
+        run = module.run
+        there = "go on from the last checkpoint with" if run.last.is_file() else "begin again with"
+        raise Interrupted(f"stopped at once; {there}: --resume {run.path}") from None
+
+
+def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tuple[TrainingModule, Any]:
+    """Return the module and this process's loader, both standing where `counters` says."""
+    objective = make_objective(recipe)
+    mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
+    weights = [entry.weight for entry in recipe.data.train]
+    config, cuda = recipe.trainer, trainer.strategy.root_device.type == "cuda"
+    workers = recipe.data.workers
+    loader, sampler = make_loader(
+        mixture,
+        recipe.data.batch_size,
+        recipe.seed,
+        shares(weights),
+        start_step=counters.step,
+        rank=trainer.global_rank,
+        world_size=trainer.world_size,
+        parts=config.accumulate,
+        workers=default_workers(cuda) if workers is None else workers,
+        pin_memory=cuda,
+    )
+    course = Course(recipe.schedule, sampler.steps_per_epoch)
+    average = WeightAverage(objective.student, config.ema) if config.ema else None
+    if trainer.world_size > 1:
+        # DistributedDataParallel waits for a gradient of every parameter that asks for one.
+        for name in objective.unreachable_parameters():
+            objective.student.get_parameter(name).requires_grad_(False)
+    if config.compile:
+        objective.student.compile()
+    return TrainingModule(objective, recipe, course, run, counters, average), loader
+
+
+def _hand_over(module: TrainingModule, run: Run) -> None:
+    """Write `student.safetensors`, which also says that the run is finished."""
+    student = module.student
+    if module.recipe.trainer.select == "best" and run.best.is_file():
+        state = load_checkpoint(run.best)["student"]
+    else:
+        state = module.average.state if module.average else student.state_dict()
+    student.load_state_dict(state)
+    counters = module.counters
+    save_weights(
+        student,
+        run.student,
+        {"recipe": module.recipe.name, "seed": str(module.recipe.seed), "steps": str(counters.step)},
+    )
+
+
+def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
+    """Return Lightning's trainer: what steps, on which machines, and nothing of what we do ourselves."""
+    import lightning as L
+
+    config = recipe.trainer
+    accelerator = config.accelerator
+    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if accelerator == "auto":
+        accelerator = "gpu" if gpu else "cpu"
+    devices: int | str = config.devices or ("auto" if gpu else 1)
+    if config.devices is None and "WORLD_SIZE" in os.environ and not gpu:
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun says how many it started
+    several = (
+        config.nodes > 1
+        or (isinstance(devices, int) and devices > 1)
+        or (gpu and torch.cuda.device_count() > 1)
+    )
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=config.nodes,
+        strategy="ddp" if several else "auto",
+        precision="bf16-mixed" if _bfloat16(config.precision, gpu) else "32-true",
+        sync_batchnorm=several and gpu and not recipe.student.frozen_bn,
+        accumulate_grad_batches=config.accumulate,
+        max_epochs=1,
+        callbacks=[pilot],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        default_root_dir=run.path,
+    )
+
+
+def _bfloat16(precision: str, gpu: bool) -> bool:
+    if precision == "auto":
+        return fastest_dtype("cuda" if gpu else "cpu") is torch.bfloat16
+    return precision in ("bf16", "bfloat16")
+
+
+def make_objective(recipe: Recipe) -> Objective:
+    """Return the recipe's objective over its new student and the teachers that its terms name."""
+    torch.manual_seed(recipe.seed)
+    config = recipe.student
+    student = create_model(config.name, weights=config.weights, **config.options)
+    student.requires_grad_(True)
+    freeze(student, config.freeze)
+    # A term that is switched off costs nothing, its teacher included.
+    terms = {name: term for name, term in recipe.objective.items() if term.get("weight", 1) != 0}
+    used = {str(term["to"]).split(".")[0] for term in terms.values()}
+    teachers = {
+        name: create_teacher(teacher.name, weights=teacher.weights, **teacher.options)
+        for name, teacher in recipe.teachers.items()
+        if name in used
+    }
+    if recipe.trainer.channels_last:
+        for network in (student, *teachers.values()):
+            channels_last(network)
+    return Objective(terms, student, teachers)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep Lightning's advice, which is about settings that are ours, off the screen."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)

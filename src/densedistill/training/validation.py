@@ -1,0 +1,86 @@
+"""Validation between steps: figures on the validation data, and pictures for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data.loader import open_dataset
+from ..inference.evaluate import evaluate
+from ..inference.predictor import Predictor
+from ..recipes import DataSet, Recipe
+from .pictures import picture
+
+if TYPE_CHECKING:
+    from .log import RunLog
+    from .module import TrainingModule
+
+
+def open_validation(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's validation data sets by label."""
+    datasets: dict[str, Any] = {}
+    for entry in recipe.data.validate:
+        label = _label(entry)
+        datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = open_dataset(entry)
+    return datasets
+
+
+def _label(entry: DataSet) -> str:
+    return f"{entry.name} {entry.split}" if entry.split else entry.name
+
+
+class Validator:
+    """Evaluates the student (its average, where one is kept) on every validation data set.
+
+    Args:
+        datasets: by label.
+        pictures: samples of the first data set to show.
+    """
+
+    def __init__(self, datasets: Mapping[str, Any], pictures: int = 0):
+        self.datasets = dict(datasets)
+        self.pictures = min(pictures, len(next(iter(self.datasets.values()))))
+
+    def run(self, module: TrainingModule, log: RunLog) -> float:
+        """Log the figures of `module`'s student and return the first one on the first data set, lower is
+        better."""
+        student = module.student
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        precision = "float32" if module.trainer.precision == "32-true" else "bfloat16"
+        student.eval()
+        try:
+            with module.average.applied() if module.average else nullcontext():
+                predictor = Predictor(student, precision=precision)
+                found = evaluate(
+                    {"student": predictor},
+                    self.datasets,
+                    max_disparity=getattr(student, "max_disparity", None),
+                    distributed=distributed,
+                )
+                if log.first:
+                    self._draw(predictor, module, log)
+        finally:
+            module.training_mode()
+        values: dict[str, float] = {}
+        for number, row in enumerate(found.rows):
+            prefix = "validate" if number == 0 else f"validate/{row['data']}"
+            values |= {f"{prefix}/{key}": value for key, value in row.items() if key in _measured(row)}
+        log.write(module, values)
+        figure = next(iter(values.values()))
+        log.say("  ".join([f"step {module.step}:", *(f"{k} {v:.4g}" for k, v in values.items())]))
+        return figure
+
+    def _draw(self, predictor: Predictor, module: TrainingModule, log: RunLog) -> None:
+        dataset = next(iter(self.datasets.values()))
+        for number in range(self.pictures):
+            sample = dataset[number]
+            inputs = [sample[key] for key in predictor.task.inputs]
+            log.picture(module, f"validate/{number}", picture(sample, predictor(*inputs), predictor.task))
+
+
+def _measured(row: Mapping[str, Any]) -> list[str]:
+    """Return the keys of an evaluation's row that are figures of merit."""
+    return [k for k in row if k not in ("name", "data", "images", "precision", "seconds_per_image")]

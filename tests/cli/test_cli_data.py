@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+
+from densedistill.cli import main
+from densedistill.data import create_dataset, formats
+from densedistill.data.world import render
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A folder of three pairs with ground truth."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        for view in ("left", "right"):
+            formats.write_image(tmp_path / view / f"{name}.png", rng.integers(0, 256, (8, 12, 3), np.uint8))
+        formats.write_pfm(tmp_path / "disparity" / f"{name}.pfm", np.full((8, 12), 3.0, np.float32))
+    return tmp_path
+
+
+def test_check_of_a_whole_data_set_is_a_table_and_status_0(pairs, capsys):
+    assert main(["data", "check", "folder", str(pairs)]) == 0
+    out = capsys.readouterr().out
+    assert "folder is usable: 3 samples read" in out
+    assert "disparity" in out
+    assert "broken samples" in out
+
+
+def test_check_without_a_root_is_of_the_pairs_that_ship(capsys):
+    assert main(["data", "check", "middlebury2014"]) == 0
+    assert main(["data", "check", "middlebury2003"]) == 0
+    assert "the pairs that ship" in capsys.readouterr().out
+
+
+def test_check_names_what_is_missing_and_gives_status_2(pairs, capsys):
+    (pairs / "right" / "b.png").unlink()
+    assert main(["data", "check", "folder", str(pairs), "--fast"]) == 2
+    captured = capsys.readouterr()
+    assert "right/b.png" in captured.out
+    assert len(captured.err.splitlines()) == 1
+    assert "not usable" in captured.err
+
+
+def test_check_names_a_broken_file_and_gives_status_2(pairs, capsys):
+    path = pairs / "disparity" / "c.pfm"
+    path.write_bytes(path.read_bytes()[:40])
+    assert main(["data", "check", "folder", str(pairs)]) == 2
+    captured = capsys.readouterr()
+    assert f"broken: all c: {path} is cut off" in captured.out
+    assert main(["data", "check", "folder", str(pairs), "--fast"]) == 0
+
+
+def test_options_of_the_data_set_are_passed_on(pairs, capsys):
+    (pairs / "left").rename(pairs / "port")
+    (pairs / "right").rename(pairs / "starboard")
+    assert main(["data", "check", "folder", str(pairs)]) == 2
+    views = ["--option", "left=port", "--option", "right=starboard"]
+    assert main(["data", "check", "folder", str(pairs), *views]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "foldr", "."], "there is no data set 'foldr'; did you mean 'folder'?"),
+        (["check", "folder", "/nowhere"], "there is no folder /nowhere"),
+        (["check", "folder", ".", "--option", "left"], "--option takes KEY=VALUE"),
+        (["check", "folder", ".", "--option", "lft=a"], "did you mean 'left'"),
+        (["check", "world"], "not made of files"),
+        (["check", "kitti2015"], "needs root"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys):
+    assert main(["data", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_made_data_is_read_as_sceneflow(tmp_path, capsys):
+    arguments = ["--length", "2", "--size", "48", "64", "--max-disparity", "24", "--split", "test"]
+    assert main(["data", "make", str(tmp_path), *arguments]) == 0
+    assert f"wrote 2 pairs to {tmp_path}" in capsys.readouterr().out
+    assert main(["data", "check", "sceneflow", str(tmp_path), "--split", "test"]) == 0
+    sample = create_dataset("sceneflow", tmp_path, split="test")[1]
+    made = render(1, 48, 64, max_disparity=24)
+    assert torch.equal(sample["left"], made["left"])
+    assert torch.equal(sample["disparity"], made["disparity"])
+
+
+def test_a_wrong_split_to_make_is_one_line(tmp_path, capsys):
+    assert main(["data", "make", str(tmp_path), "--split", "tset"]) == 2
+    assert "did you mean 'test'" in capsys.readouterr().err

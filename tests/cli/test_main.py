@@ -1,0 +1,161 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from densedistill import __version__, cli
+from densedistill.errors import UserError
+
+SOURCE = str(Path(__file__).parents[2] / "src")
+EXISTING = [verb for verb in cli.VERBS if (Path(cli.__file__).parent / f"{verb}.py").is_file()]
+
+
+def call(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "densedistill", *arguments],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """A verb that does what the test says."""
+
+    def make(run):
+        module = types.ModuleType("densedistill.cli.probe")
+        module.__doc__ = "Probe."
+        module.add_arguments = lambda parser: parser.add_argument("--depth", type=int)
+        module.run = run
+        monkeypatch.setitem(sys.modules, "densedistill.cli.probe", module)
+        monkeypatch.setitem(cli.VERBS, "probe", "probe")
+
+    return make
+
+
+def raising(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_help_lists_every_verb_and_imports_no_torch():
+    start = time.perf_counter()
+    code = "import sys; from densedistill.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": SOURCE}, capture_output=True, text=True
+    )
+    assert time.perf_counter() - start < 5  # 0.7 s on a machine that does nothing else
+    assert done.returncode == 0
+    assert all(f"  {verb} " in done.stdout for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("name", EXISTING)
+def test_the_help_of_every_verb_has_an_example_and_needs_no_torch(name, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    monkeypatch.delitem(sys.modules, f"densedistill.cli.{name}", raising=False)
+    assert cli.main([name, "--help"]) == 0
+    assert f"densedistill {name}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"densedistill {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "there is no verb 'trian'; did you mean 'train'?"),
+        (
+            ["doctor", "--jsn"],
+            "doctor takes no --jsn; did you mean '--json'?; see densedistill doctor --help",
+        ),
+        (["train", "dsnet/sceneflw"], "there is no recipe 'dsnet/sceneflw'; did you mean 'dsnet/sceneflow'?"),
+        (["train"], "which recipe?"),
+        (["train", "dsnet/sceneflow", "--seed"], "--seed lacks a value"),
+        (["train", "dsnet/sceneflow", "stray"], "what is 'stray'?"),
+        (["train", "dsnet/sceneflow", "--resume", "x"], "leave out 'dsnet/sceneflow'"),
+        (["distill", "--resume", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_a_mistake_has_one_line_and_status_2(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("no such file"), 2, "densedistill: no such file\n"),
+        (KeyboardInterrupt(), 130, "densedistill: interrupted\n"),
+        (KeyboardInterrupt("stopped at step 3"), 130, "densedistill: stopped at step 3\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "the disk is full while writing /x"),
+    ],
+)
+def test_errors_become_statuses(error, status, said, verb, capsys):
+    verb(raising(error))
+    assert cli.main(["probe"]) == status
+    assert said in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(verb):
+    verb(raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["probe"])
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m densedistill recipes dsnet/table3 | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_recipes_are_listed_and_printed_resolved(capsys):
+    assert cli.main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert "dsnet/sceneflow-paper" in listed
+    assert cli.main(["recipes", "gwcnet/sceneflow", "--optimizer.lr", "2e-3", "--data.train.root=/data"]) == 0
+    printed = capsys.readouterr().out
+    assert "lr: 0.002" in printed
+    assert "root: /data" in printed
+
+
+def test_a_misspelt_field_is_told_before_torch_is_imported():
+    code = (
+        "import sys; from densedistill.cli import main;"
+        "status = main(['train', 'dsnet/sceneflow', '--optimzer.lr', '1']);"
+        "sys.exit(0 if status == 2 and 'torch' not in sys.modules else 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SOURCE}).returncode == 0
+
+
+def test_doctor_measures_and_says_what_to_install(capsys):
+    assert cli.main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["convolution"]["float32_gflops"] > 0
+    assert found["auto"] in ("float32", "bfloat16")
+    assert found["missing"] == []
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "float32" in said
+    for extra, modules in found["extras"].items():
+        assert all(modules.values()) or f"densedistill[{extra}]" in said

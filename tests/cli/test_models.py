@@ -1,0 +1,51 @@
+"""`densedistill models`."""
+
+import argparse
+import json
+
+import pytest
+
+from densedistill.cli import models
+from densedistill.errors import UserError
+
+
+def run(*arguments):
+    parser = argparse.ArgumentParser()
+    models.add_arguments(parser)
+    return models.run(parser.parse_args(arguments))
+
+
+def test_json_has_parameters_true_macs_and_macs_by_the_papers_rule(capsys):
+    assert run("dsnet_bb21_ed2_n16", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row == {
+        "name": "dsnet_bb21_ed2_n16",
+        "task": "stereo",
+        "params": 1_503_024,
+        "params_paper": 1_545_568,
+        "macs_true": 52_638_515_200,
+        "macs_paper": 67_189_080_064,
+        "size": [256, 512],
+        "weights": row["weights"],
+    }
+
+
+def test_table_lists_what_matches_at_the_size_wanted(capsys):
+    assert run("dsnet_sl*", "--size", "32x64", "--task", "stereo") == 0
+    text = capsys.readouterr().out
+    assert "dsnet_slim" in text
+    assert "GMACs at 32x64" in text
+    assert "acvnet" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dsnett",), "no network matches 'dsnett'.*did you mean 'dsnet_slim'"),
+        (("--size", "256"), "height x width in pixels, as 256x512, not '256'"),
+        (("--task", "stero"), "there is no task 'stero'"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        run(*arguments)

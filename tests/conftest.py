@@ -1,0 +1,9 @@
+import os
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not os.environ.get("DENSEDISTILL_DATA"):
+        terminalreporter.write_line(
+            "DENSEDISTILL_DATA is not set: the readers were not tried on real data that may not ship "
+            "(a folder with stereo/flyingthings3d, stereo/unlabelled_middlebury2014, kitti2012)"
+        )

@@ -1,0 +1,185 @@
+import cv2
+import numpy as np
+import pytest
+
+from densedistill import UserError
+from densedistill.data.calibration import Calibration, RawRig, read_calibration, rectify
+
+MIDDLEBURY = """cam0=[994.978 0 311.193; 0 994.978 254.877; 0 0 1]
+cam1=[994.978 0 342.279; 0 994.978 254.877; 0 0 1]
+doffs=31.086
+baseline=193.001
+width=741
+height=497
+ndisp=70
+isint=0
+vmin=8
+vmax=63
+"""
+
+KITTI_2012 = """P0: 721.5377 0 609.5593 0 0 721.5377 172.8540 0 0 0 1 0
+P1: 721.5377 0 609.5593 -3.875744e+02 0 721.5377 172.8540 0 0 0 1 0
+P2: 721.5377 0 609.5593 4.485728e+01 0 721.5377 172.8540 2.163791e-01 0 0 1 2.745884e-03
+P3: 721.5377 0 609.5593 -3.395242e+02 0 721.5377 172.8540 2.199936e+00 0 0 1 2.729905e-03
+"""
+
+KITTI_2015 = """calib_time: 09-Jan-2012 13:57:47
+corner_dist: 9.950000e-02
+S_02: 1.392000e+03 5.120000e+02
+S_rect_02: 1.242000e+03 3.750000e+02
+P_rect_02: 721.5377 0 609.5593 4.485728e+01 0 721.5377 172.8540 2.163791e-01 0 0 1 2.745884e-03
+P_rect_03: 721.5377 0 609.5593 -3.395242e+02 0 721.5377 172.8540 2.199936e+00 0 0 1 2.729905e-03
+"""
+
+
+def written(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_middlebury_and_eth3d(tmp_path):
+    found = read_calibration(written(tmp_path / "calib.txt", MIDDLEBURY))
+    assert found == Calibration(994.978, 994.978, 311.193, 254.877, 0.193001, 31.086, (497, 741))
+    # The formula on the benchmark's page: Z = baseline f / (d + doffs), in millimetres there.
+    assert found.depth(np.array([50.0]))[0] == pytest.approx(193.001 * 994.978 / (50 + 31.086) / 1000)
+
+
+@pytest.mark.parametrize(("cameras", "baseline"), [(None, 0.5327), ((2, 3), 0.5327), ((0, 1), 0.5372)])
+def test_kitti_2012(tmp_path, cameras, baseline):
+    found = read_calibration(written(tmp_path / "000027.txt", KITTI_2012), cameras=cameras)
+    assert (found.fx, found.cx, found.cy, found.doffs) == (721.5377, 609.5593, 172.854, 0)
+    assert found.baseline_m == pytest.approx(baseline, abs=1e-4)
+
+
+def test_kitti_2015(tmp_path):
+    found = read_calibration(written(tmp_path / "000000.txt", KITTI_2015))
+    assert found.size == (375, 1242)
+    assert found.baseline_m == pytest.approx(0.5327, abs=1e-4)
+
+
+def a_rig(unit=1.0):
+    camera = np.array([[400.0, 0, 160], [0, 400, 120], [0, 0, 1]])
+    rotation = cv2.Rodrigues(np.array([0.02, -0.03, 0.01]))[0]
+    translation = np.array([-0.12, 0.003, 0.002]) * unit
+    distortion = np.array([-0.2, 0.05, 0.001, -0.001, 0.0])
+    return RawRig(camera, distortion, camera, distortion, rotation, translation)
+
+
+def save(path, entries):
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    for key, value in entries.items():
+        storage.write(key, value)
+    storage.release()
+
+
+def rectified(rig):
+    cameras = (rig.left, rig.left_distortion, rig.right, rig.right_distortion)
+    translation = rig.translation.reshape(3, 1)
+    options = {"flags": cv2.CALIB_ZERO_DISPARITY, "alpha": 0}
+    outputs = cv2.stereoRectify(*cameras, (320, 240), rig.rotation, translation, **options)
+    return dict(zip(("R1", "R2", "P1", "P2", "Q"), outputs, strict=False))
+
+
+@pytest.mark.parametrize("suffix", ["yml", "xml", "json"])
+@pytest.mark.parametrize("unit", [1.0, 1000.0], ids=["metres", "millimetres"])
+def test_opencv_intrinsics_and_extrinsics(tmp_path, suffix, unit):
+    rig = a_rig(unit)
+    intrinsics, extrinsics = tmp_path / f"intrinsics.{suffix}", tmp_path / f"extrinsics.{suffix}"
+    save(intrinsics, {"M1": rig.left, "D1": rig.left_distortion, "M2": rig.right, "D2": rig.right_distortion})
+    save(extrinsics, {"R": rig.rotation, "T": rig.translation, **rectified(rig)})
+    found = read_calibration(intrinsics, extrinsics)
+    projection = rectified(rig)["P1"]
+    assert (found.fx, found.cx) == (pytest.approx(projection[0, 0]), pytest.approx(projection[0, 2]))
+    assert found.baseline_m == pytest.approx(np.linalg.norm(a_rig().translation), rel=1e-6)
+    np.testing.assert_allclose(found.raw.translation, a_rig().translation, rtol=1e-6)
+
+
+def test_opencv_q_alone_says_the_same_as_the_projections(tmp_path):
+    outputs = rectified(a_rig())
+    save(tmp_path / "q.yml", {"Q": outputs["Q"]})
+    save(
+        tmp_path / "p.yml",
+        {"P1": outputs["P1"], "P2": outputs["P2"], "image_width": 320, "image_height": 240},
+    )
+    from_q, from_p = read_calibration(tmp_path / "q.yml"), read_calibration(tmp_path / "p.yml")
+    assert from_p.size == (240, 320)
+    for key in ("fx", "fy", "cx", "cy", "baseline_m", "doffs"):
+        assert getattr(from_q, key) == pytest.approx(getattr(from_p, key), abs=1e-9)
+
+
+def test_depth_from_q_is_opencvs(tmp_path):
+    q = rectified(a_rig())["Q"].copy()
+    q[3, 3] = 0.3
+    save(tmp_path / "q.yml", {"Q": q})
+    disparity = np.full((3, 4), 17.5, np.float32)
+    expected = cv2.reprojectImageTo3D(disparity, q)[..., 2]
+    np.testing.assert_allclose(
+        read_calibration(tmp_path / "q.yml").depth(disparity), np.abs(expected), rtol=1e-5
+    )
+
+
+def test_depth_is_zero_where_disparity_is_unknown():
+    depth = Calibration(100, 100, 0, 0, 0.5).depth(np.array([0.0, -1.0, np.inf, np.nan, 10.0]))
+    np.testing.assert_allclose(depth, [0, 0, 0, 0, 5])
+
+
+def test_a_resized_calibration_gives_the_same_depth():
+    whole = Calibration(1000, 1000, 499.5, 299.5, 0.2, 30.0, (600, 1000))
+    half = whole.resized(300, 500)
+    assert (half.cx, half.cy) == (249.5, 149.5)
+    np.testing.assert_allclose(half.depth(np.array([20.0])), whole.depth(np.array([40.0])))
+
+
+@pytest.mark.parametrize("point", [(-0.5, -0.4, 2.0), (0.4, -0.3, 3.0), (-0.3, 0.5, 4.0), (0.3, 0.3, 2.5)])
+def test_a_rectified_point_lies_in_one_row_and_at_its_depth(point):
+    rig = a_rig()
+    views = []
+    for camera, distortion, rotation, translation in (
+        (rig.left, rig.left_distortion, np.eye(3), np.zeros(3)),
+        (rig.right, rig.right_distortion, rig.rotation, rig.translation),
+    ):
+        pose = cv2.Rodrigues(rotation)[0], translation
+        x, y = cv2.projectPoints(np.array([point]), *pose, camera, distortion)[0].ravel()
+        image = np.zeros((240, 320, 3), np.uint8)
+        cv2.circle(image, (round(x * 16), round(y * 16)), 3 * 16, (255, 255, 255), -1, cv2.LINE_AA, 4)
+        views.append(image)
+
+    def centre(view):
+        weight = view[..., 0] / view[..., 0].sum()
+        return (weight * np.indices(weight.shape)).sum(axis=(1, 2))
+
+    left, right, calibration = rectify(rig, *views)
+    (y_left, x_left), (y_right, x_right) = centre(left), centre(right)
+    assert abs(centre(views[0])[0] - centre(views[1])[0]) > 1
+    assert y_left == pytest.approx(y_right, abs=0.3)
+    assert calibration.depth(np.array([x_left - x_right]))[0] == pytest.approx(point[2], rel=0.05)
+
+
+def test_views_of_different_size_are_not_rectified():
+    with pytest.raises(UserError, match="differ in size"):
+        rectify(a_rig(), np.zeros((240, 320, 3), np.uint8), np.zeros((240, 319, 3), np.uint8))
+
+
+def test_cameras_above_each_other_are_refused():
+    rig = a_rig()
+    upright = RawRig(*(rig.left, rig.left_distortion) * 2, np.eye(3), np.array([0, -0.12, 0]))
+    with pytest.raises(UserError, match="above each other"):
+        rectify(upright, *[np.zeros((240, 320, 3), np.uint8)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("calib.txt", "hello", "no calibration of KITTI .* Middlebury .* OpenCV"),
+        ("calib.txt", "", "is empty"),
+        ("calib.txt", "cam0=[1 0 0; 0 1 0; 0 0 1]\n", "no whole Middlebury calibration"),
+        ("calib.txt", "P2: 1 2 3\n", "no 3x4 projections of the cameras"),
+        ("calib.yml", "%YAML:1.0\n---\na: 1\n", "has neither P1 and P2, nor Q"),
+        ("calib.yml", "%YAML:1.0\n---\nM1: [", "FileStorage"),
+    ],
+)
+def test_what_is_no_calibration_is_named_in_one_line(tmp_path, name, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read_calibration(written(tmp_path / name, text))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,83 @@
+import pytest
+
+from densedistill import UserError
+from densedistill.data.check import check_dataset
+
+
+def by_split(layout, **options):
+    return {survey.split: survey for survey in check_dataset(layout.name, layout.root, **options)}
+
+
+def test_a_whole_data_set_is_usable_in_every_layout(layout):
+    surveys = check_dataset(layout.name, layout.root, **layout.options)
+    there = [survey for survey in surveys if not survey.absent]
+    assert sum(survey.samples for survey in there) >= len(layout.scenes)
+    assert all(survey.usable for survey in there)
+    assert all(role.found == survey.samples for survey in there for role in survey.roles.values())
+
+
+def test_counts_are_told_beside_those_of_the_whole_set(make):
+    surveys = by_split(make("kitti2015"))
+    assert (surveys["train"].samples, surveys["train"].expected) == (7, 200)
+    assert (surveys["test"].samples, surveys["test"].expected) == (1, 200)
+    assert surveys.keys() == {"train", "test"}
+
+
+def test_an_absent_split_says_what_was_expected(make):
+    surveys = by_split(make("kitti2012"))
+    assert surveys["train"].usable
+    assert not surveys["test"].usable
+    assert "nothing of split 'test'" in surveys["test"].absent
+
+
+def test_missing_files_are_counted_and_the_paths_given(make):
+    layout = make("kitti2015")
+    for name in ("000101_10", "000103_10"):
+        (layout.root / f"training/image_3/{name}.png").unlink()
+    (layout.root / "training/disp_noc_0/000100_10.png").unlink()
+    train = by_split(layout)["train"]
+    right, mask = train.roles["right"], train.roles["nonoccluded"]
+    assert (right.found, [path.name for path in right.missing]) == (5, ["000101_10.png", "000103_10.png"])
+    assert (mask.found, len(mask.missing), mask.required) == (6, 1, False)
+    assert not train.usable
+
+
+def test_what_can_be_done_without_leaves_a_data_set_usable(make):
+    layout = make("kitti2015")
+    (layout.root / "training/obj_map/000100_10.png").unlink()
+    assert by_split(layout)["train"].usable
+
+
+def test_broken_files_are_named_unless_only_listed(make):
+    layout = make("middlebury2014")
+    truth = layout.root / "Piano-imperfect" / "disp0.pfm"
+    truth.write_bytes(truth.read_bytes()[:100])
+    survey = by_split(layout)["all"]
+    ((name, reason),) = survey.broken
+    assert name == "Piano-imperfect"
+    assert str(truth) in reason
+    assert not survey.usable
+    listed = by_split(layout, fast=True)["all"]
+    assert listed.broken is None
+    assert listed.usable
+
+
+def test_progress_reaches_the_number_of_samples(make):
+    calls = []
+    layout = make("kitti2015")
+    check_dataset(layout.name, layout.root, progress=lambda *call: calls.append(call), split="train")
+    assert calls[-1] == ("train", 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("world", {}, "not made of files"),
+        ("kiti2015", {}, "did you mean 'kitti2015'"),
+        ("kitti2015", {"spit": "train"}, "did you mean 'split'"),
+        ("kitti2015", {"root": "/nowhere"}, "there is no folder /nowhere"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(tmp_path, name, options, message):
+    with pytest.raises(UserError, match=message):
+        check_dataset(name, **{"root": tmp_path, **options})

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from densedistill import UserError
+from densedistill.data import collate
+
+
+def sample(name, size=(4, 6), **more):
+    return {"left": torch.full((3, *size), 7, dtype=torch.uint8), "meta": {"name": name}, **more}
+
+
+def truth(size=(4, 6)):
+    return {"disparity": torch.ones(1, *size), "disparity_valid": torch.ones(1, *size, dtype=torch.bool)}
+
+
+def test_tensors_are_stacked_and_meta_is_a_list():
+    batch = collate([sample("a", **truth()), sample("b", **truth())])
+    assert batch["left"].shape == (2, 3, 4, 6)
+    assert batch["left"].dtype == torch.uint8
+    assert batch["disparity"].shape == (2, 1, 4, 6)
+    assert [meta["name"] for meta in batch["meta"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["missing last", "missing first"])
+def test_ground_truth_that_a_sample_lacks_is_zero_and_not_valid(first):
+    samples = [sample("a", **truth()), sample("b")]
+    batch = collate(samples if first else samples[::-1])
+    there, missing = (0, 1) if first else (1, 0)
+    assert batch["disparity_valid"][there].all()
+    assert not batch["disparity_valid"][missing].any()
+    assert (batch["disparity"][missing] == 0).all()
+
+
+def test_labels_that_a_sample_lacks_are_ignored_ones():
+    batch = collate([sample("a", labels=torch.zeros(4, 6, dtype=torch.int64)), sample("b")])
+    assert (batch["labels"][1] == 255).all()
+
+
+def test_boxes_are_padded_to_the_largest_number():
+    boxes = [torch.rand(n, 4) for n in (2, 0, 3)]
+    classes = [torch.arange(len(b)) for b in boxes]
+    samples = [
+        sample(str(i), boxes=b, classes=c) for i, (b, c) in enumerate(zip(boxes, classes, strict=True))
+    ]
+    batch = collate([*samples, sample("none")])
+    assert batch["boxes"].shape == (4, 3, 4)
+    assert torch.equal(batch["boxes"][0, :2], boxes[0])
+    assert batch["classes"].tolist() == [[0, 1, -1], [-1] * 3, [0, 1, 2], [-1] * 3]
+
+
+def test_samples_of_different_size_are_named():
+    with pytest.raises(UserError, match=r"6x4 px \(a\) and 5x4 px \(b\)") as caught:
+        collate([sample("a"), sample("b", size=(4, 5))])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_batch_owns_its_meta():
+    one = sample("a")
+    collate([one])["meta"][0]["name"] = "changed"
+    assert one["meta"]["name"] == "a"

@@ -1,0 +1,128 @@
+"""Teachers answer in evaluation mode, without gradient, at the size of the sample."""
+
+import pytest
+import torch
+from tiny_stereo import TinyStereo, stereo_batch
+from torch import nn
+
+import densedistill as dd
+from densedistill.distillation.teachers import EnsembleTeacher, NetworkTeacher, PredictorTeacher, Teacher
+
+
+class Says(Teacher):
+    """Answers with given values, and vouches for those above 0."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.values = torch.tensor(values).view(1, 1, 1, -1)
+
+    def forward(self, batch):
+        return {"disparity": self.values, "disparity_valid": self.values > 0}
+
+
+def test_a_network_stays_in_evaluation_mode_without_gradient():
+    teacher = NetworkTeacher(TinyStereo())
+    before = {name: buffer.clone() for name, buffer in teacher.named_buffers()}
+    answer = nn.ModuleList([teacher]).train()[0](stereo_batch())
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not answer["disparity"].requires_grad
+    assert not answer["disparity"].is_inference()
+    for name, buffer in teacher.named_buffers():
+        torch.testing.assert_close(buffer, before[name])
+
+
+def test_a_network_answers_in_the_samples_size_and_pixels():
+    network = TinyStereo(multiple=8)
+    batch = stereo_batch(height=16, width=32)
+    plain = NetworkTeacher(network)(batch)["disparity"]
+    cut = {key: value[..., :13, :30] for key, value in batch.items()}
+    assert NetworkTeacher(network)(cut)["disparity"].shape == (2, 1, 13, 30)
+    half = TinyStereo(multiple=8, scale=0.5)
+    half.load_state_dict(network.state_dict())
+    answer = NetworkTeacher(half)(batch)["disparity"]
+    assert answer.shape == plain.shape
+    assert answer.max() > 15  # twice what it sees at half size
+
+
+def test_all_heads_run_where_a_watched_tap_needs_them_and_only_then():
+    network = TinyStereo()
+    teacher = NetworkTeacher(network)
+    teacher.watch(["aggregation[-1]"])
+    assert len(teacher(stereo_batch())["taps"]["aggregation[-1]"]) == 1
+    assert not teacher._all_heads
+    teacher.watch(["aggregation"])
+    for _ in range(2):
+        assert len(teacher(stereo_batch())["taps"]["aggregation"]) == 2
+    assert not network.all_heads
+    assert not network.training
+
+
+def test_a_teacher_that_is_no_network_has_no_taps():
+    with pytest.raises(dd.UserError, match="no taps"):
+        Says(1.0).watch(["volume"])
+
+
+@pytest.mark.parametrize(("reduce", "expected"), [("mean", [5.0, 3.0, 0.0]), ("median", [3.0, 3.0, 0.0])])
+def test_an_ensemble_reduces_what_its_members_vouch_for(reduce, expected):
+    members = [Says(1.0, 2.0, 0.0), Says(3.0, 4.0, 0.0), Says(11.0, -5.0, 0.0)]
+    answer = EnsembleTeacher(members, reduce)(stereo_batch())
+    assert answer["disparity"].flatten().tolist() == expected
+    assert answer["disparity_valid"].flatten().tolist() == [True, True, False]
+
+
+def test_an_ensemble_of_networks_by_name():
+    member = {"name": "tiny_stereo:TinyStereo", "max_disparity": 32}
+    teacher = dd.create_teacher(
+        "ensemble", members=[member, {**member, "max_disparity": 16}], reduce="median"
+    )
+    assert teacher.max_disparity == 16
+    assert teacher(stereo_batch())["disparity"].shape == (2, 1, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "acvnet_smal"}, "no teacher 'acvnet_smal'; did you mean 'acvnet_small'"),
+        ({"name": "ensembel"}, "did you mean 'ensemble'"),
+        ({"name": "ensemble", "members": []}, "an ensemble needs members"),
+        ({"name": "ensemble", "members": [], "reduce": "max"}, "'mean' or 'median', got 'max'"),
+        ({"name": "ensemble", "member": []}, "takes no option 'member'; did you mean 'members'"),
+        ({"name": "tiny_stereo:TinyMono"}, "cannot import teacher"),
+        ({"name": "dsnet_bb21_ed2_n16", "max_disparty": 64}, "did you mean 'max_disparity'"),
+        ({"name": "sgbm", "weights": "x"}, "teacher 'sgbm' takes no option 'weights'"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_nearest(options, message):
+    with pytest.raises(dd.UserError, match=message):
+        dd.create_teacher(**options)
+
+
+def test_a_registered_network_is_a_teacher():
+    teacher = dd.create_teacher("dsnet_bb21_ed2_n8", max_disparity=64)
+    assert teacher.max_disparity == 64
+    assert teacher.name == "dsnet_bb21_ed2_n8"
+
+
+def test_whatever_is_called_like_a_predictor_is_a_teacher_that_leaves_holes_out():
+    def predict(left, right):
+        return {"disparity": left[:, :1].float() - 100}
+
+    batch = stereo_batch()
+    answer = PredictorTeacher(predict, holes=True)(batch)
+    torch.testing.assert_close(answer["disparity_valid"], batch["left"][:, :1] > 100)
+    assert "disparity_valid" not in PredictorTeacher(predict)(batch)
+
+
+def test_the_classical_matcher_vouches_for_what_it_matched():
+    noise = torch.randint(
+        0, 256, (1, 3, 48, 160), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    shifted = torch.roll(noise, -5, -1)
+    batch = {"left": noise, "right": shifted}
+    answer = dd.create_teacher("sgbm", max_disparity=16)(batch)
+    valid = answer["disparity_valid"]
+    assert not valid.all()
+    assert valid[..., 32:-16].float().mean() > 0.8
+    assert (answer["disparity"][valid] - 5).abs().median() < 0.5
+    assert "disparity_valid" not in dd.create_teacher("sgbm", max_disparity=16, fill=True)(batch)

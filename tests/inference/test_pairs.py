@@ -1,0 +1,93 @@
+"""Which files make a pair."""
+
+from pathlib import Path
+
+import pytest
+
+from densedistill.errors import UserError
+from densedistill.inference.pairs import Pair, pairs_from
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("folders", [("left", "right"), ("image_0", "image_1"), ("image_2", "image_3")])
+def test_two_folders_are_paired_by_name(tmp_path, folders):
+    left, right = folders
+    touch(*(tmp_path / side / f"{frame}.png" for side in folders for frame in ("000_10", "000_11")))
+    touch(tmp_path / left / "notes.txt", tmp_path / left / ".hidden.png")
+    assert pairs_from(tmp_path) == [
+        Pair(tmp_path / left / f"{frame}.png", tmp_path / right / f"{frame}.png", frame)
+        for frame in ("000_10", "000_11")
+    ]
+
+
+def test_the_two_views_may_have_different_suffixes(tmp_path):
+    touch(tmp_path / "left" / "a.png", tmp_path / "right" / "a.jpg")
+    assert pairs_from(tmp_path)[0].right.name == "a.jpg"
+
+
+def test_scenes_are_named_by_their_folders(tmp_path):
+    for scene in ("b/Piano", "a/Piano", "Pipes"):
+        touch(tmp_path / scene / "im0.png", tmp_path / scene / "im1.png")
+    names = {pair.left.parent: pair.name for pair in pairs_from(tmp_path)}
+    assert len(set(names.values())) == 3
+    assert names[tmp_path / "b/Piano"].endswith("b_Piano_im0")
+    touch(tmp_path / "one" / "im0.png", tmp_path / "one" / "im1.png")
+    assert pairs_from(tmp_path / "one") == [
+        Pair(tmp_path / "one" / "im0.png", tmp_path / "one" / "im1.png", "one")
+    ]
+
+
+def test_a_list_is_relative_to_its_folder_and_may_have_more_columns(tmp_path):
+    touch(*(tmp_path / path for path in ("A/left/1.png", "A/right/1.png", "B/left/1.png", "B/right/1.png")))
+    (tmp_path / "list.txt").write_text(
+        "# left right disparity\nA/left/1.png A/right/1.png A/d/1.pfm\n\nB/left/1.png\tB/right/1.png\n"
+    )
+    pairs = pairs_from(tmp_path / "list.txt")
+    assert [pair.left for pair in pairs] == [tmp_path / "A/left/1.png", tmp_path / "B/left/1.png"]
+    assert [pair.name for pair in pairs] == ["A_left_1", "B_left_1"]
+
+
+def test_pairs_of_paths_keep_their_stems():
+    assert pairs_from([("x/a.png", "y/b.png")]) == [Pair(Path("x/a.png"), Path("y/b.png"), "a")]
+
+
+def test_a_left_without_its_right_is_named(tmp_path):
+    touch(*(tmp_path / "left" / f"{n}.png" for n in range(3)), tmp_path / "right" / "0.png")
+    message = r"left/1 has no counterpart in .*right \(and 1 more have no other view\)"
+    with pytest.raises(UserError, match=message):
+        pairs_from(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a.png\n", "line 1: a pair is two paths, left and right, got 'a.png'"),
+        ("# only this\n", "no pair in the list"),
+        ("\na.png b.png\n", r"line 2: there is no file .*a\.png"),
+    ],
+)
+def test_a_list_that_is_not_right_is_refused_by_line(tmp_path, content, message):
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(UserError, match=message):
+        pairs_from(tmp_path / "list.txt")
+
+
+def test_what_is_not_there_or_empty_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no pairs in .*; expected left/ and right/"):
+        pairs_from(tmp_path)
+    with pytest.raises(UserError, match=r"cannot read the list .*nothing.txt"):
+        pairs_from(tmp_path / "nothing.txt")
+    (tmp_path / "left").mkdir()
+    (tmp_path / "right").mkdir()
+    with pytest.raises(UserError, match=r"no image in .*left"):
+        pairs_from(tmp_path)
+
+
+def test_one_pair_given_twice_is_refused():
+    with pytest.raises(UserError, match=r"x/a\.png is given more than once"):
+        pairs_from([("x/a.png", "y/b.png"), ("x/a.png", "y/c.png")])

@@ -1,0 +1,216 @@
+"""`Predictor`: images of any size in, maps of that size out, and the network left as it was."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import densedistill as dd
+from densedistill.errors import UserError
+from densedistill.inference import Predictor
+from densedistill.networks import InputSpec
+
+
+class Echo(nn.Module):
+    """Answers with the first channel of the left view as it was before normalising, times 255."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.input_spec = spec
+        self.norm = nn.BatchNorm2d(3)  # tells whether it was evaluated in evaluation mode
+        self.sizes = []
+
+    def forward(self, left, right):
+        self.sizes.append(tuple(left.shape))
+        self.norm(left)
+        spec = self.input_spec
+        channel = 2 if spec.channels == "bgr" else 0
+        red = (left[:, channel] * spec.std[channel] + spec.mean[channel]) / spec.range
+        return {"disparity": red[:, None] * 255}
+
+
+def pair(height=37, width=53, batch=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    size = (3, height, width) if batch is None else (batch, 3, height, width)
+    return [torch.randint(0, 256, size, generator=generator, dtype=torch.uint8) for _ in range(2)]
+
+
+SPECS = [
+    InputSpec(pad=pad, pad_mode=mode, channels=channels, multiple=multiple, min_size=least)
+    for pad, mode, channels, multiple, least in [
+        ("bottom-right", "zeros-after-normalising", "rgb", 16, (0, 0)),
+        ("top-right", "zeros-after-normalising", "rgb", 32, (96, 128)),
+        ("centre", "reflect", "bgr", 16, (0, 0)),
+        ("centre", "replicate", "rgb", 64, (200, 0)),
+        ("bottom-right", "reflect", "rgb", 1, (0, 0)),
+    ]
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.pad}-{spec.pad_mode}-{spec.multiple}")
+@pytest.mark.parametrize("size", [(37, 53), (1, 1), (64, 128), (3, 200)])
+def test_every_pixel_comes_back_to_its_place(spec, size):
+    left, right = pair(*size)
+    net = Echo(spec)
+    out = Predictor(net)(left, right)["disparity"]
+    assert out.shape == (1, 1, *size)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out[0, 0], left[0].float(), atol=1e-3, rtol=0)
+    seen = net.sizes[0]
+    assert seen[2] % spec.multiple == 0
+    assert seen[3] % spec.multiple == 0
+    assert seen[2] >= spec.min_size[0]
+    assert seen[3] >= spec.min_size[1]
+
+
+def test_the_same_image_however_it_is_held():
+    left, right = pair()
+    predict = Predictor(Echo(InputSpec()))
+    expected = predict(left, right)["disparity"]
+    hwc = [view.permute(1, 2, 0).numpy() for view in (left, right)]
+    forms = {
+        "batch": [view[None] for view in (left, right)],
+        "float": [view / 255 for view in (left, right)],
+        "float64": [view.double() / 255 for view in (left, right)],
+        "array (H, W, 3)": hwc,
+        "float array": [view / 255 for view in hwc],
+        "array (3, H, W)": [view.numpy() for view in (left, right)],
+        "PIL": [Image.fromarray(view) for view in hwc],
+        "array of negative strides": [view[::-1, ::-1].copy()[::-1, ::-1] for view in hwc],
+    }
+    for form, views in forms.items():
+        torch.testing.assert_close(predict(*views)["disparity"], expected, atol=1e-3, rtol=0, msg=form)
+
+
+def test_grey_images_are_repeated():
+    left, right = pair()
+    out = Predictor(Echo(InputSpec()))(left[0].numpy(), right[0].numpy())["disparity"]
+    torch.testing.assert_close(out[0, 0], left[0].float(), atol=1e-3, rtol=0)
+
+
+def test_a_batch_gives_a_batch():
+    left, right = pair(batch=3)
+    out = Predictor(Echo(InputSpec()))(left, right)["disparity"]
+    torch.testing.assert_close(out, left[:, :1].float(), atol=1e-3, rtol=0)
+
+
+def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source():
+    class Constant(nn.Module):
+        input_spec = InputSpec(scale=0.5, multiple=1)
+
+        def forward(self, left, right):
+            self.width = left.shape[-1]
+            return {"disparity": torch.full_like(left[:, :1], 10.0)}
+
+    net = Constant()
+    out = Predictor(net)(*pair(40, 60))["disparity"]
+    assert net.width == 30
+    assert out.shape[-2:] == (40, 60)
+    assert torch.all(out == 20)
+
+
+def test_the_network_is_evaluated_and_left_in_the_mode_it_was_in():
+    net = Echo(InputSpec())
+    net.train()
+    net.norm.eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    predict = Predictor(net)
+    predict(*pair())
+    assert net.training
+    assert not net.norm.training
+    net.norm.train()
+    predict(*pair())
+    assert net.norm.training
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_the_mode_comes_back_after_an_error_too():
+    class Broken(Echo):
+        def forward(self, left, right):
+            raise RuntimeError("no")
+
+    net = Broken(InputSpec()).train()
+    with pytest.raises(RuntimeError, match="no"):
+        Predictor(net)(*pair())
+    assert net.training
+
+
+def test_nothing_is_kept_for_gradients():
+    net = Echo(InputSpec())
+    net.scale = nn.Parameter(torch.ones(()))
+    net.register_forward_hook(lambda module, args, out: {"disparity": out["disparity"] * module.scale})
+    assert not Predictor(net)(*pair())["disparity"].requires_grad
+
+
+def test_a_bare_tensor_is_the_main_output():
+    class Bare(nn.Module):
+        input_spec = InputSpec()
+
+        def forward(self, left, right):
+            return left[:, :1]
+
+    assert Predictor(Bare())(*pair())["disparity"].shape == (1, 1, 37, 53)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_precision_is_what_the_network_computes_in(precision, dtype):
+    class Spy(nn.Module):
+        input_spec = InputSpec()
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 1)
+
+        def forward(self, left, right):
+            out = self.conv(left)
+            self.dtype = out.dtype
+            return {"disparity": out}
+
+    net = Spy()
+    predict = Predictor(net, precision=precision)
+    assert predict(*pair())["disparity"].dtype == torch.float32
+    assert net.dtype == dtype
+    assert predict.precision == precision
+
+
+def test_auto_takes_the_faster_precision_of_this_machine():
+    assert Predictor(Echo(InputSpec()), precision="auto").precision in ("float32", "bfloat16")
+
+
+def test_a_real_network_answers_as_when_prepared_by_hand():
+    torch.manual_seed(0)
+    net = dd.create_model("dsnet_bb21_ed2_n16", max_disparity=16).eval()
+    left, right = pair(30, 45)
+    prepared, placement = net.input_spec.prepare(left[None], right[None])
+    with torch.no_grad():
+        expected = net.input_spec.restore(net(*prepared)["disparity"], placement)
+    out = Predictor(net)(left, right)["disparity"]
+    assert out.shape == (1, 1, 30, 45)
+    torch.testing.assert_close(out, expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (pair(8, 8)[:1], "stereo takes 2 images .left, right., got 1"),
+        ([pair(8, 8)[0], pair(8, 9)[0]], "the views differ in size .8x8 and 9x8 px."),
+        ([pair(8, 8, 2)[0], pair(8, 8, 3)[0]], "the views differ in number: 2 and 3"),
+        ([torch.full((3, 8, 8), 200.0)] * 2, r"float image lies in \[0, 1\], this one in \[200, 200\]"),
+        ([torch.full((3, 8, 8), float("nan"))] * 2, r"lies in \[0, 1\]"),
+        ([torch.zeros(4, 8, 8)] * 2, r"an image has shape .*got \(4, 8, 8\)"),
+        ([torch.zeros(3, 0, 8)] * 2, r"an image has shape .*got \(3, 0, 8\)"),
+        ([torch.zeros(3, 8, 8, dtype=torch.int64)] * 2, "uint8, or float"),
+        ([np.zeros((8, 8, 3), np.uint16)] * 2, "this array is uint16"),
+    ],
+)
+def test_what_is_no_pair_of_images_is_refused_in_one_line(views, message):
+    with pytest.raises(UserError, match=message) as refused:
+        Predictor(Echo(InputSpec()))(*views)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_precision_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"no precision 'bf16'; .*bfloat16"):
+        Predictor(Echo(InputSpec()), precision="bf16")

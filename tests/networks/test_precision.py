@@ -1,0 +1,82 @@
+"""Number formats, memory formats and folded batch normalisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from densedistill.networks import create_model
+from densedistill.networks.precision import channels_last, fastest_dtype, fold_batch_norm
+
+
+def settle(network):
+    """Give every normalisation statistics, scales and shifts that matter."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            for tensor, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2.0),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+            ):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return network.eval()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("kind", ["Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"])
+def test_folding_keeps_what_a_convolution_and_its_normalisation_compute(kind, groups, affine, bias):
+    dims = int(kind[-2])
+    norm = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](9, affine=affine)
+    network = nn.Sequential(
+        getattr(nn, kind)(6, 9, 3, 2, 1, groups=groups, bias=bias), norm, nn.ReLU()
+    ).eval()
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    if affine:
+        nn.init.uniform_(norm.weight, -1, 1)
+        nn.init.uniform_(norm.bias, -1, 1)
+    image = torch.randn(2, 6, *[7] * dims)
+    folded = fold_batch_norm(network)
+    assert isinstance(folded[1], nn.Identity)
+    torch.testing.assert_close(folded(image), network(image))
+
+
+@pytest.mark.parametrize("name", ["dsnet_slim", "acvnet_slim"])
+def test_folding_leaves_a_stereo_network_its_disparity_its_paths_and_itself(name):
+    network = settle(create_model(name, max_disparity=64)).double()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    folded = fold_batch_norm(network)
+    assert not any(isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d) for m in folded.modules())
+    assert [path for path, _ in folded.named_modules()] == [path for path, _ in network.named_modules()]
+    left, right = torch.randn(2, 1, 3, 32, 64, dtype=torch.float64).unbind()
+    with torch.no_grad():
+        torch.testing.assert_close(folded(left, right)["disparity"], network(left, right)["disparity"])
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_a_convolution_that_two_normalisations_share_is_not_folded():
+    conv = nn.Conv2d(3, 4, 1)
+    network = nn.Sequential(
+        nn.Sequential(conv, nn.BatchNorm2d(4)), nn.Conv2d(4, 3, 1), nn.Sequential(conv)
+    ).eval()
+    assert isinstance(fold_batch_norm(network)[0][1], nn.BatchNorm2d)
+
+
+def test_channels_last_lays_out_weights_and_hence_results():
+    network = channels_last(nn.Sequential(nn.Conv3d(4, 8, 3), nn.ConvTranspose3d(8, 4, 3)))
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last_3d) for m in network)
+    assert network(torch.randn(2, 4, 5, 6, 7)).is_contiguous(memory_format=torch.channels_last_3d)
+    flat = channels_last(nn.Conv2d(4, 8, 3))
+    assert flat(torch.randn(1, 4, 5, 6)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_cpu_is_fastest_in_bfloat16_only_with_amx(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert fastest_dtype("cpu") is torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert fastest_dtype(torch.device("cpu")) is torch.float32

@@ -1,0 +1,210 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from densedistill.errors import UserError
+from densedistill.recipes import Stages, describe, list_recipes, load_recipe, parse_value
+from densedistill.recipes.load import merge
+
+PUBLISHED = [
+    "acvnet/sceneflow",
+    "dsnet/kitti",
+    "dsnet/sceneflow",
+    "dsnet/sceneflow-attention",
+    "dsnet/sceneflow-paper",
+    "dsnet/sceneflow-teacher-gwcnet",
+    "dsnet/sceneflow-teacher-lac",
+    "dsnet/sceneflow-two-teachers",
+    "dsnet/table3",
+    "dsnet/table4",
+    "gwcnet/sceneflow",
+    "lacgwcnet/sceneflow",
+]
+
+
+def stages_of(recipe):
+    return list(recipe.recipes.values()) if isinstance(recipe, Stages) else [recipe]
+
+
+@pytest.mark.parametrize("twin", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_recipe_resolves_and_reads_back(name, twin, tmp_path):
+    recipe = load_recipe(name, twin=twin)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    assert load_recipe(path) == recipe
+    assert describe(name).strip()
+    assert "\n" not in describe(name)
+    for stage in stages_of(recipe):
+        sets = stage.data.train + stage.data.validate
+        assert all((dataset.name == "world") is twin for dataset in sets)
+
+
+def test_the_published_recipes_are_listed():
+    assert set(PUBLISHED) <= set(list_recipes())
+    assert list_recipes("gwcnet/*") == ["gwcnet/sceneflow"]
+
+
+def test_dsnet_on_sceneflow_has_the_schedule_of_the_paper():
+    recipe = load_recipe("dsnet/sceneflow-paper")
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.data.batch_size) == ("adam", 1e-4, 8)
+    assert recipe.schedule.epochs == 64
+    assert recipe.schedule.milestones == [20, 32, 40, 48, 56]
+    assert {name: term.get("weight", 1.0) for name, term in recipe.objective.items()} == {
+        "ground_truth": 0.4,
+        "output": 0.4,
+        "features": 0.1,
+        "volume": 0.1,
+        "aggregation": 0.1,
+    }
+
+
+def test_the_objective_of_the_code_differs_from_that_of_the_paper():
+    code = load_recipe("dsnet/sceneflow").objective
+    assert [code[name].get("weight", 1.0) for name in ("ground_truth", "output", "features", "volume")] == [
+        1,
+        0.1,
+        1,
+        5,
+    ]
+    assert code["aggregation"]["levels"] == [0, 0.5, 1.0]
+
+
+def test_table4_adds_one_point_at_a_time():
+    rungs = load_recipe("dsnet/table4").recipes
+    assert [len(recipe.objective) for recipe in rungs.values()] == [1, 2, 3, 4, 5]
+    assert set(rungs["output"].objective) == {"ground_truth", "volume", "features", "output"}
+
+
+def test_acvnet_is_a_chain_of_three_stages_with_freezing():
+    stages = load_recipe("acvnet/sceneflow").recipes
+    assert list(stages) == ["attention", "aggregation", "all"]
+    assert stages["attention"].student.options["attention_only"]
+    assert stages["aggregation"].student.options["freeze_attention"]
+    assert [s.objective["ground_truth"]["levels"] for s in stages.values()] == [
+        [1.0],
+        [0.5, 0.7, 1.0],
+        [0.5, 0.5, 0.7, 1.0],
+    ]
+    assert stages["all"].student.weights == "stage:aggregation"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optimzer.lr", 1, "no field 'optimzer'; did you mean 'optimizer'"),
+        ("optimizer.learning_rate", 1, "no field 'optimizer.learning_rate'"),
+        ("data.train.rot", "x", "no field 'data.train.rot'; did you mean 'data.train.root'"),
+        ("data.batchsize", 1, "no field 'data.batchsize'; did you mean 'data.batch_size'"),
+        ("student.wieghts", "x", "no field 'student.wieghts'; did you mean 'student.weights'"),
+        ("objective.volum.weight", 0, "objective.volum: this term has no 'loss'; did you mean 'volume'"),
+        ("objective.volume.to", "techer", "there is no teacher 'techer'; did you mean 'teacher'"),
+        (
+            "teachers.techer.weights",
+            "x",
+            "teachers.techer: this teacher has no 'name'; did you mean 'teacher'",
+        ),
+        ("data.batch_size", "many", "data.batch_size: a whole number is wanted, not 'many'"),
+        ("trainer.precision", "bf17", "trainer.precision: there is no 'bf17'; did you mean 'bf16'"),
+        ("schedule.milestones", 3, "schedule.milestones: a list is wanted, not 3"),
+        ("trainer.compile", "perhaps", "trainer.compile: true or false is wanted, not 'perhaps'"),
+        ("seed.x", 1, "seed"),
+    ],
+)
+def test_a_wrong_field_is_named_with_the_nearest_valid_one(path, value, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("dsnet/sceneflow", overrides={path: value})
+
+
+def test_dotted_fields_override_and_lists_are_counted():
+    recipe = load_recipe(
+        "dsnet/kitti",
+        overrides={
+            "data.train.1.root": "/kitti",
+            "data.validate.root": "/val",
+            "objective.volume.weight": 0,
+            "optimizer.lr": "1e-4",
+            "student.max_disparity": 256,
+        },
+    )
+    assert [dataset.root for dataset in recipe.data.train] == ["data/KITTI2012", "/kitti"]
+    assert recipe.data.validate[0].root == "/val"
+    assert recipe.objective["volume"]["weight"] == 0
+    assert recipe.optimizer.lr == 1e-4
+    assert recipe.student.options == {"max_disparity": 256}
+    with pytest.raises(
+        UserError, match=r"there are 2 entries; say which, for example 'data\.train\.0\.root'"
+    ):
+        load_recipe("dsnet/kitti", overrides={"data.train.root": "/kitti"})
+
+
+def test_overrides_of_a_chain_go_to_every_stage_or_to_the_one_named():
+    recipes = load_recipe("acvnet/sceneflow", overrides={"seed": 7, "all.schedule.epochs": 3}).recipes
+    assert [recipe.seed for recipe in recipes.values()] == [7, 7, 7]
+    assert [recipe.schedule.epochs for recipe in recipes.values()] == [64, 64, 3]
+
+
+def test_a_length_in_another_unit_keeps_the_shape_of_the_schedule():
+    schedule = load_recipe("dsnet/sceneflow", overrides={"schedule.steps": 640}).schedule
+    assert (schedule.epochs, schedule.steps) == (None, 640)
+    assert schedule.milestones == [200, 320, 400, 480, 560]
+
+
+def test_merging_replaces_what_has_another_name_and_keeps_the_rest():
+    base = {"train": {"name": "sceneflow", "root": "x"}, "batch_size": 8}
+    assert merge(base, {"train": {"name": "world"}}) == {"train": {"name": "world"}, "batch_size": 8}
+    assert merge(base, {"train": {"crop": [1, 2]}})["train"] == {
+        "name": "sceneflow",
+        "root": "x",
+        "crop": [1, 2],
+    }
+
+
+def test_flags_are_read_as_yaml_and_numbers_need_no_point():
+    values = [parse_value(text) for text in ("1e-4", "2.5E+3", "3", "[256, 512]", "null", "true", "a: b: c")]
+    assert values == [1e-4, 2500.0, 3, [256, 512], None, True, "a: b: c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: [", "line 2: not YAML"),
+        ("- a", "a recipe is a mapping"),
+        ("recipe: dsnet/scenflow", "there is no recipe 'dsnet/scenflow'; did you mean 'dsnet/sceneflow'"),
+        ("recipe: dsnet/sceneflow\nladder: {rugs: {}}", "ladder has the field rungs"),
+        ("task: stereo", "the recipe lacks the field 'student'"),
+        ("chain: 3", "chain is a list of stages"),
+    ],
+)
+def test_a_broken_file_has_one_line(tmp_path, text, message):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_leads_back_to_itself_is_refused(tmp_path):
+    path = tmp_path / "circle.yaml"
+    path.write_text(f"recipe: {path}\n")
+    with pytest.raises(UserError, match="leads back to itself"):
+        load_recipe(path)
+
+
+def test_a_recipe_without_twin_says_so(tmp_path):
+    path = tmp_path / "plain.yaml"
+    path.write_text("student: {name: x}\n")
+    with pytest.raises(UserError, match="has no twin"):
+        load_recipe(path, twin=True)
+
+
+def test_recipes_load_without_torch():
+    code = (
+        "import sys; from densedistill.recipes import load_recipe; load_recipe('dsnet/sceneflow', twin=True);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": source}).returncode == 0

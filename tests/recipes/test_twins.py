@@ -1,0 +1,38 @@
+"""Every twin trains, evaluates and reports."""
+
+import math
+
+import pytest
+
+from densedistill.recipes import list_recipes, load_recipe
+from densedistill.recipes.load import read_document
+from densedistill.verbs import distill
+
+
+def has_twin(name):
+    document = read_document(name)
+    return "twin" in document or ("recipe" in document and has_twin(document["recipe"]))
+
+
+TWINS = [name for name in list_recipes() if has_twin(name)]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_runs_twenty_steps(name, tmp_path):
+    recipe = load_recipe(
+        name,
+        twin=True,
+        overrides={
+            "schedule.steps": 20,
+            "data.batch_size": 1,
+            "data.train.size": [32, 64],
+            "data.validate.size": [32, 64],
+            "data.validate.length": 2,
+            "trainer.validate_every": 20,
+            "trainer.pictures": 1,
+        },
+    )
+    run = distill(recipe, run_dir=tmp_path / "run")
+    assert all(math.isfinite(row["epe"]) for row in run.metrics["rows"])
+    assert (run.path / "report.html").stat().st_size > 1000

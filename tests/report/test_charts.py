@@ -1,0 +1,78 @@
+import math
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from densedistill.report.charts import Series, dot_chart, line_chart, linear_ticks, log_ticks, number, thin
+
+values = st.floats(-1e6, 1e6, allow_nan=False).map(lambda v: round(v, 4))
+
+
+@given(values, st.floats(1e-3, 1e6))
+def test_linear_ticks_are_round_numbers_inside_the_range(low, span):
+    ticks = linear_ticks(low, low + span)
+    assert 2 <= len(ticks) <= 11
+    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
+    steps = {round((b - a) / 10 ** math.floor(math.log10(b - a) + 1e-6), 3) for a, b in pairwise(ticks)}
+    assert steps <= {1.0, 2.0, 5.0}
+
+
+def test_log_ticks_are_one_two_five_and_powers_alone_when_many():
+    assert log_ticks(0.9, 60) == [1, 2, 5, 10, 20, 50]
+    assert log_ticks(1e-4, 1e4) == [10.0**e for e in range(-4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.00012, "0.00012"), (1234, "1234"), (12345, "12.3k"), (2.5e6, "2.5M"), (3e9, "3G")]
+)
+def test_numbers_are_written_briefly(value, text):
+    assert number(value) == text
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=161, max_size=900))
+def test_thinning_keeps_order_range_and_the_mean(ys):
+    xs, thinned = thin(range(len(ys)), ys)
+    assert len(xs) == len(thinned) == 160
+    assert xs == sorted(xs)
+    assert min(ys) - 1e-9 <= min(thinned)
+    assert max(thinned) <= max(ys) + 1e-9
+    if len(ys) % 160 == 0:
+        assert sum(thinned) / 160 == pytest.approx(sum(ys) / len(ys))
+
+
+@given(st.lists(st.tuples(values, values), min_size=1, max_size=30))
+def test_lines_stay_inside_the_drawing(points):
+    chart = line_chart(
+        [Series("run", [x for x, _ in points], [y for _, y in points])], "title", "steps", "px"
+    )
+    drawn = re.search(r'points="([^"]*)"', chart)[1].split()
+    for x, y in (map(float, point.split(",")) for point in drawn):
+        assert 52 <= x <= 560
+        assert 12 <= y <= 262
+
+
+def test_what_cannot_be_drawn_is_left_out():
+    chart = line_chart([Series("a", [1, 2, 3], [math.nan, 2.0, math.inf])], "t", "x", "y")
+    assert len(re.search(r'points="([^"]*)"', chart)[1].split()) == 1
+    assert line_chart([Series("a", [1], [-1.0])], "t", "x", "y", log_y=True) is None
+    assert dot_chart([Series("a", [0.0], [1.0])], "t", "x", "y") is None
+    assert line_chart([], "t", "x", "y") is None
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap():
+    chart = line_chart([Series(f"run {i}", [0, 1], [0, 1]) for i in range(6)], "t", "x", "y")
+    heights = sorted(float(y) for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', chart))
+    assert len(heights) == 6
+    assert all(b - a >= 13.9 for a, b in pairwise(heights))
+
+
+def test_a_name_moves_only_where_another_is_in_its_way():
+    near = [Series("a", [1.0], [10.0]), Series("b", [1.0], [10.1]), Series("c", [100.0], [10.05])]
+    chart = dot_chart(near, "t", "x", "y")
+    dots = [float(y) for y in re.findall(r'cy="([\d.]+)"', chart)]
+    names = [float(y) - 4 for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', chart)]
+    assert abs(names[0] - names[1]) >= 13.9
+    assert names[2] == pytest.approx(dots[2], abs=0.11)

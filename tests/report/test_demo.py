@@ -1,0 +1,189 @@
+import io
+import json
+import re
+import types
+
+import pytest
+import torch
+from rich.console import Console
+
+from densedistill.cli import main
+from densedistill.errors import UserError
+from densedistill.networks import create_model, published
+from densedistill.recipes import load_recipe
+from densedistill.report import Cost, demo
+from densedistill.report.tables import cost_columns, metric_columns
+
+TINY = {
+    "data.train.length": 4,
+    "data.train.size": [64, 128],
+    "data.train.crop": [64, 96],
+    "data.validate.length": 1,
+    "data.validate.size": [64, 128],
+    "data.batch_size": 1,
+}
+
+
+@pytest.fixture
+def small(tmp_path_factory, monkeypatch):
+    """Random weights in place of those that ship, two small scenes and one photograph to evaluate on."""
+    weights = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    for name in ("dsnet_slim", "gwcnet_slim"):
+        published.save_weights(create_model(name), weights / f"{name}.safetensors", half=True)
+    monkeypatch.setattr(published, "SHIPPED", weights)
+    monkeypatch.setattr(demo, "HELD_OUT", {"seed": 22000000, "length": 2, "size": (64, 128)})
+    monkeypatch.setattr(demo, "REAL", {"Cones": "middlebury2003"})
+    monkeypatch.setattr(demo, "COST_SIZE", (64, 128))
+
+
+def run(out, **options):
+    console = Console(file=io.StringIO(), width=80, record=True)
+    path = demo.run_demo(out, overrides=TINY, console=console, **options)
+    return path, console.export_text()
+
+
+def test_the_whole_way_leaves_table_report_figures_and_picture_and_repeats_nothing(
+    small, tmp_path, monkeypatch
+):
+    out = tmp_path / "demo"
+    report, said = run(out, steps=2)
+    names = ["teacher", "distilled", "baseline", "shipped student", "SGBM"]
+    rows = json.loads((out / "metrics.json").read_text())["rows"]
+    assert [(row["data"], row["name"]) for row in rows] == [
+        (d, n) for d in ("held-out", "Cones") for n in names
+    ]
+    assert all({"epe", "bad2", "d1"} <= row.keys() for row in rows)
+    assert (out / "picture.webp").stat().st_size < 300_000
+    text = report.read_text()
+    assert report == out / "report.html"
+    for part in (
+        "Cones",
+        "held-out scene 2",
+        "Validation EPE against wall-clock",
+        "Loss terms of distilled",
+        "seed 1",
+    ):
+        assert part in text
+    assert f"wrote {out}/report.html" in said.replace("\n", "")
+    assert max(map(len, said.splitlines())) <= 80 or str(out) in said
+    # the same pairs in the same order, and the first weights alike
+    recipes = {name: load_recipe(out / name / "recipe.yaml") for name in ("distilled", "baseline")}
+    assert recipes["distilled"].data == recipes["baseline"].data
+    assert recipes["distilled"].schedule == recipes["baseline"].schedule
+
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/student.safetensors")}
+    assert len(trained) == 2
+    monkeypatch.setattr(demo, "_compare", lambda *_: None)
+    _, said = run(out)
+    assert said.count("finished before") == 2
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    with pytest.raises(UserError, match=r"holds a demo with --steps 2, not 3; name another folder"):
+        run(out, steps=3)
+    with pytest.raises(UserError, match=r"holds a demo with --seed 1, not 2"):
+        run(out, seed=2)
+
+
+def test_the_two_recipes_differ_in_the_teacher_alone():
+    distilled, baseline = (load_recipe(f"demo/{name}") for name in ("distilled", "baseline"))
+    for part in ("task", "student", "data", "optimizer", "schedule", "seed", "trainer"):
+        assert getattr(distilled, part) == getattr(baseline, part)
+    assert distilled.objective["ground_truth"] == baseline.objective["ground_truth"]
+    assert set(baseline.objective) == {"ground_truth"}
+    assert {term["to"] for name, term in distilled.objective.items() if name != "ground_truth"} == {"teacher"}
+
+
+def test_evaluation_scenes_are_none_of_those_trained_on():
+    ranges = [range(demo.HELD_OUT["seed"], demo.HELD_OUT["seed"] + demo.HELD_OUT["length"])]
+    for name in ("demo/distilled", "shipped/teacher", "shipped/student"):
+        recipe = load_recipe(name)
+        for entry in (*recipe.data.train, *recipe.data.validate):
+            seed, length = entry.options["seed"], entry.options["length"]
+            assert not set(ranges[0]) & set(range(seed, seed + length)), name
+
+
+def test_ctrl_c_says_how_to_go_on(small, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt("stopped at step 1; go on with: --resume somewhere")
+
+    monkeypatch.setattr(demo, "train", interrupted)
+    monkeypatch.setattr(demo, "_make_pairs", lambda *_: None)
+    assert main(["demo", "--out", str(tmp_path / "x"), "--steps", "5"]) == 130
+    assert f"`densedistill demo --out {tmp_path}/x` goes on from here" in capsys.readouterr().err
+
+
+def test_a_stopped_training_is_gone_on_with(small, tmp_path, monkeypatch):
+    asked = []
+    (tmp_path / "recipe.yaml").write_text("task: stereo\n")
+
+    def train(recipe=None, run=None, resume=None):
+        asked.append(resume)
+        return demo.Run(resume)
+
+    monkeypatch.setattr(demo, "train", train)
+    demo._train("distilled", load_recipe("demo/distilled"), tmp_path, Console(quiet=True))
+    assert asked == [tmp_path]
+
+
+def test_minutes_become_steps_by_a_short_trial_that_leaves_nothing(tmp_path, monkeypatch):
+    def train(recipe, run):
+        run.mkdir(parents=True)
+        assert recipe.data.validate == []
+        seconds = [5.0, 9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0]  # slow at first
+        history = [{"step": i + 1, "time": second} for i, second in enumerate(seconds)]
+        return types.SimpleNamespace(history=history)
+
+    monkeypatch.setattr(demo, "train", train)
+    steps = demo._steps_in(10, tmp_path, {}, Console(quiet=True))
+    assert steps == 420  # 600 s, 70 % of them for two trainings of 0.5 s a step
+    assert list(tmp_path.iterdir()) == []
+    assert demo._steps_in(0.01, tmp_path, {}, Console(quiet=True)) == 20
+    with pytest.raises(UserError, match="above 0"):
+        demo._steps_in(0, tmp_path, {}, Console(quiet=True))
+
+
+def test_the_summary_says_what_came_out_whichever_way():
+    shares = {"teacher": 0.1, "distilled": 0.3, "baseline": 0.2, "shipped student": 0.15, "SGBM": 0.09}
+    rows = [{"name": n, "data": d, "bad2": s} for n, s in shares.items() for d in demo.REAL]
+    rows.append({"name": "distilled", "data": "held-out", "bad2": 0.9})
+    costs = [Cost("teacher", 300, 1, 0.4), Cost("distilled", 100, 1, 0.1)]
+    history = types.SimpleNamespace(history=[{"time": 126.0}])
+    recipe = load_recipe("demo/distilled", {"schedule.steps": 300})
+    said = demo.summarise(rows, costs, recipe, history)
+    assert "after 2.1 minutes" in said
+    assert re.search(r"distilled student .* in 30\.0 % of the pixels", said)
+    assert re.search(r"without the teacher, after the same 300 steps, in 20\.0 %", said)
+    assert "with 3.0 times the parameters and 4.0 times the latency, is in 10.0 %" in said
+    assert "SGBM in 9.0 %" in said
+
+
+@pytest.mark.parametrize(
+    ("provenance", "said"),
+    [
+        ('{"hours": 3.25}', "trained for 3.2 hours"),
+        ('{"hours": 0.37}', "trained for 22 minutes"),
+        (None, "trained longer"),
+    ],
+)
+def test_how_long_the_shipped_student_was_trained_is_read_from_its_provenance(
+    tmp_path, monkeypatch, provenance, said
+):
+    monkeypatch.setattr(published, "SHIPPED", tmp_path)
+    (tmp_path / "dsnet_slim.safetensors").touch()
+    if provenance:
+        (tmp_path / "dsnet_slim.json").write_text(provenance)
+    assert demo._trained_for("dsnet_slim") == said
+
+
+def test_the_table_fits_a_narrow_terminal_and_marks_the_best():
+    rows = [
+        {"name": name, "data": data, "epe": 12.345 + i, "bad2": 0.5, "d1": 0.25}
+        for i, name in enumerate(["teacher", "distilled", "baseline", "shipped student", "SGBM"])
+        for data in ("held-out", "Motorcycle", "Cones")
+    ]
+    costs = [Cost(row["name"], 1312000, 21.97e9, 5.3399) for row in rows[::3]]
+    console = Console(file=io.StringIO(), width=80, record=True, force_terminal=True)
+    console.print(demo._table([row["name"] for row in rows[::3]], metric_columns(rows) + cost_columns(costs)))
+    text = console.export_text(styles=True)
+    assert "…" not in text
+    assert text.count("\x1b[1m12.345") == 3

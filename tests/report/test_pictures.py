@@ -1,0 +1,79 @@
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from densedistill.report.montage import write_montage
+from densedistill.report.pictures import (
+    ERROR_COLOURS,
+    UNKNOWN_COLOUR,
+    Picture,
+    colour_disparity,
+    colour_error,
+    data_uri,
+    shrink,
+)
+
+
+def test_errors_are_blue_up_to_two_pixels_then_yellow_to_red_and_grey_where_unknown():
+    truth = np.full((1, 5), 10, np.float32)
+    found = np.array([[10, 12, 12.5, 99, 10]], np.float32)
+    coloured = colour_error(found, truth, np.array([[1, 1, 1, 1, 0]], bool))[0]
+    assert coloured[0].tolist() == ERROR_COLOURS[0].tolist()
+    assert coloured[1, 2] > coloured[1, 0]  # more blue than red
+    assert coloured[2, 0] > coloured[2, 2]
+    assert coloured[3].tolist() == ERROR_COLOURS[-1].tolist()
+    assert tuple(coloured[4]) == UNKNOWN_COLOUR
+
+
+def test_a_prediction_that_is_no_number_is_the_worst_error():
+    truth = np.ones((1, 1), np.float32)
+    assert colour_error(truth * np.nan, truth, truth > 0)[0, 0].tolist() == ERROR_COLOURS[-1].tolist()
+
+
+def test_near_is_red_far_is_blue_and_unmeasured_is_grey():
+    disparity = np.array([[1, 5, 9]], np.float32)
+    far, unknown, near = colour_disparity(disparity, 1, 8, np.array([[True, False, True]]))[0].astype(int)
+    assert near[0] > near[2]
+    assert far[2] > far[0]
+    assert tuple(unknown) == UNKNOWN_COLOUR
+
+
+def test_the_range_of_a_picture_ignores_what_was_not_measured():
+    truth = np.array([[0, 10, 20, 30]], np.float32)
+    picture = Picture("a", np.zeros((1, 4, 3), np.uint8), truth, truth > 0, {})
+    low, high = picture.range
+    assert 10 <= low < 11
+    assert 29 < high <= 30
+    nothing = Picture("a", np.zeros((1, 4, 3), np.uint8), truth, truth < 0, {})
+    assert nothing.range == (0.0, 1.0)
+
+
+def test_a_data_uri_holds_the_image_itself():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:, 15:] = (200, 30, 30)
+    head, _, body = data_uri(image).partition(",")
+    assert head == "data:image/webp;base64"
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))).convert("RGB")).astype(int)
+    assert decoded.shape == image.shape
+    assert np.abs(decoded[10, [2, 27]] - image[10, [2, 27]]).max() < 12
+
+
+def test_only_wide_images_are_shrunk():
+    image = np.zeros((100, 200, 3), np.uint8)
+    assert shrink(image, 200) is image
+    assert shrink(image, 50).shape == (25, 50, 3)
+
+
+def test_a_montage_has_a_column_for_the_scene_and_for_each_matcher(tmp_path):
+    truth = np.tile(np.linspace(4, 40, 60, dtype=np.float32), (40, 1))
+    left = np.full((40, 60, 3), (200, 30, 30), np.uint8)
+    picture = Picture("a", left, truth, truth > 0, {"right": truth, "wrong": truth + 20}, {"wrong": "EPE 20"})
+    written = write_montage(picture, tmp_path / "a.png", width=90)
+    image = np.asarray(Image.open(written).convert("RGB")).astype(int)
+    assert image.shape == (2 * (60 + 24) + 3 * 8, 3 * (90 + 8) + 8, 3)
+    row_of_errors = image[8 + 24 + 60 + 8 + 30]
+    assert np.abs(image[8 + 24 + 30, 8 + 45] - (200, 30, 30)).max() < 10
+    assert row_of_errors[8 + 98 + 45].tolist() == ERROR_COLOURS[0].tolist()
+    assert row_of_errors[8 + 2 * 98 + 45].tolist() == ERROR_COLOURS[-1].tolist()

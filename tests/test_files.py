@@ -1,0 +1,69 @@
+import errno
+import os
+
+import pytest
+
+from densedistill import UserError
+from densedistill.files import atomic_write, write_bytes, write_text
+
+
+def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path):
+    write_text(tmp_path / "a" / "b.txt", "größer")
+    assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "größer"
+    assert os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path):
+    with atomic_write(tmp_path / "map.pfm") as part:
+        assert part.parent == tmp_path
+        assert part.suffix == ".pfm"
+        assert part != tmp_path / "map.pfm"
+        part.write_bytes(b"x")
+
+
+def fail_while_writing(path, error):
+    with atomic_write(path) as part:
+        part.write_bytes(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
+def test_what_was_there_stays_when_writing_is_interrupted(tmp_path, error):
+    write_bytes(tmp_path / "weights", b"old")
+    with pytest.raises(error):
+        fail_while_writing(tmp_path / "weights", error)
+    assert (tmp_path / "weights").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
+    write_bytes(tmp_path / "weights", b"old")
+    with pytest.raises(UserError, match=r"cannot write .*weights: No space left on device"):
+        fail_while_writing(tmp_path / "weights", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert (tmp_path / "weights").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+def test_a_device_that_is_really_full_is_one_line(tmp_path):
+    def write_to_full_device():
+        with atomic_write(tmp_path / "a") as part:
+            part.symlink_to("/dev/full")  # takes every open and refuses every byte
+            part.write_bytes(b"x" * 10000)
+
+    with pytest.raises(UserError, match=r"cannot write .*a: No space"):
+        write_to_full_device()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*out"):
+        write_bytes(tmp_path / "out", b"x")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot write .*inside"):
+        write_bytes(tmp_path / "file" / "inside", b"x")
+
+
+def test_an_error_about_another_file_is_not_taken_for_a_failed_write(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
+        open(tmp_path / "not there")  # noqa: SIM115

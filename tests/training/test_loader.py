@@ -1,0 +1,124 @@
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from densedistill.data.loader import Mixture, StepSampler, make_loader, open_mixture, shares
+from densedistill.errors import UserError
+from densedistill.recipes import DataSet
+
+
+def steps(sampler, count):
+    return list(itertools.islice(iter(sampler), count))
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.integers(1, 40), batch=st.integers(1, 8), start=st.integers(0, 30), seed=st.integers(0, 5))
+def test_iterating_from_any_step_gives_what_iterating_from_the_first_gives(length, batch, start, seed):
+    whole = steps(StepSampler([length], batch, seed=seed), start + 5)
+    assert steps(StepSampler([length], batch, seed=seed, start=start), 5) == whole[start:]
+
+
+@settings(max_examples=30, deadline=None)
+@given(length=st.integers(1, 40), batch=st.integers(1, 8))
+def test_an_epoch_shows_every_sample_at_most_once_and_drops_only_the_last_partial_batch(length, batch):
+    sampler = StepSampler([length], batch)
+    indices = [index for keys in steps(sampler, sampler.steps_per_epoch) for _, index, _ in keys]
+    if length >= batch:
+        assert len(set(indices)) == len(indices) == length // batch * batch
+    else:
+        assert len(indices) == batch
+        assert set(indices) == set(range(length))
+
+
+def test_epochs_are_shuffled_differently_and_counted():
+    sampler = StepSampler([12], 4)
+    first, second = ([sampler.batch(step) for step in range(epoch * 3, epoch * 3 + 3)] for epoch in range(2))
+    assert {epoch for keys in first for _, _, epoch in keys} == {0}
+    assert {epoch for keys in second for _, _, epoch in keys} == {1}
+    assert [k[1] for keys in first for k in keys] != [k[1] for keys in second for k in keys]
+    assert sampler.epoch(5) == 1
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(2, 1), (1, 2), (2, 3)])
+def test_processes_and_parts_together_see_the_batch_of_one(processes, parts):
+    whole = StepSampler([30], 6, seed=3)
+    shared = [
+        StepSampler([30], 6, seed=3, rank=r, world_size=processes, parts=parts) for r in range(processes)
+    ]
+    for step in range(12):
+        pieces = [one.batch(step, part) for part in range(parts) for one in shared]
+        assert [key for piece in pieces for key in piece] == whole.batch(step)
+    assert steps(shared[0], 2 * parts)[parts] == shared[0].batch(1)
+    with pytest.raises(UserError, match="does not divide into 1 parts on 4 processes"):
+        StepSampler([30], 6, world_size=4)
+
+
+def test_weights_are_shares_of_the_samples():
+    sampler = StepSampler([10, 1000], 10, weights=[3.0, 1.0])
+    keys = [key for step in range(sampler.steps_per_epoch) for key in sampler.batch(step)]
+    assert np.mean([number == 0 for number, _, _ in keys]) == pytest.approx(0.75, abs=0.01)
+    assert {index for number, index, _ in keys if number == 0} == set(range(10))
+    assert shares([None, None]) is None
+    with pytest.raises(UserError, match="every data set a weight, or none"):
+        shares([1.0, None])
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return {"left": torch.full((3, 2, 2), index, dtype=torch.uint8), "meta": {"name": str(index)}}
+
+
+def noisy(sample, rng):
+    return {**sample, "noise": torch.tensor(rng.standard_normal())}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_depends_on_seed_epoch_and_sample_whoever_loads_it(workers):
+    mixture = Mixture([(Numbers(), noisy), (Numbers(), noisy)], seed=5)
+    loader, sampler = make_loader(mixture, 4, seed=5, workers=workers)
+    later, _ = make_loader(mixture, 4, seed=5, start_step=2)
+    batches = list(itertools.islice(loader, 4))
+    resumed = list(itertools.islice(later, 2))
+    for expected, got in zip(batches[2:], resumed, strict=True):
+        assert torch.equal(expected["noise"], got["noise"])
+    number, index, epoch = sampler.batch(3)[0]
+    expected = np.random.default_rng([5, epoch, 6 * number + index]).standard_normal()
+    assert batches[3]["noise"][0].item() == pytest.approx(expected, abs=1e-6)
+
+
+class Blurred(Numbers):
+    def __getitem__(self, index):
+        image = cv2.GaussianBlur(np.full((256, 256, 3), index, np.uint8), (9, 9), 2)
+        return {"left": torch.from_numpy(image).permute(2, 0, 1), "meta": {"name": str(index)}}
+
+
+def test_workers_do_not_wait_for_the_threads_of_opencv_that_their_parent_had():
+    cv2.setNumThreads(2)
+    Blurred()[0]
+    loader, _ = make_loader(Mixture([(Blurred(), lambda sample, rng: sample)], seed=1), 2, workers=1)
+    assert next(iter(loader))["left"].shape == (2, 3, 256, 256)
+
+
+def test_augmentation_of_a_data_set_is_laid_over_the_common_one():
+    entries = [
+        DataSet(name="toy:Dots", crop=[8, 16]),
+        DataSet(name="toy:Dots", augment={"position": "centre"}, options={"crop": [4, 8], "length": 3}),
+        DataSet(name="toy:Dots"),
+    ]
+    mixture = open_mixture(entries, {"crop": [16, 24]}, "stereo", seed=1)
+    assert [tuple(mixture[number, 0, 0]["left"].shape[1:]) for number in range(3)] == [
+        (8, 16),
+        (4, 8),
+        (16, 24),
+    ]
+    assert mixture.lengths == [8, 3, 8]
+    with pytest.raises(UserError, match="no augmentation 'strog'; did you mean 'strong'"):
+        open_mixture([DataSet(name="toy:Dots")], "strog", "stereo", seed=1)

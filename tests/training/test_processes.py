@@ -1,0 +1,57 @@
+"""Two processes over gloo against one."""
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from test_train import run_in_another_process
+from toy import recipe
+
+from densedistill.training import open_run
+
+CHANGES = {
+    "data__batch_size": 4,
+    "data__train__length": 12,
+    "schedule__steps": 12,
+    "trainer": {"log_every": 1, "pictures": 0, "threads": 1, "validate_every": 6},
+    "optimizer__name": "sgd",
+    "student__unused": True,
+}
+
+
+def curve(run):
+    return torch.tensor([line["loss/total"] for line in run.history if "loss/total" in line])
+
+
+def both(tmp_path, **changes):
+    fields = recipe(**{**CHANGES, **changes})
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(fields))
+    for number in (1, 2):
+        done = run_in_another_process(
+            tmp_path, "train", "toy.yaml", "--run", f"run{number}", "--devices", f"{number}"
+        )
+        assert done.returncode == 0, done.stderr
+    return open_run(tmp_path / "run1"), open_run(tmp_path / "run2")
+
+
+@pytest.mark.full
+def test_two_processes_with_frozen_batch_norm_train_as_one_does(tmp_path):
+    one, two = both(tmp_path, student__frozen_bn=True)
+    torch.testing.assert_close(curve(two), curve(one), atol=1e-5, rtol=1e-5)
+    first, second = load_file(one.student), load_file(two.student)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, atol=1e-5, rtol=1e-4)
+    # Figures are pooled over processes, each of which evaluates a part.
+    figures = [[line["validate/epe"] for line in run.history if "validate/epe" in line] for run in (one, two)]
+    assert figures[1] == pytest.approx(figures[0], rel=1e-4)
+    assert len(figures[1]) == 2
+
+
+@pytest.mark.full
+def test_samples_without_truth_are_weighted_over_all_processes(tmp_path):
+    mixed = [
+        {"name": "toy:Dots", "length": 6, "weight": 1},
+        {"name": "toy:Dots", "length": 6, "truth": False, "weight": 1},
+    ]
+    one, two = both(tmp_path, student__frozen_bn=True, data__train=mixed)
+    torch.testing.assert_close(curve(two), curve(one), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,86 @@
+import importlib
+
+import pytest
+import torch
+import toy
+from safetensors.torch import load_file
+
+from densedistill.errors import UserError
+from densedistill.training import train
+from densedistill.training.stages import stage_runs
+from densedistill.verbs import distill
+
+MODULE = importlib.import_module("densedistill.training.train")  # the package has a function of that name
+
+
+def chain(**student):
+    fields = toy.recipe()
+    teacher = {"objective": {"features": None}, "teachers": {"teacher": None}, "schedule": {"steps": 5}}
+    learner = {"teachers": {"teacher": {"weights": "stage:teacher"}}, "student": student}
+    return {**fields, "chain": [{"as": "teacher", **teacher}, {"as": "student", **learner}]}
+
+
+def test_a_chain_teaches_its_student_by_what_it_trained_before(tmp_path):
+    run = distill(chain(), run_dir=tmp_path / "run")
+    teacher, student = stage_runs(run.recipe, run).values()
+    assert load_file(run.student).keys() == load_file(student.student).keys()
+    assert all(torch.equal(v, load_file(student.student)[k]) for k, v in load_file(run.student).items())
+    assert "loss/features" not in teacher.history[-2] | teacher.history[-1]
+    assert any("loss/features" in line for line in student.history)
+    # The teacher in the table is the trained one: it does what its own last validation said.
+    rows = {row["name"]: row for row in run.metrics["rows"]}
+    said = [line["validate/epe"] for line in teacher.history if "validate/epe" in line][-1]
+    assert rows["teacher"]["epe"] == pytest.approx(said, rel=1e-4)
+    assert (run.path / "report.html").is_file()
+
+
+def test_a_finished_stage_is_not_repeated(tmp_path, monkeypatch):
+    fields = chain(dropout=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(MODULE, "_hand_over", _fail_on_second())
+        with pytest.raises(RuntimeError):
+            train(fields, run=tmp_path / "run")
+    (tmp_path / "run" / "1-teacher" / "checkpoints" / "last.ckpt").unlink()  # would be needed to repeat it
+    resumed = train(resume=tmp_path / "run")
+    whole = train(fields, run=tmp_path / "whole")
+    first, second = load_file(resumed.student), load_file(whole.student)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _fail_on_second():
+    calls, real = [], MODULE._hand_over
+
+    def hand_over(module, run):
+        calls.append(run)
+        if len(calls) == 2:
+            raise RuntimeError("power cut")
+        real(module, run)
+
+    return hand_over
+
+
+def test_a_stage_starts_from_the_weights_of_an_earlier_one(tmp_path):
+    fields = toy.recipe(objective={"ground_truth": toy.recipe()["objective"]["ground_truth"]})
+    fields["chain"] = [
+        {"as": "first", "schedule": {"steps": 5}},
+        {"as": "second", "student": {"weights": "stage:first"}, "optimizer": {"lr": 0.0}},
+    ]
+    run = train(fields, run=tmp_path / "run")
+    first, second = (load_file(stage.student) for stage in stage_runs(run.recipe, run).values())
+    assert torch.equal(first["head.weight"], second["head.weight"])
+
+
+def test_a_ladder_trains_each_rung_for_each_seed_and_compares_them(tmp_path):
+    fields = toy.recipe(schedule__steps=3)
+    rungs = {"alone": {"objective": {"features": None}}, "taught": {}}
+    run = distill({**fields, "ladder": {"rungs": rungs, "seeds": [1, 2]}}, run_dir=tmp_path / "run")
+    names = [row["name"] for row in run.metrics["rows"]]
+    assert names == ["alone-seed1", "alone-seed2", "taught-seed1", "taught-seed2", "teacher"]
+    assert [stage.seed for stage in run.recipe.recipes.values()] == [1, 2, 1, 2]
+
+
+def test_a_stage_that_does_not_come_before_is_refused(tmp_path):
+    fields = toy.recipe()
+    fields["chain"] = [{"as": "student", "student": {"weights": "stage:techer"}}, {"as": "teacher"}]
+    with pytest.raises(UserError, match="there is no earlier stage 'techer'"):
+        train(fields, run=tmp_path / "run")

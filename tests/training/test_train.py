@@ -1,0 +1,326 @@
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+import yaml
+from safetensors.torch import load_file
+
+from densedistill import cli
+from densedistill.errors import UserError
+from densedistill.training import Interrupted, open_run, train
+from densedistill.training.checkpoint import load_checkpoint
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def weights(run):
+    return load_file(run.student)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def run_in_another_process(tmp_path, *arguments, **environment):
+    """Run `densedistill` with toys at hand and return the finished process."""
+    path = os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])
+    return subprocess.run(
+        [sys.executable, "-m", "densedistill", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+def write_recipe(tmp_path, **changes):
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(toy.recipe(**changes)))
+    return str(path)
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_training_lowers_the_loss_and_leaves_a_whole_run(tmp_path):
+    run = train(toy.recipe(schedule__steps=30), run=tmp_path / "run")
+    losses = [line["loss/total"] for line in run.history if "loss/total" in line]
+    assert losses[-1] < 0.5 * losses[0]
+    assert {"recipe.yaml", "environment.json", "metrics.jsonl", "student.safetensors", "checkpoints"} <= set(
+        os.listdir(run.path)
+    )
+    assert run.recipe.schedule.steps == 30
+    assert [line["step"] for line in run.history if "validate/epe" in line][-1] == 30
+    assert list((run.path / "tensorboard").glob("events*"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    first = train(toy.recipe(student__dropout=0.2), run=tmp_path / "first")
+    second = train(toy.recipe(student__dropout=0.2), run=tmp_path / "second")
+    other = train(toy.recipe(student__dropout=0.2, seed=2), run=tmp_path / "other")
+    assert same(weights(first), weights(second))
+    assert not same(weights(first), weights(other))
+
+
+@pytest.mark.parametrize(
+    "after", [13, pytest.param(1, marks=pytest.mark.full), pytest.param(20, marks=pytest.mark.full)]
+)
+def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_weights(
+    tmp_path, one_thread, monkeypatch, after
+):
+    changes = {
+        "data__train__name": "toy:Fatal",
+        "schedule__steps": 11,
+        "trainer": {
+            "checkpoint_every": 2,
+            "ema": 0.9,
+            "clip": 1.0,
+            "log_every": 1,
+            "pictures": 0,
+            "threads": 1,
+        },
+        "optimizer__name": "adamw",
+        "student__dropout": 0.2,
+    }
+    recipe = write_recipe(tmp_path, **changes)
+    killed = run_in_another_process(
+        tmp_path, "train", recipe, "--run", "killed", AFTER=str(after), SIGNAL="SIGKILL"
+    )
+    assert killed.returncode == -9
+    assert not open_run(tmp_path / "killed").finished
+    monkeypatch.setenv("AFTER", "0")
+    resumed = train(resume=tmp_path / "killed")
+    whole = train(recipe, run=tmp_path / "whole")
+    assert same(weights(resumed), weights(whole))
+    assert [(line["step"], line.get("loss/total")) for line in resumed.history] == [
+        (line["step"], line.get("loss/total")) for line in whole.history
+    ]
+    first, second = load_checkpoint(resumed.last), load_checkpoint(whole.last)
+    assert same(first["trained"], second["trained"])
+    moments = [state["optimizer"]["state"] for state in (first, second)]
+    assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
+
+
+def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(
+    tmp_path, one_thread, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIGNAL", "SIGINT")
+    monkeypatch.setenv("AFTER", "8")
+    monkeypatch.setattr(toy.Fatal, "asked", 0)
+    recipe = write_recipe(tmp_path, data__train__name="toy:Fatal", schedule__steps=9, trainer__threads=1)
+    assert cli.main(["train", recipe, "--run", "stopped"]) == 130
+    assert "--resume stopped" in capsys.readouterr().err
+    counters = load_checkpoint(open_run("stopped").last)["counters"]
+    assert 0 < counters["step"] < 9
+    resumed = train(resume="stopped")
+    assert same(weights(resumed), weights(train(recipe, run="whole")))
+
+
+@pytest.mark.parametrize(("first", "said"), [(1, "begin again"), (6, "go on from the last checkpoint")])
+def test_ctrl_c_before_the_first_step_or_a_second_one_stops_at_once(tmp_path, monkeypatch, first, said):
+    asked = itertools.count(1)
+
+    def impatient(dataset, index):
+        if next(asked) >= first:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return toy.Dots.__getitem__(dataset, index)
+
+    monkeypatch.setattr(toy.Fatal, "__getitem__", impatient)
+    fields = toy.recipe(data__train__name="toy:Fatal", trainer__checkpoint_every=1)
+    with pytest.raises(Interrupted, match=f"stopped at once; {said}"):
+        train(fields, run=tmp_path / "run")
+    assert not (tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_a_loss_that_is_no_number_fails_at_once_and_saves_the_batch(tmp_path):
+    with pytest.raises(UserError, match=r"step 1: the loss is nan \(term ground_truth.*; the batch is in"):
+        train(toy.recipe(optimizer__lr=1e36, trainer__checkpoint_every=1), run=tmp_path / "run")
+    (path,) = (tmp_path / "run").glob("batch-step1.safetensors")
+    batch = load_file(path)
+    assert batch["left"].dtype == torch.uint8
+    assert batch["left"].shape == (2, 3, 16, 32)
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path, monkeypatch):
+    def poisoned(student, teacher, mask=None):
+        # Finite itself, with an infinite slope at 0.
+        return (student - student.detach()).abs().sqrt().mean() + (student - teacher).abs().mean()
+
+    monkeypatch.setattr(toy, "poisoned", poisoned, raising=False)
+    fields = toy.recipe(
+        objective={"steep": {"loss": "toy:poisoned", "of": "disparity", "to": "ground_truth"}}
+    )
+    with pytest.raises(UserError, match="step 0: the gradient is"):
+        train(fields, run=tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_teacher_is_in_no_checkpoint_and_everything_in_it_is_plain(tmp_path):
+    run = train(toy.recipe(student__width=4, teachers__teacher__width=4), run=tmp_path / "run")
+    state = torch.load(run.last, weights_only=True)
+    assert set(state) == {"format", "student", "trained", "terms", "optimizer", "counters"}
+    assert state["terms"] == {}
+    assert set(state["student"]) == set(toy.Tiny(width=4).state_dict())
+    assert sum(len(group["params"]) for group in state["optimizer"]["param_groups"]) == len(
+        list(toy.Tiny(width=4).parameters())
+    )
+
+
+def test_adapters_are_trained_and_saved_but_not_handed_over(tmp_path):
+    fields = toy.recipe(student__width=4, objective__features__adapter="conv1x1")
+    run = train(fields, run=tmp_path / "run")
+    state = load_checkpoint(run.last)
+    assert any(name.startswith("adapters.features") for name in state["terms"])
+    assert set(weights(run)) == set(toy.Tiny(width=4).state_dict())
+
+
+def test_the_average_of_the_weights_is_what_is_handed_over(tmp_path):
+    plain = train(toy.recipe(), run=tmp_path / "plain")
+    averaged = train(toy.recipe(trainer__ema=0.9), run=tmp_path / "averaged")
+    state = load_checkpoint(averaged.last)
+    assert same(state["trained"], load_checkpoint(plain.last)["student"])
+    assert same(state["student"], weights(averaged))
+    assert not same(state["student"], state["trained"])
+
+
+def test_the_best_validation_may_be_handed_over(tmp_path):
+    # A rate that wrecks what the first steps have learnt.
+    fields = toy.recipe(schedule={"steps": 12, "milestones": [6], "gamma": 300.0}, trainer__select="best")
+    run = train(fields, run=tmp_path / "run")
+    best, last = load_checkpoint(run.best), load_checkpoint(run.last)
+    assert best["counters"]["step"] == last["counters"]["best_step"] < 12
+    assert same(weights(run), best["student"])
+    assert not same(weights(run), last["student"])
+
+
+def test_frozen_parts_do_not_move_and_frozen_statistics_neither(tmp_path):
+    run = train(toy.recipe(student__freeze=["features.0"], student__frozen_bn=True), run=tmp_path / "run")
+    torch.manual_seed(1)
+    start, end = toy.Tiny().state_dict(), weights(run)
+    assert torch.equal(start["features.0.weight"], end["features.0.weight"])
+    assert torch.equal(start["features.1.running_mean"], end["features.1.running_mean"])
+    assert not torch.equal(start["features.1.weight"], end["features.1.weight"])
+    with pytest.raises(
+        UserError, match=r"student\.freeze: the network has no 'feature'; did you mean 'features"
+    ):
+        train(toy.recipe(student__freeze=["feature"]), run=tmp_path / "misspelt")
+
+
+def test_accumulated_parts_make_the_step_of_the_whole_batch(tmp_path):
+    fields = {"student__frozen_bn": True, "data__batch_size": 4, "optimizer__name": "sgd"}
+    whole = train(toy.recipe(**fields), run=tmp_path / "whole")
+    parts = train(toy.recipe(**fields, trainer__accumulate=2), run=tmp_path / "parts")
+    assert load_checkpoint(parts.last)["counters"]["step"] == 7
+    for key, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_minutes_end_a_training_and_drive_its_schedule(tmp_path):
+    fields = toy.recipe(schedule={"minutes": 0.02, "name": "one_cycle"}, trainer__log_every=1)
+    run = train(fields, run=tmp_path / "run")
+    rates = [line["lr"] for line in run.history if "lr" in line]
+    assert 1.2 <= load_checkpoint(run.last)["counters"]["seconds"] < 3
+    assert max(rates) > 0.8e-2
+    assert rates[-1] < 0.05 * max(rates)
+
+
+def test_a_resumed_run_may_be_made_longer(tmp_path):
+    run = train(toy.recipe(trainer__checkpoint_every=1), run=tmp_path / "run")
+    run.student.unlink()
+    longer = train(resume=run.path, overrides={"schedule.steps": 9})
+    assert load_checkpoint(longer.last)["counters"]["step"] == 9
+    assert longer.recipe.schedule.steps == 9
+
+
+def test_bfloat16_trains_float32_weights(tmp_path):
+    run = train(toy.recipe(trainer__precision="bf16"), run=tmp_path / "run")
+    assert all(value.dtype == torch.float32 for value in weights(run).values() if value.is_floating_point())
+
+
+def test_two_data_sets_are_mixed_by_weight_and_terms_skip_samples_without_truth(tmp_path):
+    train_data = [
+        {"name": "toy:Dots", "length": 6, "weight": 1},
+        {"name": "toy:Dots", "length": 30, "truth": False, "weight": 3},
+    ]
+    run = train(toy.recipe(data__train=train_data, schedule__steps=6), run=tmp_path / "run")
+    assert all(torch.isfinite(value).all() for value in weights(run).values())
+
+
+def test_a_batch_in_which_nothing_has_truth_is_no_failure(tmp_path):
+    train(toy.recipe(data__train__truth=False, schedule__steps=3), run=tmp_path / "run")
+
+
+def test_ground_truth_that_is_all_beyond_the_maximum_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"every disparity of the first batch \(dots.* of 1, the least is"):
+        train(toy.recipe(student__max_disparity=1), run=tmp_path / "run")
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path):
+    train(toy.recipe(), run=tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run already: `--resume"):
+        train(toy.recipe(), run=tmp_path / "run")
+
+
+def test_default_directories_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [str(train(toy.recipe(schedule__steps=1)).path) for _ in range(2)]
+    assert paths == ["runs/toy", "runs/toy-2"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_a_checkpoint_that_cannot_be_used_has_one_line(tmp_path, damage):
+    run = train(toy.recipe(), run=tmp_path / "run")
+    run.student.unlink()
+    if damage == "missing":
+        with pytest.raises(UserError, match="holds no run"):
+            train(resume=tmp_path / "elsewhere")
+        return
+    if damage == "truncated":
+        run.last.write_bytes(run.last.read_bytes()[:1000])
+    else:
+        torch.save({"weights": torch.zeros(1)}, run.last)
+    with pytest.raises(UserError, match=r"last\.ckpt: .*not a checkpoint"):
+        train(resume=run.path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    run = train(toy.recipe(), run=tmp_path / "run")
+    run.student.unlink()
+    with pytest.raises(UserError, match="does not fit the recipe"):
+        train(resume=run.path, overrides={"student.width": 4})
+
+
+def test_a_full_disk_has_one_line_and_leaves_no_half_written_file(tmp_path):
+    # The system refuses to let a file grow beyond a size, as a full disk would.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fields = toy.recipe(trainer__checkpoint_every=1, student__width=1000, objective__features__weight=0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*checkpoints/\w+\.ckpt: File too large"):
+            train(fields, run=tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_the_run_says_what_it_was_trained_with(tmp_path):
+    run = train(toy.recipe(schedule__steps=1), run=tmp_path / "run")
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert torch.__version__.startswith(environment["packages"]["torch"])
+    assert environment["cpu"]["cores"] == os.cpu_count()
