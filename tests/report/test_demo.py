@@ -148,7 +148,7 @@ def test_the_summary_says_what_came_out_whichever_way():
     rows.append({"name": "distilled", "data": "held-out", "bad2": 0.9})
     costs = [Cost("teacher", 300, 1, 0.4), Cost("distilled", 100, 1, 0.1)]
     history = types.SimpleNamespace(history=[{"time": 126.0}])
-    recipe = load_recipe("demo/distilled", {"schedule.steps": 300})
+    recipe = load_recipe("demo/distilled", overrides={"schedule.steps": 300})
     said = demo.summarise(rows, costs, recipe, history)
     assert "after 2.1 minutes" in said
     assert re.search(r"distilled student .* in 30\.0 % of the pixels", said)
