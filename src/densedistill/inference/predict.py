@@ -75,8 +75,7 @@ def predict(
 
     Raises:
         UserError: an unknown kind of output, a missing or damaged file, views of different size, no
-        calibration where
-            one is needed.
+            calibration where one is needed.
     """
     task = task_of_network(network)
     kinds = task.writes if write is None else tuple(dict.fromkeys(write))
