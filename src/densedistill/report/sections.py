@@ -12,7 +12,7 @@ from .charts import SERIES_COLOURS, Series, dot_chart, line_chart, thin
 from .markup import Markup, join, tag
 from .pictures import ERROR_COLOURS, ERROR_LIMITS, Picture, colour_disparity, colour_error, data_uri, shrink
 from .runs import RunRecord
-from .tables import Cost, mapping_table, metric_label, swatch
+from .tables import Cost, mapping_table, metric_label, metrics_of, swatch
 
 _PICTURE_WIDTH = 640
 _VALIDATION_METRICS = 2  # more than two say nothing new; the rest stays in metrics.jsonl
@@ -24,8 +24,9 @@ Colours = Mapping[str, int]
 def accuracy_against_cost(
     rows: Sequence[Mapping[str, Any]], costs: Sequence[Cost], colours: Colours
 ) -> Markup | None:
-    """Dots of the error, averaged over the data sets, against latency and against MACs."""
-    metric = next((m for m in ("bad2", "epe", "d1") if any(row.get(m) is not None for row in rows)), None)
+    """Dots of one metric, averaged over the data sets, against latency and against MACs."""
+    measured = metrics_of(rows)
+    metric = next((m for m in ("bad2", "epe", "d1") if m in measured), next(iter(measured), None))
     if metric is None:
         return None
     written = metric_label(metric)
