@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import atomic_write
 from .charts import SERIES_COLOURS
 from .markup import Markup, join, tag
-from .pictures import Picture
+from .pictures import Picture, Scene
 from .runs import RunRecord, read_runs
 from .sections import accuracy_against_cost, environments, pictures_of, recipes_of, training_curves
 from .tables import Column, Cost, cost_columns, metric_columns, results_table
@@ -24,7 +24,7 @@ def write_report(
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     costs: Sequence[Cost] = (),
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[Picture | Scene] = (),
     title: str | None = None,
     summary: str | None = None,
     notes: Sequence[str] = (),
@@ -60,7 +60,7 @@ def write_report(
     sections = (
         ("Results", [_how(costs, columns), table] if table else None),
         ("Accuracy against cost", accuracy_against_cost(figures, costs, colours)),
-        ("Disparity and error", pictures_of(pictures, colours)),
+        (_heading(pictures), pictures_of(pictures, colours)),
         ("Training", training_curves(records, colours)),
         ("Recipes", recipes_of(records)),
         ("Environment", environments(records)),
@@ -101,6 +101,11 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
     several = len({row["name"] for row in rows}) > 1
     least = not any(column.larger_is_better for column in firsts.values())
     return (("Least errors: " if least else "Best: ") if several else "") + "; ".join(parts) + "."
+
+
+def _heading(pictures: Sequence[Picture | Scene]) -> str:
+    stereo = any(isinstance(picture, Picture) for picture in pictures)
+    return "Disparity and error" if stereo else "Pictures"
 
 
 def _how(costs: Sequence[Cost], columns: Sequence[Column]) -> Markup:
