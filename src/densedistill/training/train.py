@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import warnings
@@ -61,6 +62,8 @@ def train(
             raise UserError("there is nothing to train: give a recipe, or the run to resume")
         chosen = recipe if isinstance(recipe, Recipe | Stages) else load_recipe(recipe, twin, overrides)
         directory = Run(run or choose_directory(chosen, twin))
+        for one in chosen.recipes.values() if isinstance(chosen, Stages) else [chosen]:
+            rehearse(one)
         # Processes that this one starts must write, and read, the same run.
         if is_first_process():
             directory.create(chosen)
@@ -202,6 +205,20 @@ def _bfloat16(precision: str, gpu: bool) -> bool:
     if precision == "auto":
         return fastest_dtype("cuda" if gpu else "cpu") is torch.bfloat16
     return precision in ("bf16", "bfloat16")
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Compare the recipe's student and teachers once, untrained, so that what cannot match is said at once.
+
+    Raises:
+        UserError: naming the term; nothing was written.
+    """
+    if recipe.teachers:
+        recipe = copy.deepcopy(recipe)
+        for user in (recipe.student, *recipe.teachers.values()):
+            if user.weights and user.weights.startswith("stage:"):
+                user.weights = None
+        make_objective(recipe).check()
 
 
 def make_objective(recipe: Recipe) -> Objective:
