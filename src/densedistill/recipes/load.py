@@ -104,6 +104,19 @@ def _is_path(name: str | Path) -> bool:
     return isinstance(name, Path) or str(name).endswith((".yaml", ".yml")) or Path(name).is_file()
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values: `on: teacher` says where, not yes."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [
+        (tag, re.compile(r"(true|false)$", re.IGNORECASE) if tag.endswith(":bool") else pattern)
+        for tag, pattern in resolvers
+    ]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read_document(name: str | Path) -> Document:
     """Return the YAML of recipe `name` (one that ships, or a path) as it stands there."""
     path = Path(name) if _is_path(name) else SHIPPED / f"{name}.yaml"
@@ -112,7 +125,7 @@ def read_document(name: str | Path) -> Document:
             raise UserError(f"there is no recipe file '{path}'")
         raise UserError(f"there is no recipe '{name}'{nearest(str(name), list_recipes())}")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
