@@ -42,7 +42,9 @@ def read(folder: Path) -> dict[str, Any]:
     for way, title in ROWS.items():
         seconds = [last["time"] for last in runs[way].values()]
         if way == "cascade":
-            seconds = [own + runs["student"][seed]["time"] for own, seed in zip(seconds, runs[way], strict=True)]
+            seconds = [
+                own + runs["student"][seed]["time"] for own, seed in zip(seconds, runs[way], strict=True)
+            ]
         row: dict[str, Any] = {"way": way, "title": title, "seeds": list(runs[way])}
         row["seconds"] = statistics.mean(seconds)
         row["steps"] = next(iter(runs[way].values()))["step"]

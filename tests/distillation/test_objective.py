@@ -395,7 +395,12 @@ def test_a_map_of_disparities_beside_a_volume_is_a_volume_of_one_channel():
 
 def test_the_published_adapter_on_the_teacher_learns_with_the_student():
     student, teacher = TinyStereo(channels=2), TinyStereo(channels=6)
-    term = {"loss": "smooth_l1", "of": "features", "to": "teacher", "adapter": {"kind": "tsnnet", "on": "teacher"}}
+    term = {
+        "loss": "smooth_l1",
+        "of": "features",
+        "to": "teacher",
+        "adapter": {"kind": "tsnnet", "on": "teacher"},
+    }
     objective = _objective({"t": term}, student, teacher=teacher)
     batch = stereo_batch()
     total, _ = objective(batch)

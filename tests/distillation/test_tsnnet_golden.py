@@ -41,7 +41,9 @@ def predictions():
     return truth[:, None], [one[:, None] for one in made]
 
 
-@pytest.mark.parametrize(("stage", "count", "key"), [("teacher", 4, "disp.list"), ("student", 1, "disp.single")])
+@pytest.mark.parametrize(
+    ("stage", "count", "key"), [("teacher", 4, "disp.list"), ("student", 1, "disp.single")]
+)
 def test_supervision_equals_the_published_code(stage, count, key, predictions):
     truth, made = predictions
     images = torch.zeros(2, 3, 16, 24)
@@ -159,8 +161,12 @@ def test_a_whole_step_of_the_cascade_equals_the_published_code(stage, key):
     valid = (truth > 0) & (truth < 192)
     with torch.no_grad():
         disparity = student.eval()(batch["left"], batch["right"])["disparity"]
-    assert dd.metrics.epe(disparity, truth, valid).item() == pytest.approx(value(f"step.{key}.epe.f64"), rel=1e-5)
-    assert dd.metrics.d1(disparity, truth, valid).item() == pytest.approx(value(f"step.{key}.d1.f64"), rel=1e-5)
+    assert dd.metrics.epe(disparity, truth, valid).item() == pytest.approx(
+        value(f"step.{key}.epe.f64"), rel=1e-5
+    )
+    assert dd.metrics.d1(disparity, truth, valid).item() == pytest.approx(
+        value(f"step.{key}.d1.f64"), rel=1e-5
+    )
 
 
 def test_a_supervised_step_of_the_teacher_equals_the_published_code():

@@ -1,5 +1,6 @@
 """Stereo figures to the last digit: KITTI's kit as recorded, Middlebury's by a second implementation."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -83,7 +84,7 @@ def looped_fill(disparity):
     height, width = len(out), len(out[0])
     for row in out:
         there = [x for x in range(width) if row[x] is not None]
-        for a, b in zip(there, there[1:], strict=False):
+        for a, b in itertools.pairwise(there):
             for x in range(a + 1, b):
                 row[x] = min(row[a], row[b])
         if there:
@@ -126,7 +127,7 @@ def test_an_error_of_exactly_three_px_or_five_percent_is_none(truth):
 
 
 def middlebury_by_hand(prediction, target, mask, thresholds=(0.5, 1, 2, 4), reach=None):
-    """Middlebury's evaldisp in NumPy: the map at the ground truth's size by repetition, scaled and clipped."""
+    """Middlebury's evaldisp in NumPy: the map at the ground truth's size repeated, scaled and clipped."""
     factor = round(target.shape[1] / prediction.shape[1])
     rows = np.minimum(np.arange(target.shape[0]) // factor, prediction.shape[0] - 1)
     columns = np.minimum(np.arange(target.shape[1]) // factor, prediction.shape[1] - 1)

@@ -24,7 +24,7 @@ KNOWLEDGE = {"volume": "volume", "detector": "head", "weighted": "weighted"}
 
 
 class Case:
-    """A network with its golden weights, and what it computed: in float64 for the Teacher, as its file asks."""
+    """A network with its golden weights, and what it computed: the Teacher in float64, as its file asks."""
 
     def __init__(self, name):
         self.name = name
@@ -205,7 +205,11 @@ def test_statistics_in_training_are_those_of_the_pairs_that_exist():
 
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
-    [("tsnnet_naive", 663_136, 2.34e9), ("tsnnet_student_compact", 841_810, None), ("tsnnet_teacher", 2_338_114, None)],
+    [
+        ("tsnnet_naive", 663_136, 2.34e9),
+        ("tsnnet_student_compact", 841_810, None),
+        ("tsnnet_teacher", 2_338_114, None),
+    ],
 )
 def test_costs(name, parameters, macs):
     counts = count_model(name, (256, 512))
@@ -215,7 +219,7 @@ def test_costs(name, parameters, macs):
 
 
 def test_the_comparison_costs_less_than_published_by_the_joint_convolution_alone():
-    # Published: the first comparison runs on 64 joint channels of each of 48 disparities, 2.87 G in all at 256x512.
+    # Published: the first comparison runs on 64 joint channels at each of 48 disparities.
     pairs = 64 * (48 * 128 - 48 * 47 // 2)  # rows times columns with a partner
     published = 64 * 32 * pairs
     ours = 2 * 32 * 32 * 64 * 128

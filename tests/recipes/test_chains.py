@@ -77,7 +77,11 @@ def test_the_cascades_have_the_published_schedules():
         for recipe in stages.values():
             assert recipe.schedule.epochs == last
             assert recipe.schedule.milestones == list(range(first, last, step))
-            assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("adamw", 1e-3, 0.01)
+            assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == (
+                "adamw",
+                1e-3,
+                0.01,
+            )
         assert [recipe.data.batch_size for recipe in stages.values()] == [30, 52, 52]
     starts = [recipe.student.weights for recipe in kitti.values()]
     assert all(start.startswith("runs/tsnnet-cascade-sceneflow/") for start in starts)
@@ -99,7 +103,10 @@ def test_a_rung_uses_the_rung_of_its_own_seed():
         assert stages[f"cascade-seed{seed}"].teachers["teacher"].weights == f"stage:student-seed{seed}"
         assert stages[f"direct-seed{seed}"].teachers["teacher"].weights == "stage:teacher"
     fields = chain(stage("a"))
-    fields["ladder"] = {"seeds": [1, 2], "rungs": {"b": {"student": {"name": "dsnet_slim", "weights": "stage:c"}}}}
+    fields["ladder"] = {
+        "seeds": [1, 2],
+        "rungs": {"b": {"student": {"name": "dsnet_slim", "weights": "stage:c"}}},
+    }
     with pytest.raises(UserError, match="stage 'b-seed1' uses the weights of stage 'c'"):
         load_recipe(fields)
 

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set"
     )
-    split = actions.add_parser("list", help="write a split as a list file: left, right and disparity on a line")
+    split = actions.add_parser(
+        "list", help="write a split as a list file: left, right and disparity on a line"
+    )
     split.add_argument("name", metavar="NAME", help="the data set")
     split.add_argument("root", metavar="ROOT", help="its folder, which the paths are relative to")
     split.add_argument("--split", help="which part (default: the data set's first)")

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--submission",
         metavar="NAME",
-        help="the test set of kitti2012, kitti2015, middlebury or eth3d, below --root, as its server wants it",
+        help="the test set of kitti2012, kitti2015, middlebury or eth3d, below --root, as its server wants",
     )
     parser.add_argument("--root", metavar="DIR", help="where the submission's data set lies")
     parser.add_argument(

@@ -309,7 +309,9 @@ class Objective(nn.Module):
             arguments |= term.options
         try:
             value = loss(pair.student, pair.target, **arguments)
-            if pair.target_learns:  # a loss gives its first argument alone a gradient: turned round, the other
+            if (
+                pair.target_learns
+            ):  # a loss gives its first argument alone a gradient: turned round, the other
                 turned = loss(pair.target, pair.student, **arguments)
                 value = value + turned - turned.detach()
             return value

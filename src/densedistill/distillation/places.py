@@ -22,9 +22,7 @@ def pad_alike(specs: Sequence[InputSpec]) -> list[InputSpec]:
         return list(specs)
     multiple = math.lcm(*(spec.multiple for spec in specs))
     height, width = (max(sizes) for sizes in zip(*(spec.min_size for spec in specs), strict=True))
-    return [
-        replace(spec, pad=specs[0].pad, multiple=multiple, min_size=(height, width)) for spec in specs
-    ]
+    return [replace(spec, pad=specs[0].pad, multiple=multiple, min_size=(height, width)) for spec in specs]
 
 
 def check_places(own: Placement, other: Placement, teacher: str, by_level: bool) -> None:

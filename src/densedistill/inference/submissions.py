@@ -57,9 +57,7 @@ SUBMISSIONS = {
             "{name}/disp0{method}.pfm",
             "{name}/time{method}.txt",
         ),
-        Submission(
-            "eth3d", "eth3d", "low_res_two_view", "{name}.pfm", "{name}.txt", "runtime {:.3f}"
-        ),
+        Submission("eth3d", "eth3d", "low_res_two_view", "{name}.pfm", "{name}.txt", "runtime {:.3f}"),
     )
 }
 _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -257,7 +255,9 @@ def _disparity_problem(path: Path, file: str, frame: Expected, form: Submission)
 def _seconds_problem(path: Path, file: str, frame: Expected, form: Submission) -> str:
     wanted = re.escape(form.says.partition("{")[0]) + r"(\d+(?:\.\d+)?)\s*"
     found = re.fullmatch(wanted, path.read_text(errors="replace"))
-    return "" if found and float(found[1]) > 0 else f"{file} does not tell seconds, as '{form.says.format(1)}'"
+    return (
+        "" if found and float(found[1]) > 0 else f"{file} does not tell seconds, as '{form.says.format(1)}'"
+    )
 
 
 def _pack(folder: Path, expected: list[Expected]) -> Path:

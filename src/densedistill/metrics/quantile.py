@@ -46,9 +46,7 @@ def _update(
     return total, torch.tensor(float(len(found)), dtype=torch.float64, device=errors.device)
 
 
-@register_metric(
-    "a", of="disparity", unit="px", heading="A", function=error_quantile, parameter="percent"
-)
+@register_metric("a", of="disparity", unit="px", heading="A", function=error_quantile, parameter="percent")
 class ErrorQuantile(Metric):
     """`error_quantile` over batches and processes, averaged over images."""
 

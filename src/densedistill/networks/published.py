@@ -227,7 +227,7 @@ def matching_networks(entries: Mapping[str, Tensor]) -> tuple[list[str], bool]:
 
 
 def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:
-    """Yield `entries` as they are, without the prefixes of wrappers, and the student's beside its teacher's."""
+    """Yield `entries` as they are, without the prefixes of wrappers, and the student's beside a teacher's."""
     yield entries
     stripped = _strip(entries)
     if stripped.keys() != entries.keys():

@@ -11,6 +11,7 @@ README states.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -74,7 +75,7 @@ class Features(nn.Module):
             # What the published feature term compares with the three maps of a larger network.
             self.outputs = channels[1]
             ends = [0, self.outputs // 5, 3 * self.outputs // 5, self.outputs]
-            self.slices.extend(ChannelSlice(*pair) for pair in zip(ends[:-1], ends[1:], strict=True))
+            self.slices.extend(ChannelSlice(*pair) for pair in itertools.pairwise(ends))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (B, outputs, H / 4, W / 4) for `images` (B, 3, H, W)."""
@@ -97,7 +98,7 @@ class CorrelationVolume(nn.Module):
         self.correlate = GroupwiseCorrelation(levels, 1)
 
     def forward(self, features: Tensor, batch: int) -> Tensor:
-        """Return (B, 1, levels, h, w) for the features of the left and then the right views, (2B, C, h, w)."""
+        """Return (B, 1, levels, h, w) for the features of the left, then the right views, (2B, C, h, w)."""
         return self.correlate(*part_views(self.reduce(features), batch))
 
 

@@ -19,7 +19,7 @@ from . import DATASETS
 from ._base import Frame, StereoFiles
 
 _FOLDERS = {"test": "testing"}
-# TSNnet validates on these frames of either benchmark. Of 2015 it trains on the other 180, of 2012 on all 194.
+# TSNnet validates on these frames of either. Of 2015 it trains on the other 180, of 2012 on all 194.
 _PUBLISHED_VAL = frozenset(
     (1, 6, 26, 38, 43, 49, 67, 81, 89, 109, 122, 129, 132, 141, 152, 159, 171, 179, 184, 187)
 )
@@ -108,7 +108,12 @@ class KITTI2012(KITTI):
 
     name = "kitti2012"
     layout = "training/{colored_0,colored_1 or image_0,image_1,disp_occ,disp_noc}/NNNNNN_10.png"
-    counts: ClassVar[dict[str, int]] = {"train": 194, "test": 195, "published-train": 194, "published-val": 20}
+    counts: ClassVar[dict[str, int]] = {
+        "train": 194,
+        "test": 195,
+        "published-train": 194,
+        "published-val": 20,
+    }
     held_out = False
     views = (("colored_0", "colored_1"), ("image_0", "image_1"))
     truth = "disp_occ"
@@ -122,7 +127,12 @@ class KITTI2015(KITTI):
 
     name = "kitti2015"
     layout = "training/{image_2,image_3,disp_occ_0,disp_noc_0,obj_map}/NNNNNN_10.png"
-    counts: ClassVar[dict[str, int]] = {"train": 200, "test": 200, "published-train": 180, "published-val": 20}
+    counts: ClassVar[dict[str, int]] = {
+        "train": 200,
+        "test": 200,
+        "published-train": 180,
+        "published-val": 20,
+    }
     held_out = True
     views = (("image_2", "image_3"),)
     truth = "disp_occ_0"

@@ -6,6 +6,7 @@ once a view, and a pair costs an addition. Only pairs that exist are compared, a
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -46,7 +47,7 @@ class ComparedVolume(nn.Module):
         super().__init__()
         self.reduce, self.levels = reduce, levels
         self.compare = nn.ModuleList()
-        for i, (inputs, outputs) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
             conv = nn.Conv2d(inputs, outputs, 1, bias=False) if i else PairConvolution(inputs, outputs)
             self.compare.append(nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs))))
 
