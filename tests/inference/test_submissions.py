@@ -158,7 +158,7 @@ def test_a_test_set_with_missing_frames_is_refused_before_prediction(roots, tmp_
     for view in ("image_2", "image_3"):
         (roots["kitti2015"] / "testing" / view / "000001_10.png").unlink()
     predict = Ramp()
-    with pytest.raises(dd.UserError, match="split 'test' in .* has 1 of its 2 frames") as error:
+    with pytest.raises(dd.UserError, match=r"split 'test' in .* has 1 of its 2 frames") as error:
         write_submission(predict, "kitti2015", roots["kitti2015"], tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not predict.calls

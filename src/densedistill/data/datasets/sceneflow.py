@@ -34,7 +34,8 @@ class SceneFlow(StereoFiles):
     """SceneFlow's three sets in one root, merged or side by side, or any one of them.
 
     `test` is FlyingThings3D's TEST (4,370 pairs); `train` its TRAIN, all of Monkaa and all of Driving
-    (35,454): the usual division, DSNet's too. `train-flyingthings3d` is its TRAIN alone (22,390), on whose final pass TSNnet trains. A sampler pack, which has no such folders, counts in every split.
+    (35,454): the usual division, DSNet's too. `train-flyingthings3d` is its TRAIN alone (22,390), on whose
+    final pass TSNnet trains. A sampler pack, which has no such folders, counts in every other split.
 
     Args:
         rendering: "final" (with motion blur, depth of field and haze) or "clean"; default final where it is
