@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .datasets import create_dataset
+from .datasets import DATASETS
 from .datasets._base import StereoFiles
 
 # A published split for training, and the one for validation beside it.
@@ -56,7 +56,7 @@ def shared(name: str, samples: set[str], splits: tuple[str, str]) -> str:
 
 
 def _files(name: str, root: Any, split: str | None, options: dict[str, Any]) -> StereoFiles:
-    dataset = create_dataset(name, root=root, split=split, **options)
-    if not isinstance(dataset, StereoFiles):
+    kind = DATASETS[name]
+    if not (isinstance(kind, type) and issubclass(kind, StereoFiles)):
         raise UserError(f"data set '{name}' is not made of files; there is nothing to list")
-    return dataset
+    return kind(root, split=split, want=("disparity",), **options)
