@@ -139,7 +139,13 @@ def golden_network(name):
     return network.double()
 
 
-@pytest.mark.parametrize(("stage", "key"), [("student", "teacher_student"), ("naive", "student_naive")])
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [
+        pytest.param("student", "teacher_student", marks=pytest.mark.full),
+        ("naive", "student_naive"),
+    ],
+)
 def test_a_whole_step_of_the_cascade_equals_the_published_code(stage, key):
     recipe = STAGES[stage]
     student = golden_network(recipe.student.name).train()
@@ -169,6 +175,7 @@ def test_a_whole_step_of_the_cascade_equals_the_published_code(stage, key):
     )
 
 
+@pytest.mark.full
 def test_a_supervised_step_of_the_teacher_equals_the_published_code():
     student = golden_network("tsnnet_teacher").train()
     for module in student.modules():
