@@ -348,6 +348,6 @@ def _ladder(
                 same_seed = f"{user.get('weights')}{suffix}"
                 if same_seed.startswith("stage:") and same_seed.removeprefix("stage:") in resolved:
                     user["weights"] = same_seed
-            known = {key: value for key, value in resolved.items() if value is not rung}
-            _check_references(rung, {**earlier, **known}, title, f"{name}{suffix}")
+            before = {key: value for key, value in resolved.items() if value is not rung}
+            _check_references(rung, {**earlier, **before}, title, f"{name}{suffix}")
     return resolved
