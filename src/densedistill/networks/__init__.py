@@ -1,6 +1,6 @@
 """Networks: one file an architecture, plain `nn.Module`s that know nothing of distillation."""
 
-from . import acvnet, dsnet, gwcnet, lacgwcnet
+from . import acvnet, dsnet, gwcnet, lacgwcnet, lapdepth, spatialkd, vnl
 from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from .registry import create_model, list_models, register_model
 
@@ -13,6 +13,9 @@ __all__ = [
     "dsnet",
     "gwcnet",
     "lacgwcnet",
+    "lapdepth",
     "list_models",
     "register_model",
+    "spatialkd",
+    "vnl",
 ]

@@ -34,6 +34,7 @@ class InputSpec:
         channels: order the network reads.
         range: largest value of an image before normalising.
         scale: factor on height and width before the network sees the image.
+        antialias: filter before scaling down; without it, halving is the mean of 2x2 pixels.
         multiple: height and width must be divisible by this.
         min_size: least (height, width).
         pad: where padding goes.
@@ -45,6 +46,7 @@ class InputSpec:
     channels: Literal["rgb", "bgr"] = "rgb"
     range: float = 1.0
     scale: float = 1.0
+    antialias: bool = True
     multiple: int = 16
     min_size: tuple[int, int] = (0, 0)
     pad: Literal["bottom-right", "top-right", "centre"] = "bottom-right"
@@ -92,7 +94,11 @@ class InputSpec:
         image = self.normalise(image)
         if placement.scaled_size != placement.size:
             image = F.interpolate(
-                image, placement.scaled_size, mode="bilinear", align_corners=False, antialias=True
+                image,
+                placement.scaled_size,
+                mode="bilinear",
+                align_corners=False,
+                antialias=self.antialias,
             )
         if any(placement.padding):
             mode = _PAD_MODES[self.pad_mode]

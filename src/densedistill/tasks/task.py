@@ -37,7 +37,7 @@ class Task:
     error_colours: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
-_TASKS = ("stereo",)
+_TASKS = ("stereo", "depth")
 
 
 def list_tasks() -> list[str]:
