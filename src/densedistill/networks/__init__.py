@@ -1,6 +1,6 @@
 """Networks: one file an architecture, plain `nn.Module`s that know nothing of distillation."""
 
-from . import acvnet, dsnet, gwcnet, lacgwcnet, lapdepth, spatialkd, vnl
+from . import acvnet, depth_slim, dsnet, gwcnet, lacgwcnet, lapdepth, spatialkd, vnl
 from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from .registry import create_model, list_models, register_model
 
@@ -10,6 +10,7 @@ __all__ = [
     "InputSpec",
     "acvnet",
     "create_model",
+    "depth_slim",
     "dsnet",
     "gwcnet",
     "lacgwcnet",

@@ -34,6 +34,7 @@ class InputSpec:
         channels: order the network reads.
         range: largest value of an image before normalising.
         scale: factor on height and width before the network sees the image.
+        shorter_side: px that the shorter side is scaled to, in place of `scale`.
         antialias: filter before scaling down; without it, halving is the mean of 2x2 pixels.
         multiple: height and width must be divisible by this.
         min_size: least (height, width).
@@ -46,6 +47,7 @@ class InputSpec:
     channels: Literal["rgb", "bgr"] = "rgb"
     range: float = 1.0
     scale: float = 1.0
+    shorter_side: int | None = None
     antialias: bool = True
     multiple: int = 16
     min_size: tuple[int, int] = (0, 0)
@@ -65,7 +67,8 @@ class InputSpec:
 
     def place(self, height: int, width: int) -> Placement:
         """Return where an image of `height` x `width` goes: its scaled size and the padding."""
-        scaled = (round(height * self.scale), round(width * self.scale))
+        scale = self.shorter_side / min(height, width) if self.shorter_side else self.scale
+        scaled = (round(height * scale), round(width * scale))
         total_y, total_x = (
             -max(length, least) % self.multiple + max(0, least - length)
             for length, least in zip(scaled, self.min_size, strict=True)

@@ -139,6 +139,7 @@ class SpatialKD(nn.Module):
         encoder: with five features of `WIDTHS`.
         max_depth: metres; 80 for KITTI, 10 for NYU.
         rules: names of the published backbone's entries to ours; the same by default.
+        decoder: another decoder than the published one.
 
     Raises:
         UserError: an image whose size is no multiple of 16, or below 32 px.
@@ -151,10 +152,16 @@ class SpatialKD(nn.Module):
         "replaceable": ("encoder.adapters.4", "decoder.up.0", "decoder.up.1", "decoder.up.2"),
     }
 
-    def __init__(self, encoder: AdaptedEncoder, max_depth: float, rules: Sequence[Rule] = ()):
+    def __init__(
+        self,
+        encoder: AdaptedEncoder,
+        max_depth: float,
+        rules: Sequence[Rule] = (),
+        decoder: Decoder | None = None,
+    ):
         super().__init__()
         self.encoder = encoder
-        self.decoder = Decoder(max_depth)
+        self.decoder = decoder or Decoder(max_depth)
         self.max_depth = max_depth
         self.published = _layout(rules)
 

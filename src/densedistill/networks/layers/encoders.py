@@ -27,8 +27,10 @@ def image_encoder(name: str, pretrained: bool = False, **options: Any) -> nn.Mod
     """
     import timm  # takes a second, which no stereo network needs
 
+    if not options.get("features_only"):
+        options["num_classes"] = 0
     try:
-        encoder = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        encoder = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
         if not pretrained:
             raise
