@@ -66,8 +66,8 @@ class Registry:
 
 
 def discover(package: str | None, file: str) -> tuple[str, ...]:
-    """Return the modules that lie beside `file`, all but those with an underscore: one adds an entry by adding
-    a file."""
+    """Return the modules that lie beside `file`, all but those with an underscore: one adds an entry by
+    adding a file."""
     found = pkgutil.iter_modules([str(Path(file).parent)])
     return tuple(f"{package}.{module.name}" for module in found if module.name[0] != "_")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 NAME = "predict"
 HELP = "predictions for your images, as files"
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _source(args: argparse.Namespace) -> object:
+def _source(args: argparse.Namespace) -> Any:
     """Return what to predict; UserError where views are missing, or the network takes something else."""
     from ..errors import UserError
     from ..inference.load import task_of_network
@@ -135,7 +136,7 @@ def _source(args: argparse.Namespace) -> object:
     return args.image or args.folder or args.list
 
 
-def _intrinsics(text: str | None) -> object:
+def _intrinsics(text: str | None) -> Any:
     from ..data.calibration import Calibration
     from ..errors import UserError
 

@@ -33,7 +33,7 @@ class Evaluation:
 
     `rows` are dicts with `name`, `data`, `images`, `precision`, `seconds_per_image` (median) and one entry a
     metric: for stereo `epe` and `rms` in px, shares (`d1`, `bad2`, …) in [0, 1]; `_noc`, `_bg`, `_fg` tell
-    over which pixels. `samples` are the same for each sample. `limits` says in words what ground truth counts.
+    over which pixels. `samples` are the same for each sample; `limits` says what ground truth counts.
     """
 
     protocol: str

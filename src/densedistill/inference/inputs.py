@@ -49,8 +49,8 @@ class Input:
 
 
 def inputs_from(task: Task, source: Any) -> Iterable[Input]:
-    """Return the inputs of `task` that `source` means: a folder, a list file, an image or video, the number of
-    a camera, or an iterable of paths (of as many at a time as the task has inputs).
+    """Return the inputs of `task` that `source` means: a folder, a list file, an image or video, the number
+    of a camera, or an iterable of paths (of as many at a time as the task has inputs).
 
     Raises:
         UserError: nothing there, or a view without its other.
@@ -116,8 +116,8 @@ def frames_from(source: PathLike | int, limit: int | None = None) -> Iterator[In
 
 
 def sequences_from(source: Any) -> list[Input]:
-    """Return pairs with those of the next time: a folder of pairs in the order of time (KITTI's `_10` and `_11`
-    belong together), a list file of four columns, or an iterable of four paths."""
+    """Return pairs with those of the next time: a folder of pairs in the order of time (KITTI's `_10` and
+    `_11` belong together), a list file of four columns, or an iterable of four paths."""
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
         return _consecutive(Path(source))
     rows = read_list(Path(source), 4) if isinstance(source, (str, os.PathLike)) else list(source)

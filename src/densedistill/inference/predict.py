@@ -50,7 +50,7 @@ def predict(
     progress: bool = False,
     on_warning: Callable[[str], None] | None = None,
 ) -> Predictions:
-    """Predict what the network's task says for images and write it as files, in float32 unless told otherwise.
+    """Predict for images what the network's task says and write it as files, in float32 by default.
 
     Images may be of any size, grey, 16 bits deep or with alpha. An input whose outputs are all there is
     skipped, so a run that was stopped goes on where it was; each file is whole or not there. Views that look
@@ -58,8 +58,8 @@ def predict(
 
     Args:
         network: as `load_predictor` takes it: a network, a name, `name=weights`, `sgbm`, a run, a predictor.
-        source: for stereo a folder, a list file, or pairs of paths (see `pairs_from`); for tasks with a single
-            image a file, a folder, a list, a video or the number of a camera (see `inputs_from`).
+        source: for stereo a folder, a list file, or pairs of paths (see `pairs_from`); for tasks with
+            a single image a file, a folder, a list, a video or a camera's number (see `inputs_from`).
         out: folder of the outputs, called by the input's name.
         write: kinds of output, of the task's writers; None for its usual ones.
         calibration: file (KITTI, Middlebury, OpenCV; OpenCV's may be two) for `depth` and `ply`; None to look

@@ -71,8 +71,8 @@ def _one(
 
 
 def _shipped(task: Task) -> list[Source]:
-    """Return the samples that ship for `task`: for stereo Motorcycle (Middlebury 2014, quarter size) and Cones
-    (Middlebury 2003)."""
+    """Return the samples that ship for `task`: for stereo Motorcycle (Middlebury 2014, quarter size) and
+    Cones (Middlebury 2003)."""
     if not task.samples:
         raise UserError(f"no samples ship for {task.name}; name a data set, 'world' for procedural scenes")
     return [Source(label, open_dataset(name, task.name)) for label, name in task.samples.items()]

@@ -167,7 +167,7 @@ def _find(name: str) -> tuple[MetricInfo, str, dict[str, float]]:
 
 
 def _declared_by(name: str, metric: Any) -> MetricInfo:
-    """Return what a class that nobody registered says of itself: `of`, `unit` and `heading`, where it does."""
+    """Return what a class that nobody registered says of itself: `of`, `unit`, `heading`, if it does."""
     of = getattr(metric, "of", ())
     heading = getattr(metric, "heading", name.partition(":")[2])
     return MetricInfo(

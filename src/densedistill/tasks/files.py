@@ -20,7 +20,7 @@ class Predicted:
     """What a network answered for one input, and what some writers need beside it.
 
     Args:
-        outputs: by key: a map (H, W), or (C, H, W) of several channels; boxes (N, 4), scores and classes (N,).
+        outputs: by key: a map (H, W), or (C, H, W) of several channels; boxes (N, 4), scores, classes (N,).
         image: the first input, RGB (H, W, 3) uint8.
         calibration: of the camera or rig.
         colour_max: value drawn red; None for the picture's own largest.

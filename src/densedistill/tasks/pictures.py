@@ -14,8 +14,8 @@ Picture = NDArray[np.uint8]
 
 
 def value_range(values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the lowest and highest measured value, or length of a vector (2, H, W), but for the outermost per
-    cent: the range of colours that compare."""
+    """Return the lowest and highest measured value, or length of a vector (2, H, W), but for the outermost
+    per cent: the range of colours that compare."""
     lengths = np.linalg.norm(values, axis=0) if values.ndim == 3 else values
     measured = lengths[valid]
     if measured.size == 0:
@@ -32,8 +32,8 @@ def compare(
     found: Mapping[str, NDArray[Any]],
     key: str | None = None,
 ) -> tuple[Picture, Picture, Picture | None]:
-    """Return pictures (H, W, 3) of ground truth and prediction in one range of colours, and of the error where
-    the task has a picture for it.
+    """Return pictures (H, W, 3) of ground truth and prediction in one range of colours, and of the error
+    where the task has a picture for it.
 
     Args:
         image: the first input, (H, W, 3).

@@ -27,8 +27,8 @@ def list_protocols(task: str) -> list[str]:
 
 
 def get_protocol(name: str | Protocol | None, task: Task | None = None) -> Protocol:
-    """Return the protocol called `name` of `task` (default: of any), `plain` for None; UserError when there is
-    none."""
+    """Return the protocol called `name` of `task` (default: of any), `plain` for None; UserError when there
+    is none."""
     if isinstance(name, Protocol):
         found = name
     elif name in (None, "plain"):
