@@ -101,7 +101,7 @@ def test_ground_truth_of_another_size_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"depth_scale": 0}, "depth_scale is above 0"),
-        ({"frame": "kity"}, "did you mean 'kitti'"),
+        ({"part": "kity"}, "did you mean 'kitti'"),
         ({"split": "tran"}, "split of data set 'depth_folder'"),
         ({"image": "nowhere"}, "there is no folder .*nowhere"),
         ({"limit": 0}, "limit is the number of samples"),
@@ -151,7 +151,7 @@ def test_kittis_depth_is_found_wherever_it_is_kept(place, tmp_path):
     assert sample["image"].shape == (3, 352, 1216)
     assert sample["depth"].shape == (1, 352, 1216)
     assert sample["depth"][sample["depth_valid"]].unique().tolist() == [12.0]
-    whole = create_dataset("kitti_eigen", tmp_path, "test", frame="whole")[0]
+    whole = create_dataset("kitti_eigen", tmp_path, "test", part="whole")[0]
     assert torch.equal(whole["image"][:, 23:, 13 : 13 + 1216], sample["image"])
 
 
@@ -215,7 +215,7 @@ def test_the_labelled_file_is_read_without_matlab(tmp_path):
     assert (sample["depth"][:, 100:] == 3).all()
     assert create_dataset("nyu", path, "test", dense=True)[0]["depth_valid"].all()
     assert sample["meta"]["calibration"].fx == pytest.approx(518.8579)
-    assert create_dataset("nyu", path, "train", frame="nyu")[0]["image"].shape == (3, 427, 565)
+    assert create_dataset("nyu", path, "train", part="nyu")[0]["image"].shape == (3, 427, 565)
 
 
 def test_the_official_split_is_written_and_read_back(tmp_path):

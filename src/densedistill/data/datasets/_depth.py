@@ -29,7 +29,7 @@ class DepthFiles(Dataset[Sample]):
         root: the folder of the files.
         split: one of `splits`; default the first.
         depth_scale: what a stored value is divided by for metres; default the data set's own.
-        frame: part of the image to read, see `FRAMES`; default the data set's own for the split.
+        part: part of the image to read, see `FRAMES`; default the data set's own.
         limit: at most so many samples, evenly spread.
         strict: False keeps samples whose files are missing, as `data check` needs.
 
@@ -44,6 +44,7 @@ class DepthFiles(Dataset[Sample]):
     counts: ClassVar[dict[str, int]] = {}
     required: ClassVar[tuple[str, ...]] = ("image", "depth")
     scale: ClassVar[float] = 1000.0
+    default_part: ClassVar[str] = "whole"
     #: Metres between which the median of a depth map is expected: elsewhere its unit is doubted.
     expected: ClassVar[tuple[float, float]] = (0.1, 150.0)
 
@@ -52,7 +53,7 @@ class DepthFiles(Dataset[Sample]):
         root: str | os.PathLike[str] | None = None,
         split: str | None = None,
         depth_scale: float | None = None,
-        frame: str | None = None,
+        part: str | None = None,
         limit: int | None = None,
         strict: bool = True,
     ):
@@ -67,9 +68,9 @@ class DepthFiles(Dataset[Sample]):
         if depth_scale is not None and not depth_scale > 0:
             raise UserError(f"data set '{self.name}': depth_scale is above 0, got {depth_scale}")
         self.depth_scale = depth_scale or self.scale
-        self.frame = frame or self.default_frame()
-        if self.frame not in FRAMES:
-            raise unknown(f"frame of data set '{self.name}'", self.frame, FRAMES)
+        self.part = part or self.default_part
+        if self.part not in FRAMES:
+            raise unknown(f"part of data set '{self.name}'", self.part, FRAMES)
         self._doubted = False
         self.index = FolderIndex()
         listed = self.list_frames()
@@ -100,10 +101,6 @@ class DepthFiles(Dataset[Sample]):
             more = f" (and {others} more samples are incomplete)" if others else ""
             raise UserError(f"data set '{self.name}': sample {name} has no {role}, {path} is missing{more}")
 
-    def default_frame(self) -> str:
-        """Return the part of the image that the split is read with."""
-        return "whole"
-
     @abstractmethod
     def list_frames(self) -> list[Frame]:
         """Return the samples of `self.split` with every file that should be there."""
@@ -120,12 +117,12 @@ class DepthFiles(Dataset[Sample]):
         """Return a sample; UserError for a damaged file, sizes that differ, or empty ground truth."""
         frame = self.frames[index]
         image = self.read_image(frame)
-        top, left, height, width = FRAMES[self.frame](*image.shape[:2])
-        part = (slice(top, top + height), slice(left, left + width))
-        sample: Sample = {"image": image_tensor(np.ascontiguousarray(image[part]))}
+        top, left, height, width = FRAMES[self.part](*image.shape[:2])
+        window = (slice(top, top + height), slice(left, left + width))
+        sample: Sample = {"image": image_tensor(np.ascontiguousarray(image[window]))}
         depth = self.read_depth(frame)
         if depth is not None:
-            sample["depth"], sample["depth_valid"] = self._checked(depth, frame, image.shape[:2], part)
+            sample["depth"], sample["depth_valid"] = self._checked(depth, frame, image.shape[:2], window)
         calibration = self.read_calibration(frame, image.shape[:2])
         sample["meta"] = {
             "name": frame.name,
@@ -137,7 +134,7 @@ class DepthFiles(Dataset[Sample]):
         return sample
 
     def _checked(
-        self, depth: NDArray[np.float32], frame: Frame, size: tuple[int, ...], part: tuple[slice, slice]
+        self, depth: NDArray[np.float32], frame: Frame, size: tuple[int, ...], window: tuple[slice, slice]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         where = frame.files.get("depth", frame.name)
         if depth.shape != size:
@@ -145,7 +142,7 @@ class DepthFiles(Dataset[Sample]):
                 f"{where} is {depth.shape[1]}x{depth.shape[0]} px, its image {size[1]}x{size[0]}; "
                 "ground truth has the size of its image"
             )
-        values, valid = disparity_tensors(np.ascontiguousarray(depth[part]))
+        values, valid = disparity_tensors(np.ascontiguousarray(depth[window]))
         if not valid.any():
             raise UserError(
                 f"{where} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"

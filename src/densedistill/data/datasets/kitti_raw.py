@@ -33,7 +33,7 @@ class KITTIEigen(DepthFiles):
         split: `train` or `test`.
         list: the list file; default one of the usual names in `root`.
         depth: a folder of the depth, where it is none of the above.
-        frame: `kitti` (default) reads the 1216x352 px that published networks see, `whole` all. Train with
+        part: `kitti` (default) reads the 1216x352 px that published networks see, `whole` all. Train with
             `whole`, and with the augmentation's `frame: kitti`, to rotate before the crop, as published.
         **options: as every data set of depth.
     """
@@ -43,6 +43,7 @@ class KITTIEigen(DepthFiles):
     splits = ("train", "test")
     counts: ClassVar[dict[str, int]] = {"train": 23158, "test": 652}
     scale = 256.0
+    default_part = "kitti"
     expected = (2.0, 100.0)
 
     def __init__(
@@ -55,9 +56,6 @@ class KITTIEigen(DepthFiles):
     ):
         self.list, self.depth = list, depth
         super().__init__(root, split, **options)
-
-    def default_frame(self) -> str:
-        return "kitti"
 
     def list_frames(self) -> list[Frame]:
         frames = []

@@ -39,7 +39,7 @@ class NYU(DepthFiles):
         split: `train` (795 images of the official split) or `test` (654).
         list: a list file, for the synchronised frames.
         dense: read depth whose holes were filled.
-        frame: `nyu` leaves the white border out, as published training does; default `whole`.
+        part: `nyu` leaves the white border out, as published training does; default `whole`.
         **options: as every data set of depth.
     """
 
