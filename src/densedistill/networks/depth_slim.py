@@ -30,6 +30,12 @@ def _slim(encoder: str, max_depth: float, shorter_side: int, pretrained: bool) -
 
 
 @register_model("depth")
-def depth_slim(max_depth: float = 80.0, shorter_side: int = 120, pretrained: bool = False) -> SpatialKD:
-    """The student that ships: RegNetX-200MF and a narrow decoder."""
-    return _slim("regnetx_002", max_depth, shorter_side, pretrained)
+def depth_slim(
+    max_depth: float = 80.0,
+    shorter_side: int = 120,
+    encoder: str = "regnetx_002",
+    pretrained: bool = False,
+) -> SpatialKD:
+    """The student that ships: RegNetX-200MF, or another `encoder` of timm with five features, and a narrow
+    decoder."""
+    return _slim(encoder, max_depth, shorter_side, pretrained)
