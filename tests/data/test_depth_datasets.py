@@ -141,7 +141,8 @@ def kitti(root, place, names=("0000000116", "0000000117")):
 
 
 @pytest.mark.parametrize(
-    "place", ["2011_09_26", "data_depth_annotated", "data_depth_annotated/val", "data_depth_annotated/train", "train"]
+    "place",
+    ["2011_09_26", "data_depth_annotated", "data_depth_annotated/val", "data_depth_annotated/train", "train"],
 )
 def test_kittis_depth_is_found_wherever_it_is_kept(place, tmp_path):
     kitti(tmp_path, place)
@@ -196,7 +197,9 @@ def nyu_mat(folder, count=3):
         file["rawDepths"] = raw
         references = file.create_dataset("sceneTypes", (1, count), dtype=h5py.ref_dtype)
         for i in range(count):
-            letters = file.create_dataset(f"#refs#/{i}", data=np.array([[ord(c)] for c in "kitchen"], np.uint16))
+            letters = file.create_dataset(
+                f"#refs#/{i}", data=np.array([[ord(c)] for c in "kitchen"], np.uint16)
+            )
             references[0, i] = letters.ref
     savemat(folder / "splits.mat", {"trainNdxs": [[1], [3]], "testNdxs": [[2]]})
     return path
@@ -334,7 +337,12 @@ def test_a_missing_depth_is_named(tmp_path):
 def sample_of(height=480, width=640):
     rows = torch.arange(height).float().view(1, -1, 1).expand(1, height, width)
     values = (rows / 2).to(torch.uint8).expand(3, height, width).clone()
-    return {"image": values, "depth": 1 + rows, "depth_valid": torch.ones(1, height, width, dtype=torch.bool), "meta": {}}
+    return {
+        "image": values,
+        "depth": 1 + rows,
+        "depth_valid": torch.ones(1, height, width, dtype=torch.bool),
+        "meta": {},
+    }
 
 
 def test_a_roll_keeps_depth_and_image_together():
@@ -351,10 +359,13 @@ def test_a_roll_keeps_depth_and_image_together():
     assert ((back["depth"] - sample_of()["depth"])[inner]).abs().max() <= 2
 
 
-@pytest.mark.parametrize(("preset", "frame", "source", "crop"), [
-    ("kitti_depth", "kitti", (375, 1242), (352, 704)),
-    ("nyu_depth", "nyu", (480, 640), (416, 544)),
-])
+@pytest.mark.parametrize(
+    ("preset", "frame", "source", "crop"),
+    [
+        ("kitti_depth", "kitti", (375, 1242), (352, 704)),
+        ("nyu_depth", "nyu", (480, 640), (416, 544)),
+    ],
+)
 def test_the_published_augmentations_give_the_published_crops(preset, frame, source, crop):
     augment = build_augmentation({"augment": preset, "frame": frame, "crop": list(crop)}, "depth")
     seen = []

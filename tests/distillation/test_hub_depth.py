@@ -92,7 +92,9 @@ def test_an_image_without_ground_truth_is_not_vouched_for(relative):
     valid = create_teacher("depth_anything", model=str(relative))(data)["depth_valid"]
     assert valid[0].any()
     assert not valid[1].any()
-    assert not create_teacher("depth_anything", model=str(relative))({"image": data["image"]})["depth_valid"].any()
+    assert not create_teacher("depth_anything", model=str(relative))({"image": data["image"]})[
+        "depth_valid"
+    ].any()
 
 
 def test_a_metric_model_is_taken_as_it_is(tmp_path, relative):
@@ -105,7 +107,9 @@ def test_a_metric_model_is_taken_as_it_is(tmp_path, relative):
     assert torch.equal(forced(data)["depth"], forced({"image": data["image"]})["depth"])
 
 
-@pytest.mark.parametrize(("align", "loss"), [("ground_truth", "silog"), ("none", "scale_and_shift_invariant")])
+@pytest.mark.parametrize(
+    ("align", "loss"), [("ground_truth", "silog"), ("none", "scale_and_shift_invariant")]
+)
 def test_a_student_learns_from_it(relative, align, loss):
     student = dd.create_model("depth_slim").train()
     teacher = create_teacher("depth_anything", model=str(relative), align=align)
@@ -117,7 +121,9 @@ def test_a_student_learns_from_it(relative, align, loss):
 
 
 def test_what_is_no_depth_network_is_refused(tmp_path):
-    config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28
+    )
     transformers.Dinov2Model(config).save_pretrained(tmp_path)
     with pytest.raises(dd.UserError, match="is no depth network: it is of type dinov2") as error:
         create_teacher("depth_anything", model=str(tmp_path))

@@ -49,7 +49,9 @@ def silog_case(divide=1.0):
     return prediction.requires_grad_(), truth
 
 
-@pytest.mark.parametrize(("name", "divide", "minimum"), [("kitti", 1, 1.0), ("nyu", 8, 0.1), ("lapdepth", 1, 1e-3)])
+@pytest.mark.parametrize(
+    ("name", "divide", "minimum"), [("kitti", 1, 1.0), ("nyu", 8, 0.1), ("lapdepth", 1, 1e-3)]
+)
 def test_silog_equals_published_code(name, divide, minimum):
     prediction, truth = silog_case(divide)
     loss = losses.silog(prediction, truth, truth > 0, minimum=minimum)
@@ -208,10 +210,22 @@ class Given(nn.Module):
 
 TERMS = {
     "ground_truth": {"loss": "silog", "of": "depth", "to": "ground_truth", "minimum": 1.0},
-    "replaced": {"loss": "replace_block", "of": "replaceable", "to": "teacher", "weight": 0.2, "probability": 0.6},
+    "replaced": {
+        "loss": "replace_block",
+        "of": "replaceable",
+        "to": "teacher",
+        "weight": 0.2,
+        "probability": 0.6,
+    },
     "feature": {"loss": "mse", "of": "decoder", "to": "teacher", "levels": [1, 2, 2, 5, 5], "weight": 0.3},
     **{
-        band: {"loss": f"laplacian_{band}", "of": "decoder", "to": "teacher", "levels": [2, 2, 2, 5, 5], "weight": 0.1}
+        band: {
+            "loss": f"laplacian_{band}",
+            "of": "decoder",
+            "to": "teacher",
+            "levels": [2, 2, 2, 5, 5],
+            "weight": 0.1,
+        }
         for band in ("fine", "middle", "low")
     },
 }
@@ -277,7 +291,7 @@ def test_weighted_bin_cross_entropy_equals_published_code():
     assert near(loss, arrays["loss"])
     loss.backward()
     stored = json.loads((GOLDEN / "structured_kd_losses.json").read_text())["outputs"]
-    part = eval("logits.grad" + stored["weighted_ce/grad_logits"].get("slice", "[:1, ::6]"))  # noqa: S307
+    part = eval("logits.grad" + stored["weighted_ce/grad_logits"].get("slice", "[:1, ::6]"))
     assert near(part, arrays["grad_logits"])
     assert near(BinnedDepth(60, 0.1, 17.0)(logits) / 10, arrays["depth_from_softmax"])
 
@@ -288,7 +302,9 @@ def test_virtual_normal_equals_published_code(focal):
     u = recorded("vnl_gt_u", case["inputs"])
     truth = torch.where(u < 0.05, -1.0, 0.1 + u)
     prediction = (0.1 + u / 2 + recorded("vnl_pred_u", case["inputs"]) / 2).requires_grad_()
-    points = torch.stack([(recorded(f"vnl_p{i}_u", case["inputs"]) * 48 * 64).floor().long() for i in (1, 2, 3)])
+    points = torch.stack(
+        [(recorded(f"vnl_p{i}_u", case["inputs"]) * 48 * 64).floor().long() for i in (1, 2, 3)]
+    )
     arrays = {key: STRUCTURED_ARRAYS[f"virtual_normal_{focal}/{key}"] for key in case["outputs"]}
     assert np.array_equal(_spread(_triples(truth, points, focal)), arrays["mask"].astype(bool))
     mask = truth > 0
@@ -302,7 +318,9 @@ def test_virtual_normal_equals_published_code(focal):
 
 def test_virtual_normal_without_a_triple_is_zero_with_a_gradient():
     prediction = torch.ones(1, 1, 8, 8, requires_grad=True)
-    loss = losses.virtual_normal(prediction, torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.bool))
+    loss = losses.virtual_normal(
+        prediction, torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    )
     loss.backward()
     assert loss == 0
     assert prediction.grad.abs().max() == 0

@@ -136,7 +136,9 @@ def test_lapdepth_in_training_equals_published_network(tmp_path):
     case.assert_equal("coarsest.4", "train_conv_lv5", 1e-3)
     for i in range(4):
         case.assert_equal(f"levels.{i}", f"train_residual_lv{4 - i}", 1e-3, factor=80)
-        case.assert_equal(f"levels.{i}.convs.{len(case.network.levels[i].convs) - 1}", f"train_conv_lv{4 - i}")
+        case.assert_equal(
+            f"levels.{i}.convs.{len(case.network.levels[i].convs) - 1}", f"train_conv_lv{4 - i}"
+        )
     trained = sum(p.numel() for p in case.network.parameters() if p.requires_grad)
     assert trained == 73_135_104
 
@@ -169,7 +171,9 @@ def files(tmp_path_factory):
 
 
 def test_an_encoder_alone_is_refused_with_what_lacks(files):
-    with pytest.raises(dd.UserError, match=r"encoder\.pkl holds the encoder .* alone; name the file of the decoder"):
+    with pytest.raises(
+        dd.UserError, match=r"encoder\.pkl holds the encoder .* alone; name the file of the decoder"
+    ):
         dd.create_model("spatialkd_resnet18", weights=str(files / "encoder.pkl"))
 
 
@@ -181,7 +185,9 @@ def test_an_encoder_given_as_decoder_is_refused(files):
 
 def test_the_encoder_of_another_student_is_refused(files):
     weights = f"{files / 'encoder.pkl'}+{files / 'decoder.pkl'}"
-    with pytest.raises(dd.UserError, match=r"does not fit network 'spatialkd_mobilenetv2'.*looks most like") as e:
+    with pytest.raises(
+        dd.UserError, match=r"does not fit network 'spatialkd_mobilenetv2'.*looks most like"
+    ) as e:
         dd.create_model("spatialkd_mobilenetv2", weights=weights)
     assert "\n" not in str(e.value)
 
@@ -216,3 +222,24 @@ def test_torchvisions_mobilenet_weights_go_where_the_published_layout_says(monke
         if not key.startswith("classifier"):
             ours = network.published.rename(f"encoder.encoder.{key}").removeprefix("encoder.")
             assert torch.equal(own[ours], value), key
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "least"),
+    [("spatialkd_resnet18", (120, 200), "128x128"), ("vnl_mobilenetv2", (64, 20), "32x32")],
+)
+def test_an_image_below_the_least_size_is_refused(name, size, least):
+    predict = dd.Predictor(dd.create_model(name))
+    with pytest.raises(
+        dd.UserError, match=f"is smaller than the network's least size of {least} px"
+    ) as error:
+        predict(torch.zeros(3, *size))
+    assert "\n" not in str(error.value)
+
+
+def test_a_slim_network_sees_images_of_any_size_at_one_scale():
+    spec = dd.create_model("depth_slim").input_spec
+    for size in ((480, 640), (60, 80), (375, 1242)):
+        placement = spec.place(*size)
+        assert placement.scaled_size[0] == 120
+        assert placement.scaled_size[1] == round(120 * size[1] / size[0])

@@ -13,7 +13,13 @@ from densedistill.networks.registry import MODELS
 from densedistill.tasks import get_task
 
 # Of 70 million parameters and more: too slow for the short suite.
-HEAVY = ("lapdepth_resnext101", "lapdepth_resnext101_gn", "spatialkd_resnext101", "vnl_resnext101", "vnl_resnext50")
+HEAVY = (
+    "lapdepth_resnext101",
+    "lapdepth_resnext101_gn",
+    "spatialkd_resnext101",
+    "vnl_resnext101",
+    "vnl_resnext50",
+)
 
 # Parameters that the training outputs do not depend on: they are frozen, or only losses read them.
 WITHOUT_GRADIENT = {

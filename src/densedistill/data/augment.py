@@ -152,7 +152,9 @@ def _checked(options: Options) -> Options:
         raise UserError(f"augmentation: scale is [least, largest] exponent of two, got {options.scale}")
     for name in ("gamma", "brightness", "tint"):
         if name in pairs and not 0 < pairs[name][0] <= pairs[name][1]:
-            raise UserError(f"augmentation: {name} is [least, largest], above 0, got {getattr(options, name)}")
+            raise UserError(
+                f"augmentation: {name} is [least, largest], above 0, got {getattr(options, name)}"
+            )
     for name in ("asymmetric", "flip_vertical", "flip_horizontal", "permute"):
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(

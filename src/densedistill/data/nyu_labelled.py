@@ -42,9 +42,7 @@ class LabelledFile:
             try:
                 import h5py
             except ImportError:
-                raise UserError(
-                    "NYU's labelled file needs h5py: pip install 'densedistill[data]'"
-                ) from None
+                raise UserError("NYU's labelled file needs h5py: pip install 'densedistill[data]'") from None
             try:
                 self._file = h5py.File(self.path, "r")
             except OSError as error:
@@ -118,7 +116,10 @@ def write_official(
             seen[7:474, 7:632] = True
             image[~seen] = 0
             formats.write_image(scene / f"rgb_{index:05d}.png", image)
-            for raw, path in ((True, f"sync_depth_{index:05d}.png"), (False, f"dense/sync_depth_dense_{index:05d}.png")):
+            for raw, path in (
+                (True, f"sync_depth_{index:05d}.png"),
+                (False, f"dense/sync_depth_dense_{index:05d}.png"),
+            ):
                 depth = labelled.depth(index, raw)
                 formats.write_depth_png(scene / path, depth, 1000.0)
             done += 1

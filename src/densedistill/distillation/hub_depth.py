@@ -73,7 +73,9 @@ class HubDepthTeacher(NetworkTeacher):
     def __init__(self, network: HubDepth, align: str = "ground_truth"):
         super().__init__(network)
         if align not in ALIGNMENTS:
-            raise UserError(f"align is one of {', '.join(ALIGNMENTS)}, got '{align}'{nearest(align, ALIGNMENTS)}")
+            raise UserError(
+                f"align is one of {', '.join(ALIGNMENTS)}, got '{align}'{nearest(align, ALIGNMENTS)}"
+            )
         self.align = align == "ground_truth" and not network.metric
 
     @torch.no_grad()
@@ -87,9 +89,7 @@ class HubDepthTeacher(NetworkTeacher):
         return {**answer, "depth": depth, "depth_valid": valid}
 
 
-def align_inverse(
-    depth: Tensor, truth: Tensor | None, known: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def align_inverse(depth: Tensor, truth: Tensor | None, known: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return `depth` (B, 1, H, W) with scale and shift of its inverse fitted to that of `truth`, and where it
     is to be believed.
 
@@ -124,12 +124,16 @@ def _load(model: str) -> tuple[Any, Mapping[str, Any]]:
         from transformers.models.auto.image_processing_auto import get_image_processor_config
         from transformers.utils import logging
     except ImportError:
-        raise UserError("depth networks of the hub need transformers: pip install 'densedistill[zoo]'") from None
+        raise UserError(
+            "depth networks of the hub need transformers: pip install 'densedistill[zoo]'"
+        ) from None
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"there is no model '{model}', neither a folder nor on the hub: {_short(error)}") from None
+        raise UserError(
+            f"there is no model '{model}', neither a folder nor on the hub: {_short(error)}"
+        ) from None
     try:
         # Weights as pickles could run code; safetensors cannot.
         found = AutoModelForDepthEstimation.from_pretrained(model, config=config, use_safetensors=True)

@@ -153,9 +153,7 @@ def _update(
     p = torch.where(valid, prediction, 1.0).double().clamp(min=LEAST).flatten(1)
     g = torch.where(valid, target, 1.0).double().flatten(1)
     counts = valid.flatten(1).sum(1).double()
-    sums = torch.stack(
-        [torch.where(valid.flatten(1), value, 0.0).sum(1) for value in measure.values(p, g)]
-    )
+    sums = torch.stack([torch.where(valid.flatten(1), value, 0.0).sum(1) for value in measure.values(p, g)])
     if not per_image:
         return sums.sum(1), counts.sum()
     kept = counts > 0

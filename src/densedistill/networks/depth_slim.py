@@ -25,7 +25,9 @@ def _slim(encoder: str, max_depth: float, shorter_side: int, pretrained: bool) -
     backbone = image_encoder(encoder, pretrained, features_only=True)
     adapted = AdaptedEncoder(backbone, _staged, backbone.feature_info.channels(), _WIDTHS)
     network = SpatialKD(adapted, max_depth, decoder=Decoder(max_depth, _WIDTHS, _OUTPUTS))
-    network.input_spec = InputSpec(shorter_side=shorter_side, multiple=16, min_size=(32, 32), pad_mode="replicate")
+    network.input_spec = InputSpec(
+        shorter_side=shorter_side, multiple=16, min_size=(64, 64), pad_mode="replicate"
+    )
     return network
 
 

@@ -91,9 +91,7 @@ class DenseASPP(nn.Module):
 class Level(nn.Module):
     """One level of the pyramid: from the path, a skip, the coarser residual and the image's own residual."""
 
-    def __init__(
-        self, norm: Norm, path: int, skip: int | None, up: int, reduced: int, widths: Sequence[int]
-    ):
+    def __init__(self, norm: Norm, path: int, skip: int | None, up: int, reduced: int, widths: Sequence[int]):
         super().__init__()
         self.up = UpConv(norm, path, up)
         self.reduce = PreConv(norm, up + skip, reduced, 1) if skip else None
@@ -126,7 +124,7 @@ class LapDepth(nn.Module):
         UserError: an image whose size is no multiple of 16.
     """
 
-    input_spec = InputSpec(multiple=16, min_size=(32, 32))
+    input_spec = InputSpec(multiple=16, min_size=(32, 32), refuses_smaller=True)
     taps = {
         "features": ("encoder.act1", "encoder.layer1", "encoder.layer2", "encoder.layer3"),
         "context": ("context",),

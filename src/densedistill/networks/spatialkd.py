@@ -145,7 +145,7 @@ class SpatialKD(nn.Module):
         UserError: an image whose size is no multiple of 16, or below 32 px.
     """
 
-    input_spec = InputSpec(scale=0.5, antialias=False, multiple=16, min_size=(32, 32))
+    input_spec = InputSpec(scale=0.5, antialias=False, multiple=16, min_size=(64, 64), refuses_smaller=True)
     taps = {
         "features": tuple(f"encoder.adapters.{i}" for i in range(5)),
         "decoder": tuple(f"decoder.up.{i}" for i in range(5)),

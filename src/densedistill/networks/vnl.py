@@ -68,9 +68,7 @@ class AtrousContext(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(inputs, outputs, 1, bias=False)])
-        self.convs += [
-            nn.Conv2d(inputs, outputs, 3, padding=d, dilation=d, bias=False) for d in (2, 4, 6)
-        ]
+        self.convs += [nn.Conv2d(inputs, outputs, 3, padding=d, dilation=d, bias=False) for d in (2, 4, 6)]
         self.norms = nn.ModuleList(nn.BatchNorm2d(outputs, momentum=0.5) for _ in self.convs)
         self.pooled = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.pooled_norm = nn.BatchNorm2d(outputs, momentum=0.5)
@@ -135,7 +133,7 @@ class VNL(nn.Module):
         UserError: an image below 32 px.
     """
 
-    input_spec = InputSpec(multiple=1, min_size=(32, 32))
+    input_spec = InputSpec(multiple=1, min_size=(32, 32), refuses_smaller=True)
     taps = {
         "features": tuple(f"laterals.{i}" for i in range(4)),
         "decoder": tuple(f"stages.{i}" for i in range(4)),
@@ -158,14 +156,10 @@ class VNL(nn.Module):
         laterals = (coarse, fine, fine, fine)
         self.bins, self.depth_range = bins, (low, high)
         self.encoder, self.context = encoder, context
-        self.laterals = nn.ModuleList(
-            FeatureTransfer(a, b) for a, b in zip(channels, laterals, strict=True)
-        )
+        self.laterals = nn.ModuleList(FeatureTransfer(a, b) for a, b in zip(channels, laterals, strict=True))
         inputs = 5 * coarse if isinstance(context, AtrousContext) else coarse
         # The published code gives a momentum in the place of epsilon.
-        self.top = nn.Sequential(
-            nn.Conv2d(inputs, coarse, 1, bias=False), nn.BatchNorm2d(coarse, eps=0.5)
-        )
+        self.top = nn.Sequential(nn.Conv2d(inputs, coarse, 1, bias=False), nn.BatchNorm2d(coarse, eps=0.5))
         self.stages = nn.ModuleList(Stage(width, fine) for width in laterals)
         self.finest = FeatureTransfer(fine, fine)
         self.predict = nn.Conv2d(fine, bins, 3, padding=2, dilation=2)
@@ -234,9 +228,7 @@ def _with_resnext(name: str, bins: int, low: float, high: float, pretrained: boo
 
 
 @register_model("depth")
-def vnl_resnext101(
-    bins: int = 150, low: float = 0.1, high: float = 17.0, pretrained: bool = False
-) -> VNL:
+def vnl_resnext101(bins: int = 150, low: float = 0.1, high: float = 17.0, pretrained: bool = False) -> VNL:
     """VNL with ResNeXt101-32x4d, stride 16: the published teacher for NYU."""
     return _with_resnext("resnext101_32x4d.gluon_in1k", bins, low, high, pretrained)
 

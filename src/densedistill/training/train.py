@@ -242,7 +242,9 @@ def borrow(student: Any, parts: Mapping[str, str], teachers: Mapping[str, Any]) 
             own.load_state_dict(others.state_dict())
         except (AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise UserError(f"student.borrow.{path}: teacher '{name}' has nothing that fits: {reason}") from None
+            raise UserError(
+                f"student.borrow.{path}: teacher '{name}' has nothing that fits: {reason}"
+            ) from None
 
 
 @contextlib.contextmanager

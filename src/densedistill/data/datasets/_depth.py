@@ -17,7 +17,7 @@ from ...errors import UserError, unknown
 from .. import formats
 from ..calibration import Calibration
 from ..sample import Sample, disparity_tensors, full_view, image_tensor
-from ._base import Frame, FolderIndex, _spread
+from ._base import FolderIndex, Frame, _spread
 
 
 class DepthFiles(Dataset[Sample]):

@@ -37,16 +37,16 @@ class ICLNUIM(DepthFiles):
     scale = 5000.0
     expected = (0.2, 10.0)
 
-    def __init__(
-        self, root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any
-    ):
+    def __init__(self, root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any):
         super().__init__(SAMPLES / "icl_nuim" if root is None else root, split, **options)
 
     def list_frames(self) -> list[Frame]:
         return [frame for base in self.index.bases(self.root, *_IMAGES) for frame in self._sequence(base)]
 
     def _sequence(self, base: Path) -> list[Frame]:
-        images = next(found for name in (*_IMAGES, "") if (found := self.index.stems(base / name)) or not name)
+        images = next(
+            found for name in (*_IMAGES, "") if (found := self.index.stems(base / name)) or not name
+        )
         inside = "" if base == self.root else f"{base.relative_to(self.root).as_posix()}/"
         ordered = sorted(images, key=lambda stem: (len(stem), stem))  # 2 before 10
         return [

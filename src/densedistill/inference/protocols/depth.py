@@ -122,7 +122,10 @@ _BASES = (
         procedures=(nyu_placement(NYU_SEEN["lapdepth"]),),
     ),
     dataclasses.replace(
-        _NYU, name="nyu_whole", says="NYU Depth V2: Eigen's crop, up to 10 m, whole images seen", procedures=()
+        _NYU,
+        name="nyu_whole",
+        says="NYU Depth V2: Eigen's crop, up to 10 m, whole images seen",
+        procedures=(),
     ),
 )
 _ALIGNMENTS = {

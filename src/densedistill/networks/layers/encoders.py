@@ -143,7 +143,10 @@ def mobilenet_rules(published: str, ours: str, last: bool = True) -> tuple[Rule,
         rules += _block_rules(source, names, target)
     if last:
         number = len(blocks) + 1
-        rules += [(f"{published}.{number}.0", f"{ours}.conv_head"), (f"{published}.{number}.1", f"{ours}.bn2")]
+        rules += [
+            (f"{published}.{number}.0", f"{ours}.conv_head"),
+            (f"{published}.{number}.1", f"{ours}.bn2"),
+        ]
     return tuple(rules)
 
 

@@ -25,7 +25,9 @@ def check_image(image: Tensor, multiple: int = 1, least: tuple[int, int] = (1, 1
             "Predictor pads images of any size, input_spec.prepare pads a batch"
         )
     if height < least[0] or width < least[1]:
-        raise UserError(f"the network sees nothing in less than {least[0]}x{least[1]} px, got {height}x{width}")
+        raise UserError(
+            f"the network sees nothing in less than {least[0]}x{least[1]} px, got {height}x{width}"
+        )
     return height, width
 
 
