@@ -3,9 +3,9 @@
     python benchmarks/ladder.py --run runs/ladder --json benchmarks/results/ladder.json
     python benchmarks/ladder.py study/depth --run runs/depth-study --json benchmarks/results/depth.json
 
-One run per rung and seed (the recipe `study/ladder`: Table IV of DSNet; `study/depth`: Spatial-KD); both comparisons are read off its time-stamped
-validation curve: at equal steps, and at equal wall-clock, which is the time that the cheapest rung
-needed for all its steps. An interrupted study goes on where it stopped.
+One run per rung and seed (the recipe `study/ladder`: Table IV of DSNet; `study/depth`: Spatial-KD); both
+comparisons are read off its time-stamped validation curve: at equal steps, and at equal wall-clock, which is
+the time that the cheapest rung needed for all its steps. An interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def test_a_file_that_is_not_nyus_is_refused(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "nyu_depth_v2_labeled.mat"
     path.write_bytes(b"MATLAB 5.0")
-    with pytest.raises(dd.UserError, match="as a MATLAB 7.3"):
+    with pytest.raises(dd.UserError, match=r"as a MATLAB 7.3"):
         create_dataset("nyu", tmp_path)
     with h5py.File(path, "w") as file:
         file["other"] = np.zeros(1)

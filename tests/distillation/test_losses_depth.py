@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_the_probability_rises_as_published():
 
 @pytest.mark.parametrize("options", [{"probability": 1.5}, {"blocks": [0]}, {"ramp_steps": 0}])
 def test_a_replacement_that_means_nothing_is_refused(options):
-    with pytest.raises(dd.UserError, match="replaced block|at least 1"):
+    with pytest.raises(dd.UserError, match=r"replaced block|at least 1"):
         ReplaceBlock(**options)
 
 
@@ -183,7 +184,7 @@ class Given(nn.Module):
     """A student or teacher of given features in front of the golden decoder."""
 
     task, input_spec = "depth", dd.InputSpec(mean=(0, 0, 0), std=(1, 1, 1), scale=0.5, antialias=False)
-    taps = {
+    taps: ClassVar = {
         "decoder": tuple(f"decoder.up.{i}" for i in range(5)),
         "replaceable": ("features.4", "decoder.up.0", "decoder.up.1", "decoder.up.2"),
     }
@@ -259,7 +260,7 @@ def test_a_whole_step_through_the_objective_equals_published_code(published, mon
 
 def test_replacement_is_for_taps():
     terms = {"replaced": {"loss": "replace_block", "of": "depth", "to": "teacher", "mask": "none"}}
-    with pytest.raises(dd.UserError, match="objective.replaced: loss 'replace_block' is for taps"):
+    with pytest.raises(dd.UserError, match=r"objective.replaced: loss 'replace_block' is for taps"):
         dd.Objective(terms, Given("s"), {"teacher": Given("t")})
 
 

@@ -205,7 +205,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_one_line(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(dd.UserError, match="cannot fetch the ImageNet weights of 'resnet18.tv_in1k'"):
+    with pytest.raises(dd.UserError, match=r"cannot fetch the ImageNet weights of 'resnet18.tv_in1k'"):
         dd.create_model("spatialkd_resnet18", pretrained=True)
 
 

@@ -212,9 +212,10 @@ def write_disparity_png(
 
 
 def write_depth_png(path: PathLike, depth: NDArray[np.floating], scale: float) -> None:
-    """Write depth (H, W) in metres as a 16-bit PNG of round(scale z), atomically; 0, inf and nan are 0, unknown.
+    """Write depth (H, W) in metres as a 16-bit PNG of round(scale z), atomically.
 
-    What is too far for the format is written as its largest value.
+    What is not above 0 or not finite is 0, unknown. What is too far for the format is written as its largest
+    value.
     """
     known = np.isfinite(depth) & (depth > 0)
     levels = np.clip(np.rint(np.where(known, depth, 0) * scale), 1, 65535).astype(np.uint16)

@@ -34,11 +34,11 @@ def block_region(field: Tensor, probability: float, block: int) -> tuple[Tensor,
 def replace_features(
     student: Tensor, teacher: Tensor, region: Tensor, published: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return `student` (B, C, H, W) with its positive values in `region` (B, H, W) replaced, and the loss there.
+    """Return `student` with its positive values in `region` replaced, and the loss there.
 
     Args:
-        student, teacher: features of one shape.
-        region: bool.
+        student, teacher: features (B, C, H, W).
+        region: bool (B, H, W).
         published: multiply by the ratio teacher / student, as the published code does. Its gradient is 0 up
             to rounding, and no number where the student is tiny, in half precision below about 1e-3. The
             other form takes the teacher's value, and its gradient is 0.

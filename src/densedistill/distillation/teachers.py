@@ -205,8 +205,8 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
         name: a registered network; `sgbm`, OpenCV's matcher, which vouches for what it matched (options
             `max_disparity`, and `fill` to have its holes filled); `package.module:Name` for a class or
             function of your own that returns a teacher or a network; `depth_anything`, a depth network of the
-            Hugging Face hub (options `model`, a folder or hub id, `kind` and `align`); `ensemble`, with options `members` (a
-            list of mappings of this function's arguments) and `reduce` (mean or median).
+            Hugging Face hub (options `model`, a folder or hub id, `kind`, `align`); `ensemble`, with options
+            `members` (a list of mappings of this function's arguments) and `reduce` (mean or median).
         weights: of a network, as `create_model` takes them.
         **options: to the network or the teacher, for example `max_disparity=192`.
 

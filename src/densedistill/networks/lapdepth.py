@@ -8,7 +8,8 @@ of the image's Laplacian pyramid. All convolutions of the decoder are weight-sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class Level(nn.Module):
         super().__init__()
         self.up = UpConv(norm, path, up)
         self.reduce = PreConv(norm, up + skip, reduced, 1) if skip else None
-        self.convs = nn.ModuleList(PreConv(norm, a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(PreConv(norm, a, b) for a, b in pairwise(widths))
 
     def forward(
         self, path: Tensor, skip: Tensor | None, residual: Tensor, guidance: Tensor
@@ -125,7 +126,7 @@ class LapDepth(nn.Module):
     """
 
     input_spec = InputSpec(multiple=16, min_size=(32, 32), refuses_smaller=True)
-    taps = {
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
         "features": ("encoder.act1", "encoder.layer1", "encoder.layer2", "encoder.layer3"),
         "context": ("context",),
         "decoder": (*(f"levels.{i}.convs.0" for i in range(4)),),
@@ -148,9 +149,7 @@ class LapDepth(nn.Module):
         del self.encoder.layer4
         self.context = DenseASPP(make)
         widths = (512, 256, 128, 64, 32, 1)
-        self.coarsest = nn.Sequential(
-            *(PreConv(make, a, b) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.coarsest = nn.Sequential(*(PreConv(make, a, b) for a, b in pairwise(widths)))
         self.levels = nn.ModuleList(Level(make, *level) for level in _LEVELS)
         self.published = _layout()
         if freeze:

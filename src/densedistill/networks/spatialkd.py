@@ -12,7 +12,7 @@ load them with `weights="encoder.pkl+decoder.pkl"`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ class SpatialKD(nn.Module):
     """
 
     input_spec = InputSpec(scale=0.5, antialias=False, multiple=16, min_size=(64, 64), refuses_smaller=True)
-    taps = {
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
         "features": tuple(f"encoder.adapters.{i}" for i in range(5)),
         "decoder": tuple(f"decoder.up.{i}" for i in range(5)),
         "replaceable": ("encoder.adapters.4", "decoder.up.0", "decoder.up.1", "decoder.up.2"),

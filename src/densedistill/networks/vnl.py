@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class VNL(nn.Module):
     """
 
     input_spec = InputSpec(multiple=1, min_size=(32, 32), refuses_smaller=True)
-    taps = {
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
         "features": tuple(f"laterals.{i}" for i in range(4)),
         "decoder": tuple(f"stages.{i}" for i in range(4)),
         "bins": ("predict",),

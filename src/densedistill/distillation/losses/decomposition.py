@@ -50,7 +50,7 @@ def laplacian_fine(student: Tensor, teacher: Tensor) -> Tensor:
 
 @register_loss(dims=(4,))
 def laplacian_middle(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean absolute difference of the middle band of two features, at half their size (Spatial-KD).
+    """Return the mean absolute difference of the middle band of two features (Spatial-KD).
 
     Args:
         student, teacher: features (B, C, H, W), at least 4x4.

@@ -123,11 +123,11 @@ def virtual_normal(
     trim: float = 0.25,
     points: Tensor | None = None,
 ) -> Tensor:
-    """Return the difference of the normals of planes through random triples of pixels (VNL, ICCV 2019, eq. 3).
+    """Return the difference of the normals of planes through random triples of pixels (VNL, eq. 3).
 
-    Triples are kept by the teacher's geometry: measured, not all close together, not on one line. The lowest
-    part of the differences is dropped, as in the published code. Without any triple the loss is 0, where the
-    published form is NaN.
+    Yin et al., ICCV 2019. Triples are kept by the teacher's geometry: measured, not all close together, not
+    on one line. The lowest part of the differences is dropped, as in the published code. Without any triple
+    the loss is 0, where the published form is NaN.
 
     Args:
         student, teacher: depths (B, 1, H, W), metres.

@@ -1,8 +1,9 @@
 """The protocols of monocular depth: caps, crops, and how a network is asked.
 
 A name may go on with `+flip` (the mean over the image and its mirror image), `+median` (each image's median
-made that of its ground truth) and `+aligned` or `+aligned_inverse` (scale and shift of least squares, of depth
-or of its inverse, for networks that know depth up to these), in this order: `kitti+flip`, `images+aligned`.
+made that of its ground truth) and `+aligned` or `+aligned_inverse` (scale and shift of least squares, of
+depth or of its inverse, for networks that know depth up to these), in this order:
+`kitti+flip`, `images+aligned`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def nyu_crop(size: tuple[int, int]) -> Tensor:
 
 
 def nyu_placement(seen: tuple[int, int, int, int]) -> Any:
-    """Return the procedure that shows a network the part `seen` of a 480x640 image and fills up with zeros."""
+    """Return the procedure that shows a network the part `seen` of a 480x640 image and pads with zeros."""
     top, bottom, left, right = seen
 
     def procedure(predict: Predicts) -> Predicts:

@@ -134,7 +134,7 @@ def efficientnet_features(encoder: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 def mobilenet_rules(published: str, ours: str, last: bool = True) -> tuple[Rule, ...]:
-    """Return how torchvision's names of MobileNetV2's entries, under `published`, become timm's under `ours`."""
+    """Return how torchvision's names of MobileNetV2, under `published`, become timm's under `ours`."""
     rules: list[Rule] = [(f"{published}.0.0", f"{ours}.conv_stem"), (f"{published}.0.1", f"{ours}.bn1")]
     blocks = [f"{i}.{j}" for i, count in enumerate(_MOBILENET_STAGES) for j in range(count)]
     for number, block in enumerate(blocks, 1):
