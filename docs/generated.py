@@ -76,11 +76,13 @@ def datasets() -> str:
 
 
 def protocols() -> str:
-    """The protocols of `evaluate`."""
-    from densedistill.inference.protocols import PROTOCOLS
+    """The protocols of `evaluate` for stereo."""
+    from densedistill.inference.protocols import get_protocol, list_protocols
+    from densedistill.tasks import get_task
 
     lines = ["| protocol | what it is | metrics | averaged over |", "|---|---|---|---|"]
-    for protocol in PROTOCOLS.values():
+    task = get_task("stereo")
+    for protocol in (get_protocol(name, task) for name in list_protocols("stereo")):
         metrics = ", ".join(protocol.metrics)
         lines.append(f"| `{protocol.name}` | {protocol.says} | {metrics} | {protocol.average} |")
     return "\n".join(lines)
