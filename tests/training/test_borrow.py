@@ -36,7 +36,10 @@ def test_a_student_takes_its_teachers_decoder_and_keeps_it():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"decoder": "teachr"}, r"student.borrow.decoder: there is no teacher 'teachr'; did you mean 'teacher'"),
+        (
+            {"decoder": "teachr"},
+            r"student.borrow.decoder: there is no teacher 'teachr'; did you mean 'teacher'",
+        ),
         ({"decodr": "teacher"}, r"student.borrow.decodr: teacher 'teacher' has nothing that fits"),
         ({"encoder": "teacher"}, r"student.borrow.encoder: teacher 'teacher' has nothing that fits"),
     ],
@@ -47,5 +50,3 @@ def test_what_does_not_fit_is_refused_in_one_line(parts, message):
     with pytest.raises(dd.UserError, match=message) as error:
         borrow(objective.student, parts, teachers)
     assert "\n" not in str(error.value)
-
-

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ...errors import UserError, unknown
+from ...errors import DataWarning, UserError, unknown
 from .. import formats
 from ..calibration import Calibration
 from ..sample import Sample, disparity_tensors, full_view, image_tensor
@@ -155,6 +155,7 @@ class DepthFiles(Dataset[Sample]):
                 warnings.warn(
                     f"{where}: the median depth is {median:.3g} m, which is unlikely; is a stored value "
                     f"divided by {self.depth_scale:g} (depth_scale) really metres?",
+                    DataWarning,
                     stacklevel=2,
                 )
         return values, valid
