@@ -38,7 +38,7 @@ def test_a_student_takes_its_teachers_decoder_and_keeps_it():
     [
         (
             {"decoder": "teachr"},
-            r"student.borrow.decoder: there is no teacher 'teachr'; did you mean 'teacher'",
+            r"borrow.decoder: there is no teacher 'teachr'; did you mean 'teacher'",
         ),
         ({"decodr": "teacher"}, r"student.borrow.decodr: teacher 'teacher' has nothing that fits"),
         ({"encoder": "teacher"}, r"student.borrow.encoder: teacher 'teacher' has nothing that fits"),
