@@ -19,7 +19,7 @@ from ..errors import UserError
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
 from .layers.encoders import image_encoder, resize, resnet_features
-from .layers.image import check_image, depth_outputs
+from .layers.image import at_least_float32, check_image, depth_outputs
 from .registry import register_model
 from .spatialkd import group_norm
 
@@ -161,11 +161,11 @@ class LapDepth(nn.Module):
         skips = resnet_features(self.encoder, image)
         guidance = _laplacians(image)
         path = self.context(skips.pop())
-        residual = self.coarsest(path).float().sigmoid()
+        residual = at_least_float32(self.coarsest(path)).sigmoid()
         restored = residual
         for i, (level, guide) in enumerate(zip(self.levels, reversed(guidance), strict=True)):
             path, residual = level(path, skips.pop() if skips else None, residual, guide)
-            residual = residual.float()
+            residual = at_least_float32(residual)
             restored = residual + twice(restored)
             if i == 3:
                 restored = restored.sigmoid()

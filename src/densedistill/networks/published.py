@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import re
@@ -265,14 +266,20 @@ def matching_networks(entries: Mapping[str, Tensor]) -> tuple[list[str], bool]:
     """
     misfits: dict[str, int] = {}
     for name in MODELS:
-        with torch.device("meta"):
-            network = MODELS[name]()
+        network = _outline(name)
         misfits[name] = min(fit_entries(network, variant).misfits for variant in _variants(entries))
     fitting = [name for name, count in misfits.items() if not count]
     if fitting:
         return fitting, True
     best = min(misfits, key=lambda name: misfits[name], default=None)
     return ([best] if best is not None and misfits[best] < len(entries) else []), False
+
+
+@functools.cache
+def _outline(name: str) -> nn.Module:
+    """Return network `name` without options and without memory for its weights."""
+    with torch.device("meta"):
+        return MODELS[name]()
 
 
 def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:

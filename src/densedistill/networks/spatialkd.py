@@ -28,7 +28,7 @@ from .layers.encoders import (
     resize,
     resnet_features,
 )
-from .layers.image import check_image, depth_outputs
+from .layers.image import at_least_float32, check_image, depth_outputs
 from .registry import register_model
 
 # What the adaptation blocks turn the five features of any encoder into.
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
         for i, (reduce, skip) in enumerate(zip(self.reduce, skips, strict=True)):
             height, width = sizes[i]
             x = self.up[i + 1](reduce(torch.cat((x, skip), 1)), (2 * height, 2 * width))
-        return self.head(x).float().sigmoid() * self.max_depth
+        return at_least_float32(self.head(x)).sigmoid() * self.max_depth
 
 
 class SpatialKD(nn.Module):

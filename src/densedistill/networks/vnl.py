@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
 from .layers.encoders import dilate, image_encoder, resize, resnet_features, staged_mobilenet_rules
-from .layers.image import check_image, depth_outputs
+from .layers.image import at_least_float32, check_image, depth_outputs
 from .registry import register_model
 
 
@@ -113,8 +113,7 @@ class BinnedDepth(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return depth (B, 1, H, W), metres, of `logits` (B, bins, H, W)."""
-        if logits.dtype != torch.float64:
-            logits = logits.float()
+        logits = at_least_float32(logits)
         centres = self.centres.to(logits.dtype).view(1, -1, 1, 1)
         return 10 ** (logits.softmax(1) * centres).sum(1, keepdim=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...errors import UserError
@@ -29,6 +30,11 @@ def check_image(image: Tensor, multiple: int = 1, least: tuple[int, int] = (1, 1
             f"the network sees nothing in less than {least[0]}x{least[1]} px, got {height}x{width}"
         )
     return height, width
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32, or as it is when it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def depth_outputs(depths: Sequence[Tensor], training: bool) -> dict[str, Any]:
