@@ -160,9 +160,11 @@ def _input_spec(config: Any, processor: Mapping[str, Any]) -> InputSpec:
     patch = int(processor.get("ensure_multiple_of") or patch)
     size = processor.get("size") or {}
     shorter = size.get("shortest_edge") or size.get("height") or 37 * patch
+    mean: Any = tuple(processor.get("image_mean") or IMAGENET_MEAN)
+    std: Any = tuple(processor.get("image_std") or IMAGENET_STD)
     return InputSpec(
-        mean=tuple(processor.get("image_mean") or IMAGENET_MEAN),
-        std=tuple(processor.get("image_std") or IMAGENET_STD),
+        mean=mean,
+        std=std,
         shorter_side=int(shorter),
         multiple=patch,
         pad_mode="replicate",

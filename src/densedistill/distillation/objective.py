@@ -334,7 +334,7 @@ class Objective(nn.Module):
     def _intervene(self) -> None:
         """Let losses that change what the student computes do so, before its taps read it."""
         for term in self._active:
-            loss = self._losses[term.name]
+            loss: Any = self._losses[term.name]
             if getattr(loss, "intervenes", False):
                 if is_output(term, self.task.outputs):
                     raise UserError(f"objective.{term.name}: loss '{term.loss}' is for taps, not outputs")
@@ -345,10 +345,10 @@ class Objective(nn.Module):
     @contextmanager
     def _interventions(self, teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Hand the teachers' tensors to the losses that intervene, while the student runs."""
-        found = [
-            (loss, teachers[term.to]["taps"][tap_key(term.teacher_spec)])
+        found: list[tuple[Any, Any]] = [
+            (self._losses[term.name], teachers[term.to]["taps"][tap_key(term.teacher_spec)])
             for term in self._active
-            if getattr(loss := self._losses[term.name], "intervenes", False)
+            if getattr(self._losses[term.name], "intervenes", False)
         ]
         try:
             for loss, tensors in found:

@@ -129,7 +129,7 @@ _BASES = (
         procedures=(),
     ),
 )
-_ALIGNMENTS = {
+_ALIGNMENTS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "": ("", ()),
     "+median": ("medians made equal", (median_scaling,)),
     "+aligned": ("scale and shift of depth by least squares", (scale_and_shift,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from .._layout import Rule
 _MOBILENET_STAGES = (1, 2, 3, 4, 3, 3, 1)
 
 
-def image_encoder(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+def image_encoder(name: str, pretrained: bool = False, **options: Any) -> Any:
     """Return timm's network `name` without its classifier.
 
     Args:
@@ -169,7 +169,7 @@ def _block_rules(published: str, names: tuple[str, ...], ours: str) -> list[Rule
     return [(f"{published}.{name}", f"{ours}.{layer}") for name, layer in zip(names, layers, strict=True)]
 
 
-def resize(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """Return `x` (B, C, H, W) resized to `size` bilinearly."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
