@@ -173,8 +173,12 @@ def test_kittis_depth_is_found_wherever_it_is_kept(place, tmp_path):
 
 
 def test_kitti_without_a_list_says_what_lacks(tmp_path):
-    with pytest.raises(dd.UserError, match="needs the list of the Eigen split"):
+    with pytest.raises(
+        dd.UserError, match=r"nothing of split 'train' .* expected .*eigen_train_files_with_gt.txt"
+    ):
         create_dataset("kitti_eigen", tmp_path, "train")
+    with pytest.raises(dd.UserError, match=r"there is no list mine\.txt"):
+        create_dataset("kitti_eigen", tmp_path, "train", list="mine.txt")
     (tmp_path / "train.txt").write_text("one\n")
     with pytest.raises(dd.UserError, match=r"train\.txt, line 1: expected 2 or 3 columns"):
         create_dataset("kitti_eigen", tmp_path, "train")

@@ -39,7 +39,10 @@ class KITTIEigen(DepthFiles):
     """
 
     name = "kitti_eigen"
-    layout = "2011_09_26/DRIVE/image_02/data/N.png, data_depth_annotated/, and the split's list file"
+    layout = (
+        "2011_09_26/DRIVE/image_02/data/N.png, data_depth_annotated/, and lines of image, depth and focal "
+        "length in eigen_train_files_with_gt.txt and eigen_test_files_with_gt.txt, or a list that is given"
+    )
     splits = ("train", "test")
     counts: ClassVar[dict[str, int]] = {"train": 23158, "test": 652}
     scale = 256.0
@@ -58,24 +61,24 @@ class KITTIEigen(DepthFiles):
         super().__init__(root, split, **options)
 
     def list_frames(self) -> list[Frame]:
+        path = self._list_file()
         frames = []
-        for words in listed_frames(self._list_file(), (2, 3)):
+        for words in listed_frames(path, (2, 3)) if path is not None else []:
             image, depth = words[0].lstrip("/"), words[1].lstrip("/")
             if depth != "None":
                 files = {"image": self._image(image), "depth": self._depth(image, depth)}
                 frames.append(Frame(Path(image).with_suffix("").as_posix(), files))
         return frames
 
-    def _list_file(self) -> Path:
+    def _list_file(self) -> Path | None:
         names = [str(self.list)] if self.list else [name.format(self.split) for name in _LISTS]
         for name in names:
             for path in (Path(name).expanduser(), self.root / name):
                 if path.is_file():
                     return path
-        raise UserError(
-            f"data set '{self.name}' needs the list of the Eigen split, lines of image, depth and focal "
-            f"length: give list, or put {names[0]} into {self.root}"
-        )
+        if self.list:
+            raise UserError(f"data set '{self.name}': there is no list {self.list}")
+        return None
 
     def _image(self, image: str) -> Path:
         plain = self.root / image
