@@ -71,11 +71,11 @@ class KITTIEigen(DepthFiles):
         return frames
 
     def _list_file(self) -> Path | None:
-        names = [str(self.list)] if self.list else [name.format(self.split) for name in _LISTS]
-        for name in names:
-            for path in (Path(name).expanduser(), self.root / name):
-                if path.is_file():
-                    return path
+        usual = [self.root / name.format(self.split) for name in _LISTS]
+        given = [Path(self.list).expanduser(), self.root / self.list] if self.list else usual
+        for path in given:
+            if path.is_file():
+                return path
         if self.list:
             raise UserError(f"data set '{self.name}': there is no list {self.list}")
         return None
