@@ -1,10 +1,11 @@
-"""Which points of distillation earn their time? Table IV's ladder at CPU size, over three seeds.
+"""Which points of distillation earn their time? A ladder of terms at CPU size, over three seeds.
 
     python benchmarks/ladder.py --run runs/ladder --json benchmarks/results/ladder.json
+    python benchmarks/ladder.py study/depth --run runs/depth-study --json benchmarks/results/depth.json
 
-One run per rung and seed (the recipe `study/ladder`); both comparisons are read off its time-stamped
-validation curve: at equal steps, and at equal wall-clock, which is the time that the cheapest rung
-needed for all its steps. An interrupted study goes on where it stopped.
+One run per rung and seed (the recipe `study/ladder`: Table IV of DSNet; `study/depth`: Spatial-KD); both
+comparisons are read off its time-stamped validation curve: at equal steps, and at equal wall-clock, which is
+the time that the cheapest rung needed for all its steps. An interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from densedistill.files import atomic_write
+from densedistill.recipes import load_recipe
 from densedistill.training import Run, open_run, train
 
-FIGURES = {"epe": "EPE px", "bad2": "bad-2.0 %"}
+FIGURES = {
+    "stereo": {"epe": "EPE px", "bad2": "bad-2.0 %"},
+    "depth": {"abs_rel": "AbsRel", "silog": "SILog", "a1": "a1 %"},
+}
+PERCENT = ("bad2", "a1")
 
 
 def curve(run: Run, figure: str) -> list[tuple[int, float, float]]:
@@ -48,15 +54,17 @@ def value_at(points: list[tuple[int, float, float]], seconds: float) -> float:
 def read(folder: Path) -> dict[str, Any]:
     """Return the study's figures: rung to mean and deviation over seeds, at equal steps and equal time."""
     rungs: dict[str, list[Run]] = {}
+    task = load_recipe(folder / "recipe.yaml").task
+    figures = FIGURES[task]
     for path in sorted(folder.glob("*-seed*")):
         rungs.setdefault(path.name.split("-", 1)[1].rsplit("-seed", 1)[0], []).append(open_run(path))
-    last = {rung: [curve(run, "epe")[-1] for run in runs] for rung, runs in rungs.items()}
+    last = {rung: [curve(run, next(iter(figures)))[-1] for run in runs] for rung, runs in rungs.items()}
     seconds = min(statistics.mean(point[1] for point in points) for points in last.values())
     rows = []
     for rung, runs in rungs.items():
         row: dict[str, Any] = {"rung": rung, "seeds": len(runs), "steps": last[rung][0][0]}
         row["seconds"] = statistics.mean(point[1] for point in last[rung])
-        for figure in FIGURES:
+        for figure in figures:
             points = [curve(run, figure) for run in runs]
             for label, values in (
                 ("equal_steps", [p[-1][2] for p in points]),
@@ -65,24 +73,25 @@ def read(folder: Path) -> dict[str, Any]:
                 deviation = statistics.stdev(values) if len(values) > 1 else 0.0
                 row[f"{figure}_{label}"] = (statistics.mean(values), deviation)
         rows.append(row)
-    return {"rows": rows, "equal_time_seconds": seconds}
+    return {"task": task, "rows": rows, "equal_time_seconds": seconds}
 
 
 def show(study: dict[str, Any]) -> None:
     """Print the study as a table."""
-    table = Table(title=f"Table IV's ladder; equal time is {study['equal_time_seconds']:.0f} s")
+    figures = FIGURES[study["task"]]
+    table = Table(title=f"equal time is {study['equal_time_seconds']:.0f} s")
     table.add_column("terms, cumulative")
     table.add_column("s", justify="right")
-    for title in FIGURES.values():
+    for title in figures.values():
         for label in ("equal steps", "equal time"):
             table.add_column(f"{title}\n{label}", justify="right")
     for row in study["rows"]:
         cells = []
-        for figure in FIGURES:
-            scale = 100 if figure.startswith("bad") else 1
+        for figure in figures:
+            scale = 100 if figure in PERCENT else 1
             for label in ("equal_steps", "equal_time"):
                 mean, deviation = row[f"{figure}_{label}"]
-                cells.append(f"{mean * scale:.2f} ± {deviation * scale:.2f}")
+                cells.append(f"{mean * scale:.3g} ± {deviation * scale:.2g}")
         table.add_row(row["rung"], f"{row['seconds']:.0f}", *cells)
     Console().print(table)
 
@@ -91,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("recipe", nargs="?", default="study/ladder", help="a ladder (default study/ladder)")
     parser.add_argument("--run", type=Path, default=Path("runs/ladder"), help="folder of the runs")
     parser.add_argument("--steps", type=int, help="steps of each run (default: the recipe's)")
     parser.add_argument("--json", type=Path, help="where to write the figures")
@@ -101,7 +111,7 @@ def main() -> None:
             train(resume=arguments.run)
         else:
             train(
-                "study/ladder",
+                arguments.recipe,
                 run=arguments.run,
                 overrides={"schedule.steps": arguments.steps} if arguments.steps else None,
             )

@@ -41,12 +41,12 @@ def recipes() -> str:
 
 
 def networks() -> str:
-    """The networks with parameters and MACs at 256x512, the paper's count beside the true one."""
+    """The stereo networks with parameters and MACs at 256x512, the paper's count beside the true one."""
     from densedistill.networks import list_models
     from densedistill.networks.counting import count_model
 
     lines = ["| network | parameters, M | MACs, G | MACs by the papers' rule, G |", "|---|--:|--:|--:|"]
-    for name in list_models():
+    for name in list_models(task="stereo"):
         counts = count_model(name)
         figures = (counts.parameters / 1e6, counts.macs / 1e9, counts.macs_paper / 1e9)
         lines.append(f"| `{name}` | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
@@ -65,11 +65,11 @@ def losses() -> str:
 
 
 def datasets() -> str:
-    """The data sets by name, with the first line of each."""
+    """The data sets of stereo pairs by name, with the first line of each."""
     from densedistill.data import DATASETS
 
     lines = ["| name | what it reads |", "|---|---|"]
-    for name in DATASETS:
+    for name in (n for n in DATASETS if getattr(DATASETS[n], "task", "stereo") == "stereo"):
         first = (inspect.getdoc(DATASETS[name]) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         lines.append(f"| `{name}` | {first} |")
     return "\n".join(lines)

@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 
+class DataWarning(UserWarning):
+    """Data are probably not what they are said to be; the command line says it in one line."""
+
+
 class UserError(Exception):
     """Something the user can mend: one line that says what was wrong, where, and what to do.
 

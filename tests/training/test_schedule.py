@@ -59,3 +59,15 @@ def test_minutes_are_minutes_of_training():
 def test_a_length_must_be_clear(fields, message):
     with pytest.raises(UserError, match=message):
         Schedule(**fields)
+
+
+def test_poly_falls_as_a_power_and_holds_its_last_rate():
+    published = Course(
+        Schedule(epochs=55, name="poly", power=0.5, final=0.1, hold=5 / 55), steps_per_epoch=10
+    )
+    for step in (0, 100, 499, 500, 549):
+        # Spatial-KD: (1e-4 - 1e-5) (1 - n / N)^0.5 + 1e-5 over 50 epochs, and five more at 1e-5.
+        expected = 0.9 * max(0.0, 1 - step / 500) ** 0.5 + 0.1
+        assert published.factor(step, 0.0) == pytest.approx(expected, abs=1e-6), step
+    with pytest.raises(UserError, match=r"schedule\.hold"):
+        Schedule(steps=10, name="poly", hold=1.0)

@@ -10,9 +10,10 @@ import errno
 import importlib
 import os
 import sys
+import warnings
 from types import ModuleType
 
-from ..errors import UserError, nearest
+from ..errors import DataWarning, UserError, nearest
 
 VERBS = {
     "demo": "the whole way at CPU size, minutes, report at the end",
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     0: done; 1: done, and the answer is no; 2: a mistake that one line on stderr names; 130: interrupted.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
         return _dispatch(arguments)
     except SystemExit as exit:
@@ -54,6 +56,20 @@ def main(argv: list[str] | None = None) -> int:
             print(f"densedistill: the disk is full{where}; make room and start again", file=sys.stderr)
             return 2
         raise
+    finally:
+        warnings.formatwarning = usual
+
+
+_formatwarning = warnings.formatwarning
+
+
+def _in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Return a doubt about data as one line, other warnings as Python writes them."""
+    if issubclass(category, DataWarning):
+        return f"warning: {message}\n"
+    return _formatwarning(message, category, filename, lineno, line)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ examples:
   densedistill data check middleburyeval3 /data/MiddEval3 --option resolution=Q
   densedistill data list kitti2015 /data/KITTI2015 --split published-train --out lists/kitti15_train.txt
   densedistill data make /data/world --length 1000 --size 256 512
+  densedistill data make nyu-official /data/NYU --source nyu_depth_v2_labeled.mat
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set"
     )
-    make = actions.add_parser("make", help="write procedural scenes in SceneFlow's layout")
-    make.add_argument("out", metavar="OUT", help="the folder to write")
+    make = actions.add_parser("make", help="write procedural scenes in SceneFlow's layout, or NYU's split")
+    make.add_argument(
+        "out", nargs="+", metavar="OUT", help="the folder to write; before it, nyu-official for NYU's split"
+    )
+    make.add_argument("--source", metavar="FILE", help="NYU's labelled file, splits.mat beside it")
     make.add_argument("--length", type=int, default=200, metavar="N", help="number of pairs (default 200)")
     make.add_argument("--seed", type=int, default=0, help="number of the first scene (default 0)")
     make.add_argument(
@@ -180,6 +184,33 @@ def _verdict(surveys: list[Survey], args: argparse.Namespace, console: Any) -> i
 
 
 def _make(args: argparse.Namespace) -> int:
+    if args.out[0] == "nyu-official":
+        return _make_nyu(args)
+    if len(args.out) > 1:
+        raise UserError(f"data make writes one folder, got {', '.join(args.out)}")
+    return _make_world(args)
+
+
+def _make_nyu(args: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from ..data.nyu_labelled import LabelledFile, write_official
+
+    if len(args.out) != 2 or not args.source:
+        raise UserError("data make nyu-official takes OUT and --source nyu_depth_v2_labeled.mat")
+    with Progress(transient=True) as bar:
+        task = bar.add_task("writing")
+        counts = write_official(
+            LabelledFile(args.source),
+            args.out[1],
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    written = ", ".join(f"{count} images of split {split}" for split, count in counts.items())
+    print(f"wrote {written} to {args.out[1]}; read them as data set nyu")
+    return 0
+
+
+def _make_world(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from ..data.world.write import write_dataset
@@ -187,7 +218,7 @@ def _make(args: argparse.Namespace) -> int:
     with Progress(transient=True) as bar:
         task = bar.add_task("writing", total=args.length)
         out = write_dataset(
-            args.out,
+            args.out[0],
             length=args.length,
             seed=args.seed,
             size=args.size,

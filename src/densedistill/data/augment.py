@@ -14,6 +14,9 @@ from torch import Tensor
 from ..errors import UserError, unknown
 from . import colour as light
 from . import geometry
+from .augment_depth import cut, rotate
+from .augment_depth import relight as light_by_channel
+from .datasets._depth import FRAMES
 from .sample import IMAGES, Sample
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -26,6 +29,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stretch": 0.2,
         "flip_vertical": 0.1,
     },
+    # Spatial-KD's and LapDepth's, for monocular depth.
+    "kitti_depth": {
+        "rotate": 1.0,
+        "gamma": (0.9, 1.1),
+        "brightness": (0.9, 1.1),
+        "tint": (0.9, 1.1),
+        "permute": 0.5,
+        "flip_horizontal": 0.5,
+    },
+    "nyu_depth": {
+        "rotate": 3.0,
+        "gamma": (0.8, 1.2),
+        "brightness": (0.75, 1.25),
+        "tint": (0.8, 1.2),
+        "permute": 0.5,
+        "flip_horizontal": 0.5,
+    },
 }
 _KINDS = ("none", "published", "strong")
 _POSITIONS = ("random", "lower", "centre", "bottom-right")
@@ -37,7 +57,8 @@ class Options:
 
     Args:
         augment: a preset for all of the following: `none`, `published` (the Middlebury loaders of ACVNet and
-            DSNet) or `strong` (as RAFT-Stereo and later networks train). Single fields override it.
+            DSNet), `strong` (as RAFT-Stereo and later networks train), `kitti_depth` or `nyu_depth` (as
+            monocular depth networks do). Single fields override it.
         crop: (height, width), the same window in every view; None keeps the size.
         position: where the crop lies: `random`; `lower`, ACVNet's for KITTI, which mostly begins below three
             tenths of the height, where the laser measures; `centre`; `bottom-right`, the published
@@ -54,6 +75,11 @@ class Options:
         decalibrate: (px, degrees) by which the right image may be off vertically; None: perfectly rectified.
         noise: largest standard deviation of Gaussian noise, levels of 255; every second view has some.
         blur: largest standard deviation of a Gaussian blur, px; every second view is blurred.
+        rotate: largest roll of a single camera, degrees, drawn evenly up and down; depth stays true.
+        frame: part of the image that is kept after that, before the crop: `whole`, `kitti` (1216x352 px) or
+            `nyu` (without its white border).
+        gamma, brightness, tint: (least, largest) exponent, factor, and factor of each channel.
+        permute: probability that the channels change places.
         jpeg: lowest JPEG quality, 1-95; 0: none; every second view is compressed.
     """
 
@@ -71,6 +97,12 @@ class Options:
     noise: float = 0.0
     blur: float = 0.0
     jpeg: int = 0
+    rotate: float = 0.0
+    frame: str = "whole"
+    gamma: tuple[float, float] | None = None
+    brightness: tuple[float, float] | None = None
+    tint: tuple[float, float] | None = None
+    permute: float = 0.0
 
 
 OPTIONS = tuple(field.name for field in fields(Options))
@@ -105,7 +137,9 @@ def _checked(options: Options) -> Options:
         if getattr(options, name) not in kinds:
             raise unknown(name, str(getattr(options, name)), [kind for kind in kinds if kind])
     pairs: dict[str, Any] = {}
-    for name in ("crop", "scale", "decalibrate"):
+    if options.frame not in FRAMES:
+        raise unknown("frame", options.frame, FRAMES)
+    for name in ("crop", "scale", "decalibrate", "gamma", "brightness", "tint"):
         value = getattr(options, name)
         if value is None:
             continue
@@ -116,12 +150,17 @@ def _checked(options: Options) -> Options:
         raise UserError(f"augmentation: crop is [height, width] in px, got {options.crop}")
     if "scale" in pairs and pairs["scale"][0] > pairs["scale"][1]:
         raise UserError(f"augmentation: scale is [least, largest] exponent of two, got {options.scale}")
-    for name in ("asymmetric", "flip_vertical", "flip_horizontal"):
+    for name in ("gamma", "brightness", "tint"):
+        if name in pairs and not 0 < pairs[name][0] <= pairs[name][1]:
+            raise UserError(
+                f"augmentation: {name} is [least, largest], above 0, got {getattr(options, name)}"
+            )
+    for name in ("asymmetric", "flip_vertical", "flip_horizontal", "permute"):
         if not 0 <= getattr(options, name) <= 1:
             raise UserError(
                 f"augmentation: {name} is a probability from 0 to 1, got {getattr(options, name)}"
             )
-    for name in ("stretch", "noise", "blur"):
+    for name in ("stretch", "noise", "blur", "rotate"):
         if getattr(options, name) < 0:
             raise UserError(f"augmentation: {name} is 0 or more, got {getattr(options, name)}")
     if not 0 <= options.jpeg <= 95:
@@ -138,6 +177,10 @@ class Augmentation:
 
     def __call__(self, sample: Sample, rng: Generator) -> Sample:
         """Return the sample augmented; UserError if it is smaller than the crop and may not be scaled."""
+        if self.options.rotate and "right" not in sample:
+            sample = rotate(sample, rng.uniform(-self.options.rotate, self.options.rotate))
+        if self.options.frame != "whole":
+            sample = cut(sample, self.options.frame)
         flip = self._flip(sample, rng)
         if "h" in flip and "right" in sample:
             sample = geometry.swap_views(sample)
@@ -218,6 +261,9 @@ class Augmentation:
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         if lamp is not None:
             pixels = light.relight(pixels, lamp)
+        if options.gamma or options.brightness or options.tint or options.permute:
+            channels = (options.gamma, options.brightness, options.tint, options.permute)
+            pixels = light_by_channel(pixels, rng, *channels)
         if occlusion != "none":
             pixels = light.occlude(pixels, rng, occlusion)
         if options.blur and rng.random() < 0.5:

@@ -112,6 +112,10 @@ class Calibration:
             np.float32
         )
 
+    def cropped(self, top: int, left: int, height: int, width: int) -> Calibration:
+        """Return the calibration of the part of the images that begins at (`top`, `left`), px."""
+        return replace(self, cx=self.cx - left, cy=self.cy - top, size=(height, width), raw=None)
+
     def resized(self, height: int, width: int) -> Calibration:
         """Return the calibration of the images resized from `size` to `height` x `width`."""
         if self.size is None:

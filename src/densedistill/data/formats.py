@@ -211,6 +211,17 @@ def write_disparity_png(
     write_image(path, np.where(valid, levels, np.uint16(0)))
 
 
+def write_depth_png(path: PathLike, depth: NDArray[np.floating], scale: float) -> None:
+    """Write depth (H, W) in metres as a 16-bit PNG of round(scale z), atomically.
+
+    What is not above 0 or not finite is 0, unknown. What is too far for the format is written as its largest
+    value.
+    """
+    known = np.isfinite(depth) & (depth > 0)
+    levels = np.clip(np.rint(np.where(known, depth, 0) * scale), 1, 65535).astype(np.uint16)
+    write_image(path, np.where(known, levels, np.uint16(0)))
+
+
 def read_disparity(path: PathLike, scale: float | None = None) -> FloatArray:
     """Return the disparity file `path` (PFM, NPY, or PNG) as float32 (H, W) px, unknown as the file has it.
 

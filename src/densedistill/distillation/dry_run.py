@@ -24,9 +24,10 @@ def tiny_batch(
     """Return two samples of `batch`, or two noise images that networks of `specs` take, with ground truth."""
     if batch is not None:
         return {k: v[:SAMPLES] if isinstance(v, Tensor | list) else v for k, v in batch.items()}
-    multiple = math.lcm(*(spec.multiple for spec in specs))
+    # In px of the image, which a network may see scaled.
+    multiple = math.lcm(*(round(spec.multiple / spec.scale) for spec in specs))
     height, width = (
-        math.ceil(max(least, *(spec.min_size[axis] for spec in specs)) / multiple) * multiple
+        math.ceil(max(least, *(spec.min_size[axis] / spec.scale for spec in specs)) / multiple) * multiple
         for axis, least in enumerate(LEAST_SIZE)
     )
     noise = torch.Generator().manual_seed(0)

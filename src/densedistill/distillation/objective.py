@@ -18,7 +18,7 @@ from .answers import input_spec, run_network
 from .dry_run import tiny_batch, unchanged
 from .masks import measured, place_mask, resize_mask
 from .places import check_places, pad_alike, share_levels
-from .taps import Taps, tap_key, unwrap
+from .taps import Taps, resolve_tap, tap_key, unwrap
 from .teachers import Teacher, answer_validity, as_teacher
 from .terms import GROUND_TRUTH, Term, facts_wanted, is_output, parse_terms
 
@@ -83,6 +83,7 @@ class Objective(nn.Module):
         self._active = [term for term in self.terms if term.weight]
         self._spec = self._agree_on_places()
         self._attach(self.terms).remove()  # names are checked of terms of weight 0, too
+        self._intervene()
         self._taps = self._attach(self._active)
         self._taps.pause()
         self._rehearsing = False
@@ -166,7 +167,8 @@ class Objective(nn.Module):
         if evaluating:
             setattr(root, "all_heads", True)  # noqa: B010
         try:
-            outputs, placement = run_network(network, batch, self.task, self._spec)
+            with self._interventions(teachers):
+                outputs, placement = run_network(network, batch, self.task, self._spec)
         finally:
             if evaluating:
                 setattr(root, "all_heads", False)  # noqa: B010
@@ -353,6 +355,33 @@ class Objective(nn.Module):
                 except UserError as error:
                     raise UserError(f"teacher '{name}': {error}") from None
         return Taps(self.student, [term.student_spec for term in of_taps])
+
+    def _intervene(self) -> None:
+        """Let losses that change what the student computes do so, before its taps read it."""
+        for term in self._active:
+            loss: Any = self._losses[term.name]
+            if getattr(loss, "intervenes", False):
+                if is_output(term, self.task.outputs):
+                    raise UserError(f"objective.{term.name}: loss '{term.loss}' is for taps, not outputs")
+                for path in resolve_tap(self.student, term.student_spec).paths:
+                    module = unwrap(self.student).get_submodule(path)
+                    module.register_forward_hook(loss.hook, prepend=True)
+
+    @contextmanager
+    def _interventions(self, teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+        """Hand the teachers' tensors to the losses that intervene, while the student runs."""
+        found: list[tuple[Any, Any]] = [
+            (self._losses[term.name], teachers[term.to]["taps"][tap_key(term.teacher_spec)])
+            for term in self._active
+            if getattr(self._losses[term.name], "intervenes", False)
+        ]
+        try:
+            for loss, tensors in found:
+                loss.begin(tensors)
+            yield
+        finally:
+            for loss, _ in found:
+                loss.end()
 
     @contextmanager
     def _rehearsal(self, batch: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from ..tasks import Task, get_task
 from .answers import input_spec, run_network
 from .taps import Spec, Taps, unwrap
 
-TEACHERS = Registry("teacher", ("densedistill.distillation.teachers",))
+TEACHERS = Registry("teacher", ("densedistill.distillation.teachers", "densedistill.distillation.hub_depth"))
 
 
 class Teacher(nn.Module):
@@ -204,8 +204,9 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
     Args:
         name: a registered network; `sgbm`, OpenCV's matcher, which vouches for what it matched (options
             `max_disparity`, and `fill` to have its holes filled); `package.module:Name` for a class or
-            function of your own that returns a teacher or a network; `ensemble`, with options `members` (a
-            list of mappings of this function's arguments) and `reduce` (mean or median).
+            function of your own that returns a teacher or a network; `depth_anything`, a depth network of the
+            Hugging Face hub (options `model`, a folder or hub id, `kind`, `align`); `ensemble`, with options
+            `members` (a list of mappings of this function's arguments) and `reduce` (mean or median).
         weights: of a network, as `create_model` takes them.
         **options: to the network or the teacher, for example `max_disparity=192`.
 

@@ -25,12 +25,14 @@ class Layout:
             not kept; only the paper's rule counts them.
         unused_reads: path here of the module whose output the unused entries read, if they run at all.
         ignored: regular expressions of entries that other variants add and that reach no output.
+        parts: submodules here that are published in a file each.
     """
 
     rules: tuple[Rule, ...] = ()
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unused_reads: str | None = None
     ignored: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @cached_property
     def _compiled(self) -> list[tuple[re.Pattern[str], str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -34,8 +35,11 @@ class InputSpec:
         channels: order the network reads.
         range: largest value of an image before normalising.
         scale: factor on height and width before the network sees the image.
+        shorter_side: px that the shorter side is scaled to, in place of `scale`.
+        antialias: filter before scaling down; without it, halving is the mean of 2x2 pixels.
         multiple: height and width must be divisible by this.
-        min_size: least (height, width).
+        min_size: least (height, width); smaller images are padded.
+        refuses_smaller: refuse them instead.
         pad: where padding goes.
         pad_mode: what it consists of.
     """
@@ -45,8 +49,11 @@ class InputSpec:
     channels: Literal["rgb", "bgr"] = "rgb"
     range: float = 1.0
     scale: float = 1.0
+    shorter_side: int | None = None
+    antialias: bool = True
     multiple: int = 16
     min_size: tuple[int, int] = (0, 0)
+    refuses_smaller: bool = False
     pad: Literal["bottom-right", "top-right", "centre"] = "bottom-right"
     pad_mode: Literal["zeros-after-normalising", "reflect", "replicate"] = "zeros-after-normalising"
 
@@ -62,8 +69,19 @@ class InputSpec:
         return (image * self.range - mean) / std
 
     def place(self, height: int, width: int) -> Placement:
-        """Return where an image of `height` x `width` goes: its scaled size and the padding."""
-        scaled = (round(height * self.scale), round(width * self.scale))
+        """Return where an image of `height` x `width` goes: its scaled size and the padding.
+
+        Raises:
+            UserError: the image is smaller than the network takes.
+        """
+        scale = self.shorter_side / min(height, width) if self.shorter_side else self.scale
+        scaled = (round(height * scale), round(width * scale))
+        if self.refuses_smaller and (scaled[0] < self.min_size[0] or scaled[1] < self.min_size[1]):
+            least = "x".join(str(math.ceil(length / scale)) for length in reversed(self.min_size))
+            raise UserError(
+                f"an image of {width}x{height} px is smaller than the network's least size of {least} px; "
+                "scale it up, or take another network"
+            )
         total_y, total_x = (
             -max(length, least) % self.multiple + max(0, least - length)
             for length, least in zip(scaled, self.min_size, strict=True)
@@ -92,7 +110,11 @@ class InputSpec:
         image = self.normalise(image)
         if placement.scaled_size != placement.size:
             image = F.interpolate(
-                image, placement.scaled_size, mode="bilinear", align_corners=False, antialias=True
+                image,
+                placement.scaled_size,
+                mode="bilinear",
+                align_corners=False,
+                antialias=self.antialias,
             )
         if any(placement.padding):
             mode = _PAD_MODES[self.pad_mode]

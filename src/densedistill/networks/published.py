@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import re
@@ -18,9 +19,9 @@ from .registry import MODELS
 from .wrap import Wrapped
 
 SHIPPED = Path(__file__).parent.parent / "weights"
-_WRAPPERS = ("state_dict", "model", "net", "network", "student")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "student.")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".tar", ".bin")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "student")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "depth_model.", "net.", "network.", "student.")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt", ".tar", ".bin")
 
 
 class Fit(NamedTuple):
@@ -50,21 +51,70 @@ def load_weights(network: nn.Module, source: str | Path) -> nn.Module:
         source: the path of a file (safetensors, or a torch file of tensors and plain values), `"shipped"` or
             another tag of weights that ship with the package, or `hf://owner/repository/file` (with
             `repository@revision` for another than the newest). Entries are named as here or as published,
-            told by their keys; prefixes of wrappers (data-parallel, compiled) are dropped.
+            told by their keys; prefixes of wrappers (data-parallel, compiled) are dropped. A network that is
+            published in several files takes them joined by "+": `encoder.pkl+decoder.pkl`.
 
     Raises:
         UserError: no such file or tag, a file that is damaged or holds more than tensors, or entries that do
             not fit, with the networks they would fit.
     """
     given, network = network, bare(network)
-    path = find_weights(network, source)
-    entries = read_entries(path)
+    paths = _files(network, source)
+    entries = _joined(network, paths)
     fits = [fit_entries(network, variant) for variant in _variants(entries)]
     fit = min(fits, key=lambda one: one.misfits)
     if not fit.complete:
-        raise UserError(f"{path} does not fit {_describe(network)}: {_misfit(fit)}{_looks_like(entries)}")
+        where = " and ".join(map(str, paths))
+        part = _missing_part(network, fit, paths)
+        raise UserError(
+            part or f"{where} does not fit {_describe(network)}: {_misfit(fit)}{_looks_like(entries)}"
+        )
     network.load_state_dict(fit.entries, strict=False)
     return given
+
+
+def _files(network: nn.Module, source: str | Path) -> list[Path]:
+    """Return the files that `source` names, several of them joined by "+"."""
+    parts = str(source).split("+")
+    if len(parts) == 1 or Path(source).is_file():
+        return [find_weights(network, source)]
+    return [find_weights(network, part.strip()) for part in parts]
+
+
+def _joined(network: nn.Module, paths: list[Path]) -> Mapping[str, Tensor]:
+    """Return the entries of all files of one network; UserError when two hold the same part of it."""
+    entries: dict[str, Tensor] = {}
+    for path in paths:
+        added = _strip(read_entries(path)) if len(paths) > 1 else read_entries(path)
+        twice = next((key for key in added if key in entries), None)
+        if twice is not None:
+            part = _part(network, twice)
+            what = f"the {part} of {_describe(network)}" if part else f"'{twice}'"
+            raise UserError(f"{' and '.join(map(str, paths))} both hold {what}; name one file for each part")
+        entries.update(added)
+    return entries
+
+
+def _part(network: nn.Module, key: str) -> str | None:
+    """Return which of the parts that `network` is published in the entry `key` belongs to."""
+    layout = getattr(network, "published", Layout())
+    ours = key if key in network.state_dict() else layout.rename(key)
+    return next((part for part in layout.parts if ours.startswith(part + ".")), None)
+
+
+def _missing_part(network: nn.Module, fit: Fit, paths: list[Path]) -> str | None:
+    """Return what to say when the one fault of the files is that a whole part is not among them."""
+    layout = getattr(network, "published", Layout())
+    there = {_part(network, key) for key in fit.entries}
+    absent = [part for part in layout.parts if part not in there]
+    whole = {_part(network, key) for key in fit.missing} <= set(absent)
+    if not absent or not there - {None} or not whole or fit.unexpected or fit.other_shape:
+        return None
+    kept, lacking = " and ".join(sorted(map(str, there - {None}))), " and ".join(absent)
+    return (
+        f"{' and '.join(map(str, paths))} holds the {kept} of {_describe(network)} alone; "
+        f"name the file of the {lacking} beside it, joined by '+'"
+    )
 
 
 def save_weights(
@@ -216,14 +266,20 @@ def matching_networks(entries: Mapping[str, Tensor]) -> tuple[list[str], bool]:
     """
     misfits: dict[str, int] = {}
     for name in MODELS:
-        with torch.device("meta"):
-            network = MODELS[name]()
+        network = _outline(name)
         misfits[name] = min(fit_entries(network, variant).misfits for variant in _variants(entries))
     fitting = [name for name, count in misfits.items() if not count]
     if fitting:
         return fitting, True
     best = min(misfits, key=lambda name: misfits[name], default=None)
     return ([best] if best is not None and misfits[best] < len(entries) else []), False
+
+
+@functools.cache
+def _outline(name: str) -> nn.Module:
+    """Return network `name` without options and without memory for its weights."""
+    with torch.device("meta"):
+        return MODELS[name]()
 
 
 def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:

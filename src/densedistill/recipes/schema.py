@@ -24,6 +24,7 @@ class Student:
         name: a registered network, or `package.module:Name`.
         weights: where training starts from: None, `shipped`, a file, `hf://…`, or `stage:NAME` inside a
             chain.
+        borrow: path of a submodule to the teacher that training takes its weights from at the start.
         freeze: paths of submodules whose parameters are not trained (their batch norm statistics still move).
         frozen_bn: keep every batch norm in evaluation mode.
         options: everything else, given to the network's constructor (written beside `name`, not under
@@ -32,6 +33,7 @@ class Student:
 
     name: str
     weights: str | None = None
+    borrow: dict[str, str] = field(default_factory=dict)
     freeze: list[str] = field(default_factory=list)
     frozen_bn: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -106,22 +108,26 @@ class Schedule:
     Args:
         epochs, steps, minutes: the length. Minutes count training alone, not validation.
         name: `milestones` multiplies by `gamma` at each milestone and is constant without any; `cosine`
-            falls to `final`; `one_cycle` rises for the `warmup` share (0.05 if not given), then falls
-            linearly to `final`.
+            falls to `final`; `poly` falls as a power of what is left; `one_cycle` rises for the `warmup`
+            share (0.05 if not given), then falls linearly to `final`.
         milestones: in the unit of the length; in epochs it acts from the start of that epoch, counted from 0.
         gamma: factor at each milestone.
+        power: of `poly`.
         warmup: share of the whole during which the rate rises linearly from nearly nothing.
         final: the last learning rate as a share of the largest.
+        hold: share of the whole, at its end, with the last learning rate.
     """
 
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
-    name: Literal["milestones", "cosine", "one_cycle"] = "milestones"
+    name: Literal["milestones", "cosine", "one_cycle", "poly"] = "milestones"
     milestones: list[float] = field(default_factory=list)
     gamma: float = 0.5
+    power: float = 0.9
     warmup: float = 0.0
     final: float = 0.0
+    hold: float = 0.0
 
     def __post_init__(self) -> None:
         lengths = [unit for unit in UNITS if getattr(self, unit) is not None]
@@ -132,6 +138,8 @@ class Schedule:
             raise UserError(f"schedule.{lengths[0]}: must be above 0, not {getattr(self, lengths[0])}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"schedule.warmup: a share of the whole, from 0 to below 1, not {self.warmup}")
+        if not 0 <= self.hold < 1 - self.warmup:
+            raise UserError(f"schedule.hold: a share of the whole beside the warm-up, not {self.hold}")
 
     @property
     def unit(self) -> str:

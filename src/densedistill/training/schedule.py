@@ -51,9 +51,12 @@ class Course:
             return progress_in
         if schedule.name == "milestones":
             return schedule.gamma ** bisect.bisect_right(schedule.milestones, self._position(step, seconds))
-        rest = (progress - warmup) / (1 - warmup)
+        rest = (progress - warmup) / (1 - warmup - schedule.hold)
         rest = min(1.0, max(0.0, rest))
-        fall = 1 - rest if schedule.name == "one_cycle" else 0.5 * (1 + math.cos(math.pi * rest))
+        if schedule.name == "poly":
+            fall = (1 - rest) ** schedule.power
+        else:
+            fall = 1 - rest if schedule.name == "one_cycle" else 0.5 * (1 + math.cos(math.pi * rest))
         return schedule.final + (1 - schedule.final) * fall
 
     def _position(self, step: int, seconds: float) -> float:

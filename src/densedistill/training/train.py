@@ -17,7 +17,7 @@ import torch
 from ..data.loader import default_workers, make_loader, open_mixture, shares
 from ..distillation.objective import Objective
 from ..distillation.teachers import create_teacher
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..networks.precision import channels_last, fastest_dtype
 from ..networks.published import save_weights
 from ..networks.registry import create_model
@@ -238,16 +238,37 @@ def make_objective(recipe: Recipe) -> Objective:
     freeze(student, config.freeze)
     # A term that is switched off costs nothing, its teacher included.
     terms = {name: term for name, term in recipe.objective.items() if term.get("weight", 1) != 0}
-    used = {str(term["to"]).split(".")[0] for term in terms.values()}
+    used = {str(term["to"]).split(".")[0] for term in terms.values()} | set(config.borrow.values())
     teachers = {
         name: create_teacher(teacher.name, weights=teacher.weights, **teacher.options)
         for name, teacher in recipe.teachers.items()
         if name in used
     }
+    borrow(student, config.borrow, teachers)
     if recipe.trainer.channels_last:
         for network in (student, *teachers.values()):
             channels_last(network)
     return Objective(terms, student, teachers)
+
+
+def borrow(student: Any, parts: Mapping[str, str], teachers: Mapping[str, Any]) -> None:
+    """Copy the weights of the student's submodules `parts` (path to teacher) from these teachers.
+
+    Raises:
+        UserError: no such teacher or submodule, or one of another shape.
+    """
+    for path, name in parts.items():
+        if name not in teachers:
+            raise UserError(f"student.borrow.{path}: there is no teacher '{name}'{nearest(name, teachers)}")
+        network = getattr(teachers[name], "network", None)
+        try:
+            own, others = student.get_submodule(path), network.get_submodule(path)  # type: ignore[union-attr]
+            own.load_state_dict(others.state_dict())
+        except (AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"student.borrow.{path}: teacher '{name}' has nothing that fits: {reason}"
+            ) from None
 
 
 @contextlib.contextmanager

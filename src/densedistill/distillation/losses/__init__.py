@@ -5,6 +5,8 @@ student only.
 """
 
 from ._shared import LOSSES, register_loss
+from .decomposition import laplacian_fine, laplacian_low, laplacian_middle
+from .depth import bin_cross_entropy, depth_gradient, scale_and_shift_invariant, silog, virtual_normal
 from .distribution import focal, kl, kld, soft_kl, soft_kl4d, soft_kl4d_v2, stereo_kld
 from .feature import cosine
 from .laplacian import laplacian_cross_entropy
@@ -13,7 +15,9 @@ from .relation import hcl, mf_old, pairwise, pairwise_4d, pkt, rkd
 
 __all__ = [
     "LOSSES",
+    "bin_cross_entropy",
     "cosine",
+    "depth_gradient",
     "focal",
     "hcl",
     "huber",
@@ -21,6 +25,9 @@ __all__ = [
     "kld",
     "l1",
     "laplacian_cross_entropy",
+    "laplacian_fine",
+    "laplacian_low",
+    "laplacian_middle",
     "log_l1",
     "log_l1_published",
     "log_ratio",
@@ -31,9 +38,12 @@ __all__ = [
     "pkt",
     "register_loss",
     "rkd",
+    "scale_and_shift_invariant",
+    "silog",
     "smooth_l1",
     "soft_kl",
     "soft_kl4d",
     "soft_kl4d_v2",
     "stereo_kld",
+    "virtual_normal",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...registry import Registry
 
-LOSSES = Registry("loss", ("densedistill.distillation.losses",))
+LOSSES = Registry("loss", ("densedistill.distillation.losses", "densedistill.distillation.replacement"))
 
 Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 

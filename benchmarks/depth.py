@@ -1,0 +1,72 @@
+"""The depth student that ships, beside a constant plane and an untrained network, on real images.
+
+    python benchmarks/depth.py --json benchmarks/results/depth_icl.json
+    python benchmarks/depth.py --weights runs/depth/student.safetensors
+
+Five frames of ICL-NUIM's living room, which no training has seen. What is learnt from the procedural world
+has no scale, so each network's depth is fitted to the ground truth of each image by scale and shift, of depth
+and of its inverse. After that fit a constant is the mean depth of each image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import densedistill as dd
+from densedistill.files import write_text
+from densedistill.inference.images import to_batches
+from densedistill.tasks import get_task
+
+PROTOCOLS = ("images+aligned", "images+flip+aligned", "images+aligned_inverse")
+
+
+class Plane:
+    """A predictor that says 1 m everywhere."""
+
+    name, task, precision = "constant plane", get_task("depth"), "float32"
+
+    def __call__(self, *images: Any) -> dict[str, torch.Tensor]:
+        (image,) = to_batches(*images)
+        return {"depth": torch.ones(len(image), 1, *image.shape[-2:])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", default="shipped", help="of depth_slim (default: those that ship)")
+    parser.add_argument("--data", default="icl_nuim", help="data set (default icl_nuim, which ships)")
+    parser.add_argument("--root", help="its folder")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    networks = {
+        "depth_slim": dd.create_model("depth_slim", weights=arguments.weights),
+        "untrained": dd.create_model("depth_slim", max_depth=20.0).eval(),
+        "constant plane": Plane(),
+    }
+    found: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+        "threads": torch.get_num_threads(),
+        "protocols": {},
+    }
+    for protocol in PROTOCOLS:
+        evaluation = dd.evaluate(networks, arguments.data, protocol=protocol, root=arguments.root)
+        print(evaluation)
+        found["protocols"][protocol] = evaluation.rows
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""What the data sets of images with depth on disk have in common."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from ...errors import DataWarning, UserError, unknown
+from .. import formats
+from ..calibration import Calibration
+from ..sample import Sample, disparity_tensors, full_view, image_tensor
+from ._base import FolderIndex, Frame, _spread
+
+
+class DepthFiles(Dataset[Sample]):
+    """Images on disk, with depth or without.
+
+    A data set says where its files lie (`list_frames`) and what is its own about reading them.
+
+    Args:
+        root: the folder of the files.
+        split: one of `splits`; default the first.
+        depth_scale: what a stored value is divided by for metres; default the data set's own.
+        part: part of the image to read, see `FRAMES`; default the data set's own.
+        limit: at most so many samples, evenly spread.
+        strict: False keeps samples whose files are missing, as `data check` needs.
+
+    Raises:
+        UserError: nothing found, or a file without its counterpart.
+    """
+
+    task: ClassVar[str] = "depth"
+    name: ClassVar[str]
+    layout: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("all",)
+    counts: ClassVar[dict[str, int]] = {}
+    required: ClassVar[tuple[str, ...]] = ("image", "depth")
+    scale: ClassVar[float] = 1000.0
+    default_part: ClassVar[str] = "whole"
+    #: Metres between which the median of a depth map is expected: elsewhere its unit is doubted.
+    expected: ClassVar[tuple[float, float]] = (0.1, 150.0)
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        depth_scale: float | None = None,
+        part: str | None = None,
+        limit: int | None = None,
+        strict: bool = True,
+    ):
+        if root is None:
+            raise UserError(f"data set '{self.name}' needs root, the folder of its files ({self.layout})")
+        self.root = Path(root).expanduser()
+        if not self.root.exists():
+            raise UserError(f"data set '{self.name}': there is no folder {self.root}")
+        self.split = self.splits[0] if split is None else split
+        if self.split not in self.splits:
+            raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
+        if depth_scale is not None and not depth_scale > 0:
+            raise UserError(f"data set '{self.name}': depth_scale is above 0, got {depth_scale}")
+        self.depth_scale = depth_scale or self.scale
+        self.part = part or self.default_part
+        if self.part not in FRAMES:
+            raise unknown(f"part of data set '{self.name}'", self.part, FRAMES)
+        self._doubted = False
+        self.index = FolderIndex()
+        listed = self.list_frames()
+        if not listed:
+            raise UserError(
+                f"data set '{self.name}': nothing of split '{self.split}' in {root}; expected {self.layout}"
+            )
+        self.missing = [
+            (one.name, role, path)
+            for one in listed
+            for role, path in one.files.items()
+            if not self.index.has(path)
+        ]
+        if strict:
+            self._refuse_incomplete()
+        gone = {(name, role) for name, role, _ in self.missing}
+        self.frames = [
+            Frame(name, {role: path for role, path in files.items() if (name, role) not in gone})
+            for name, files in _spread(listed, limit)
+        ]
+        del self.index  # workers need no copy of it
+
+    def _refuse_incomplete(self) -> None:
+        incomplete = [gap for gap in self.missing if gap[1] in self.required]
+        if incomplete:
+            name, role, path = incomplete[0]
+            others = len({name for name, *_ in incomplete}) - 1
+            more = f" (and {others} more samples are incomplete)" if others else ""
+            raise UserError(f"data set '{self.name}': sample {name} has no {role}, {path} is missing{more}")
+
+    @abstractmethod
+    def list_frames(self) -> list[Frame]:
+        """Return the samples of `self.split` with every file that should be there."""
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' names, in order; with "/" where the data set has folders."""
+        return [frame.name for frame in self.frames]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; UserError for a damaged file, sizes that differ, or empty ground truth."""
+        frame = self.frames[index]
+        image = self.read_image(frame)
+        top, left, height, width = FRAMES[self.part](*image.shape[:2])
+        window = (slice(top, top + height), slice(left, left + width))
+        sample: Sample = {"image": image_tensor(np.ascontiguousarray(image[window]))}
+        depth = self.read_depth(frame)
+        if depth is not None:
+            sample["depth"], sample["depth_valid"] = self._checked(depth, frame, image.shape[:2], window)
+        calibration = self.read_calibration(frame, image.shape[:2])
+        sample["meta"] = {
+            "name": frame.name,
+            "dataset": self.name,
+            "size": (height, width),
+            "calibration": calibration and calibration.cropped(top, left, height, width),
+            "view": full_view(height, width),
+        }
+        return sample
+
+    def _checked(
+        self, depth: NDArray[np.float32], frame: Frame, size: tuple[int, ...], window: tuple[slice, slice]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        where = frame.files.get("depth", frame.name)
+        if depth.shape != size:
+            raise UserError(
+                f"{where} is {depth.shape[1]}x{depth.shape[0]} px, its image {size[1]}x{size[0]}; "
+                "ground truth has the size of its image"
+            )
+        values, valid = disparity_tensors(np.ascontiguousarray(depth[window]))
+        if not valid.any():
+            raise UserError(
+                f"{where} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"
+            )
+        if not self._doubted:
+            median = float(values[valid].median())
+            low, high = self.expected
+            if not low <= median <= high:
+                self._doubted = True
+                warnings.warn(
+                    f"{where}: the median depth is {median:.3g} m, which is unlikely; is a stored value "
+                    f"divided by {self.depth_scale:g} (depth_scale) really metres?",
+                    DataWarning,
+                    stacklevel=2,
+                )
+        return values, valid
+
+    def read_image(self, frame: Frame) -> NDArray[np.uint8]:
+        """Return the image (H, W, 3)."""
+        return formats.read_image(frame.files["image"])
+
+    def read_depth(self, frame: Frame) -> NDArray[np.float32] | None:
+        """Return the depth (H, W), metres; 0, less, inf and nan are unknown; None where there is none."""
+        path = frame.files.get("depth")
+        if path is None:
+            return None
+        of_integers = path.suffix.lower() == ".png"
+        return formats.read_disparity(path, self.depth_scale if of_integers else 1.0)
+
+    def read_calibration(self, frame: Frame, size: tuple[int, ...]) -> Calibration | None:
+        """Return the camera of the whole image, or None."""
+        return None
+
+
+def _whole(height: int, width: int) -> tuple[int, int, int, int]:
+    return 0, 0, height, width
+
+
+def _kitti(height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the 352x1216 px of a KITTI image that depth networks see: centred, at the bottom."""
+    if height < 352 or width < 1216:
+        raise UserError(f"KITTI's crop of 1216x352 px does not fit into an image of {width}x{height}")
+    return height - 352, int((width - 1216) / 2), 352, 1216
+
+
+def _nyu(height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the part of a 640x480 NYU image without its white border, (43, 45) to (608, 472)."""
+    if (height, width) != (480, 640):
+        raise UserError(f"NYU's crop is of images of 640x480 px, not {width}x{height}")
+    return 45, 43, 427, 565
+
+
+# Name to what gives the part (top, left, height, width) of an image of (height, width).
+FRAMES: dict[str, Any] = {"whole": _whole, "kitti": _kitti, "nyu": _nyu}
+
+
+def listed_frames(path: Path, columns: tuple[int, ...]) -> list[list[str]]:
+    """Return the columns of a list file, a sample a line; blank lines and those after "#" are left out.
+
+    Raises:
+        UserError: no such file, or a line of another number of columns.
+    """
+    found = []
+    for number, line in enumerate(formats.read_bytes(path).decode(errors="replace").splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) not in columns:
+            wanted = " or ".join(map(str, columns))
+            raise UserError(f"{path}, line {number}: expected {wanted} columns, got '{line}'")
+        found.append(words)
+    return found

@@ -1,0 +1,419 @@
+"""Depth on disk: files made in every real layout, and what is wrong with them said in one line."""
+
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.data import create_dataset
+from densedistill.data.augment import build_augmentation
+from densedistill.data.augment_depth import rotate
+from densedistill.data.nyu_labelled import LabelledFile, write_official
+from densedistill.networks.published import save_weights
+
+
+def image(path, height=24, width=32, value=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(str(path)))
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), pixels if value is None else np.full_like(pixels, value))
+
+
+def depth(path, metres=2.0, scale=1000.0, height=24, width=32):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.full((height, width), metres * scale, np.uint16)
+    values[:4] = 0
+    cv2.imwrite(str(path), values)
+
+
+def check(sample, metres, height=24, width=32):
+    assert sample["image"].shape == (3, height, width)
+    assert sample["image"].dtype == torch.uint8
+    assert sample["depth"].shape == (1, height, width)
+    assert not sample["depth_valid"][:, :4].any()
+    assert sample["depth_valid"][:, 4:].all()
+    known = sample["depth"][sample["depth_valid"]]
+    assert torch.allclose(known, torch.full_like(known, metres), atol=1e-3)
+    assert (sample["depth"][~sample["depth_valid"]] == 0).all()
+
+
+# The plain folder
+
+
+@pytest.mark.parametrize(("images", "truth"), [("image", "depth"), ("rgb", "gt"), ("color", "depths")])
+def test_a_plain_folder_is_read(images, truth, tmp_path):
+    for stem in ("b", "sub/a"):
+        image(tmp_path / images / f"{stem}.png")
+        depth(tmp_path / truth / f"{stem}.png")
+    samples = create_dataset("depth_folder", tmp_path)
+    assert samples.names == ["b", "sub/a"]
+    assert samples.task == "depth"
+    check(samples[1], 2.0)
+
+
+def test_floats_are_metres_and_images_may_lack_depth(tmp_path):
+    image(tmp_path / "image/a.png")
+    image(tmp_path / "image/b.png")
+    (tmp_path / "depth").mkdir()
+    np.save(tmp_path / "depth/a.npy", np.full((24, 32), 3.5, np.float32))
+    samples = create_dataset("depth_folder", tmp_path)
+    assert (samples[0]["depth"] == 3.5).all()
+    assert "depth" not in samples[1]
+
+
+def test_another_scale_and_other_names_are_taken(tmp_path):
+    image(tmp_path / "frames/a.png")
+    depth(tmp_path / "laser/a.png", 7.0, 256.0)
+    samples = create_dataset("depth_folder", tmp_path, image="frames", depth="laser", depth_scale=256)
+    check(samples[0], 7.0)
+
+
+def test_depth_of_an_unlikely_unit_warns_once(tmp_path):
+    for stem in "ab":
+        image(tmp_path / f"image/{stem}.png")
+        depth(tmp_path / f"depth/{stem}.png", 2.0, 1000.0)
+    samples = create_dataset("depth_folder", tmp_path, depth_scale=1)
+    with pytest.warns(UserWarning, match=r"the median depth is 2e\+03 m, which is unlikely.*depth_scale"):
+        samples[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        samples[1]
+        create_dataset("depth_folder", tmp_path)[0]
+
+
+def test_the_command_line_warns_in_one_line(tmp_path, capsys):
+    from densedistill.cli import main
+
+    image(tmp_path / "image/a.png", 128, 128)
+    depth(tmp_path / "depth/a.png", 2.0, 1000.0, 128, 128)
+    words = ["depth_slim", "--data", "depth_folder", "--root", str(tmp_path), "--protocol", "images+aligned"]
+    network = dd.create_model("depth_slim")
+    weights = save_weights(network, tmp_path / "w.safetensors")
+    words[0] = f"depth_slim={weights}"
+    assert main(["evaluate", *words, "--data-option", "depth_scale=1"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "median depth" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: ")
+
+
+def test_ground_truth_of_zeros_is_refused(tmp_path):
+    image(tmp_path / "image/a.png")
+    depth(tmp_path / "depth/a.png", 0.0)
+    with pytest.raises(dd.UserError, match=r"a\.png has no valid pixel .*leave this sample out"):
+        create_dataset("depth_folder", tmp_path)[0]
+
+
+def test_ground_truth_of_another_size_is_refused(tmp_path):
+    image(tmp_path / "image/a.png")
+    depth(tmp_path / "depth/a.png", width=30)
+    with pytest.raises(dd.UserError, match=r"is 30x24 px, its image 32x24"):
+        create_dataset("depth_folder", tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth_scale": 0}, "depth_scale is above 0"),
+        ({"part": "kity"}, "did you mean 'kitti'"),
+        ({"split": "tran"}, "split of data set 'depth_folder'"),
+        ({"image": "nowhere"}, "there is no folder .*nowhere"),
+        ({"limit": 0}, "limit is the number of samples"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message, tmp_path):
+    image(tmp_path / "image/a.png")
+    with pytest.raises(dd.UserError, match=message):
+        create_dataset("depth_folder", tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["depth_folder", "icl_nuim", "tum", "nyu", "kitti_eigen"])
+def test_an_empty_folder_is_refused_in_one_line(name, tmp_path):
+    with pytest.raises(dd.UserError) as error:
+        create_dataset(name, tmp_path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(dd.UserError, match="there is no folder"):
+        create_dataset(name, tmp_path / "nowhere")
+
+
+# KITTI
+
+
+DRIVE = "2011_09_26_drive_0057_sync"
+
+
+def kitti(root, place, names=("0000000116", "0000000117")):
+    lines = []
+    for name in names:
+        picture = f"2011_09_26/{DRIVE}/image_02/data/{name}.png"
+        truth = f"{DRIVE}/proj_depth/groundtruth/image_02/{name}.png"
+        image(root / picture, 375, 1242)
+        depth(root / place / truth, 12.0, 256.0, 375, 1242)
+        lines.append(f"{picture} {truth} 721.5377")
+    lines.append(f"2011_09_26/{DRIVE}/image_02/data/0000000200.png None 721.5377")
+    (root / "eigen_test_files_with_gt.txt").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["2011_09_26", "data_depth_annotated", "data_depth_annotated/val", "data_depth_annotated/train", "train"],
+)
+def test_kittis_depth_is_found_wherever_it_is_kept(place, tmp_path):
+    kitti(tmp_path, place)
+    samples = create_dataset("kitti_eigen", tmp_path, "test")
+    assert len(samples) == 2  # the one without depth is left out
+    sample = samples[0]
+    assert sample["image"].shape == (3, 352, 1216)
+    assert sample["depth"].shape == (1, 352, 1216)
+    assert sample["depth"][sample["depth_valid"]].unique().tolist() == [12.0]
+    whole = create_dataset("kitti_eigen", tmp_path, "test", part="whole")[0]
+    assert torch.equal(whole["image"][:, 23:, 13 : 13 + 1216], sample["image"])
+
+
+def test_kitti_without_a_list_says_what_lacks(tmp_path):
+    with pytest.raises(
+        dd.UserError, match=r"nothing of split 'train' .* expected .*eigen_train_files_with_gt.txt"
+    ):
+        create_dataset("kitti_eigen", tmp_path, "train")
+    with pytest.raises(dd.UserError, match=r"there is no list mine\.txt"):
+        create_dataset("kitti_eigen", tmp_path, "train", list="mine.txt")
+    (tmp_path / "train.txt").write_text("one\n")
+    with pytest.raises(dd.UserError, match=r"train\.txt, line 1: expected 2 or 3 columns"):
+        create_dataset("kitti_eigen", tmp_path, "train")
+
+
+def test_kittis_calibration_moves_with_the_crop(tmp_path):
+    kitti(tmp_path, "2011_09_26")
+    row = "7.2e+02 0 6.1e+02 4.5e+01 0 7.2e+02 1.7e+02 -1.2e-01 0 0 1 4.9e-03"
+    other = "7.2e+02 0 6.1e+02 -3.4e+02 0 7.2e+02 1.7e+02 2.2e+00 0 0 1 2.7e-03"
+    (tmp_path / "2011_09_26/calib_cam_to_cam.txt").write_text(
+        f"S_rect_02: 1.242e+03 3.75e+02\nP_rect_02: {row}\nP_rect_03: {other}\n"
+    )
+    camera = create_dataset("kitti_eigen", tmp_path, "test")[0]["meta"]["calibration"]
+    assert (camera.fx, camera.cx, camera.cy) == (720, 610 - 13, 170 - 23)
+    assert camera.size == (352, 1216)
+
+
+# NYU
+
+
+def nyu_mat(folder, count=3):
+    h5py = pytest.importorskip("h5py")
+    from scipy.io import savemat
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "nyu_depth_v2_labeled.mat"
+    with h5py.File(path, "w") as file:
+        images = np.zeros((count, 3, 640, 480), np.uint8)
+        depths = np.zeros((count, 640, 480), np.float32)
+        for i in range(count):
+            images[i, 0], images[i, :, 5:10, 20:30] = 10 * i, 200  # columns 5 to 10, rows 20 to 30
+            depths[i] = 2 + i
+        file["images"], file["depths"] = images, depths
+        raw = depths.copy()
+        raw[:, :, :100] = 0
+        file["rawDepths"] = raw
+        references = file.create_dataset("sceneTypes", (1, count), dtype=h5py.ref_dtype)
+        for i in range(count):
+            letters = file.create_dataset(
+                f"#refs#/{i}", data=np.array([[ord(c)] for c in "kitchen"], np.uint16)
+            )
+            references[0, i] = letters.ref
+    savemat(folder / "splits.mat", {"trainNdxs": [[1], [3]], "testNdxs": [[2]]})
+    return path
+
+
+def test_the_labelled_file_is_read_without_matlab(tmp_path):
+    path = nyu_mat(tmp_path)
+    train, test = create_dataset("nyu", tmp_path, "train"), create_dataset("nyu", path, "test")
+    assert train.names == ["00000", "00002"]
+    assert test.names == ["00001"]
+    sample = test[0]
+    assert sample["image"].shape == (3, 480, 640)
+    assert (sample["image"][:, 20:30, 5:10] == 200).all()
+    assert (sample["image"][0, 40:] == 10).all()
+    assert not sample["depth_valid"][:, :100].any()
+    assert (sample["depth"][:, 100:] == 3).all()
+    assert create_dataset("nyu", path, "test", dense=True)[0]["depth_valid"].all()
+    assert sample["meta"]["calibration"].fx == pytest.approx(518.8579)
+    assert create_dataset("nyu", path, "train", part="nyu")[0]["image"].shape == (3, 427, 565)
+
+
+def test_the_official_split_is_written_and_read_back(tmp_path):
+    done = []
+    path = nyu_mat(tmp_path / "mat")
+    counts = write_official(LabelledFile(path), tmp_path / "out", lambda n, total: done.append((n, total)))
+    assert counts == {"train": 2, "test": 1}
+    assert done[-1] == (3, 3)
+    written = create_dataset("nyu", tmp_path / "out", "test")
+    assert written.names == ["kitchen/rgb_00001"]
+    sample, source = written[0], create_dataset("nyu", path, "test")[0]
+    assert torch.equal(sample["depth"], source["depth"])
+    assert torch.equal(sample["image"][:, 7:474, 7:632], source["image"][:, 7:474, 7:632])
+    assert sample["image"][:, :7].sum() == 0
+    assert create_dataset("nyu", tmp_path / "out", "test", dense=True)[0]["depth_valid"].all()
+
+
+def test_the_command_writes_the_official_split(tmp_path, capsys):
+    from densedistill.cli import main
+
+    path = nyu_mat(tmp_path / "mat")
+    assert main(["data", "make", "nyu-official", str(tmp_path / "out"), "--source", str(path)]) == 0
+    assert "795" not in capsys.readouterr().out
+    assert len(create_dataset("nyu", tmp_path / "out", "train")) == 2
+    assert main(["data", "make", "nyu-official", str(tmp_path / "out")]) == 2
+    assert "--source" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_nyus_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "nyu_depth_v2_labeled.mat"
+    path.write_bytes(b"MATLAB 5.0")
+    with pytest.raises(dd.UserError, match=r"as a MATLAB 7.3"):
+        create_dataset("nyu", tmp_path)
+    with h5py.File(path, "w") as file:
+        file["other"] = np.zeros(1)
+    with pytest.raises(dd.UserError, match="has no 'images'"):
+        create_dataset("nyu", tmp_path)
+    nyu_mat(tmp_path)
+    (tmp_path / "splits.mat").unlink()
+    with pytest.raises(dd.UserError, match=r"there is no .*splits\.mat"):
+        create_dataset("nyu", tmp_path)
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4])
+def test_a_list_of_synchronised_frames_is_read(columns, tmp_path):
+    words = ["/bedroom_0130/rgb_00000.jpg", "/bedroom_0130/sync_depth_00000.png"]
+    image(tmp_path / words[0][1:])
+    depth(tmp_path / words[1][1:], 2.5)
+    if columns > 2:
+        words.append("/bedroom_0130/dense/sync_depth_dense_00000.png")
+        depth(tmp_path / words[2][1:], 2.75)
+    if columns > 3:
+        words.append("518.8579")
+    (tmp_path / "train.txt").write_text(" ".join(words) + "\n")
+    check(create_dataset("nyu", tmp_path, list="train.txt")[0], 2.5)
+    if columns > 2:
+        check(create_dataset("nyu", tmp_path, list="train.txt", dense=True)[0], 2.75)
+    else:
+        with pytest.raises(dd.UserError, match="name no dense depth"):
+            create_dataset("nyu", tmp_path, list="train.txt", dense=True)
+
+
+# RGB-D cameras
+
+
+def test_icl_nuim_is_read_in_the_order_of_its_numbers(tmp_path):
+    for base in ("living/0", "living/1"):
+        for number in (1, 2, 10):
+            image(tmp_path / base / f"rgb/{number}.png")
+            depth(tmp_path / base / f"depth/{number}.png", 3.0, 5000.0)
+    samples = create_dataset("icl_nuim", tmp_path)
+    assert samples.names[:3] == ["living/0/1", "living/0/2", "living/0/10"]
+    check(samples[5], 3.0)
+
+
+def test_the_frames_that_ship_are_icl_nuims_living_room():
+    samples = create_dataset("icl_nuim")
+    assert len(samples) == 5
+    sample = samples[0]
+    assert sample["image"].shape == (3, 480, 640)
+    assert sample["depth"].min() == pytest.approx(1.643, abs=1e-3)
+    assert sample["depth"].max() == pytest.approx(3.432, abs=1e-3)
+    assert sample["meta"]["calibration"].fx == 481.2
+
+
+def test_tums_frames_are_joined_by_time(tmp_path):
+    images, depths = [], []
+    for i, shift in enumerate((0.005, 0.019, 0.5)):
+        time = 1305031102.0 + i
+        image(tmp_path / f"rgb/{time:.6f}.png")
+        depth(tmp_path / f"depth/{time + shift:.6f}.png", 1.5 + i, 5000.0)
+        images.append(f"{time:.6f} rgb/{time:.6f}.png")
+        depths.append(f"{time + shift:.6f} depth/{time + shift:.6f}.png")
+    (tmp_path / "rgb.txt").write_text("# color images\n" + "\n".join(images))
+    (tmp_path / "depth.txt").write_text("# depth maps\n" + "\n".join(depths))
+    samples = create_dataset("tum", tmp_path)
+    assert len(samples) == 2
+    check(samples[1], 2.5)
+    assert len(create_dataset("tum", tmp_path, tolerance=1.0)) == 3
+    (tmp_path / "rgb.txt").write_text("now rgb/1.png\n")
+    with pytest.raises(dd.UserError, match="begins with a time in seconds"):
+        create_dataset("tum", tmp_path)
+
+
+def test_a_missing_depth_is_named(tmp_path):
+    image(tmp_path / "rgb/1.png")
+    (tmp_path / "depth").mkdir()
+    with pytest.raises(dd.UserError, match=r"sample 1 has no depth, .*1\.png is missing"):
+        create_dataset("icl_nuim", tmp_path)
+
+
+# Augmentation
+
+
+def sample_of(height=480, width=640):
+    rows = torch.arange(height).float().view(1, -1, 1).expand(1, height, width)
+    values = (rows / 2).to(torch.uint8).expand(3, height, width).clone()
+    return {
+        "image": values,
+        "depth": 1 + rows,
+        "depth_valid": torch.ones(1, height, width, dtype=torch.bool),
+        "meta": {},
+    }
+
+
+def test_a_roll_keeps_depth_and_image_together():
+    turned = rotate(sample_of(), 3.0)
+    valid = turned["depth_valid"]
+    assert 0.9 < valid.float().mean() < 1
+    assert (turned["depth"][~valid] == 0).all()
+    assert turned["depth"][valid].min() >= 1
+    assert (turned["depth"][valid] == turned["depth"][valid].round()).all()  # the nearest, never between two
+    inner = (slice(None), slice(100, 380), slice(100, 540))
+    apart = (turned["depth"][inner] - 1) / 2 - turned["image"][:1][inner]
+    assert apart.abs().max() <= 1.5
+    back = rotate(turned, -3.0)
+    assert ((back["depth"] - sample_of()["depth"])[inner]).abs().max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("preset", "frame", "source", "crop"),
+    [
+        ("kitti_depth", "kitti", (375, 1242), (352, 704)),
+        ("nyu_depth", "nyu", (480, 640), (416, 544)),
+    ],
+)
+def test_the_published_augmentations_give_the_published_crops(preset, frame, source, crop):
+    augment = build_augmentation({"augment": preset, "frame": frame, "crop": list(crop)}, "depth")
+    seen = []
+    for seed in range(6):
+        out = augment(sample_of(*source), np.random.default_rng(seed))
+        again = augment(sample_of(*source), np.random.default_rng(seed))
+        assert out["image"].shape == (3, *crop)
+        assert out["depth"].shape == (1, *crop)
+        assert all(torch.equal(out[key], again[key]) for key in ("image", "depth", "depth_valid"))
+        seen.append(out["image"].float().mean().item())
+    assert len(set(seen)) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame": "kity"}, "did you mean 'kitti'"),
+        ({"gamma": [0, 1]}, "gamma is"),
+        ({"tint": 1.2}, "tint is two numbers"),
+        ({"permute": 2}, "permute is a probability"),
+        ({"rotate": -1}, "rotate is 0 or more"),
+    ],
+)
+def test_augmentation_options_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(dd.UserError, match=message):
+        build_augmentation(options, "depth")
+
+
+def test_kittis_crop_of_a_smaller_image_is_refused():
+    with pytest.raises(dd.UserError, match="does not fit into an image of 640x480"):
+        build_augmentation({"frame": "kitti"}, "depth")(sample_of(), np.random.default_rng(0))

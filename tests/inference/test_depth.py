@@ -1,0 +1,171 @@
+"""Monocular depth in use: protocols' crops, placements and alignments, and files from any source."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.data.calibration import Calibration
+from densedistill.inference.images import to_batches
+from densedistill.inference.predict import predict
+from densedistill.inference.protocols import get_protocol, list_protocols
+from densedistill.inference.protocols.depth import eigen_crop, garg_crop, nyu_crop
+from densedistill.tasks import get_task
+
+DEPTH = get_task("depth")
+
+
+class Ramp:
+    """Says a depth that grows by the column, from 1 m at the left to 2 m, whatever the image."""
+
+    name, task, precision = "ramp", DEPTH, "float32"
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, *images):
+        (image,) = to_batches(*images)
+        self.seen.append(image)
+        height, width = image.shape[-2:]
+        row = 1 + torch.arange(width) / (width - 1)
+        return {"depth": row.expand(len(image), 1, height, width).clone()}
+
+
+def sample(depth, value=None):
+    image = torch.randint(0, 256, (3, *depth.shape[-2:]), dtype=torch.uint8)
+    return {"image": image, "depth": depth, "depth_valid": depth > 0, "meta": {"name": "a"}}
+
+
+def test_the_crops_are_the_published_rows_and_columns():
+    garg = garg_crop((352, 1216)).nonzero()
+    assert (garg.min(0).values.tolist(), garg.max(0).values.tolist()) == ([143, 43], [348, 1171])
+    nyu = nyu_crop((480, 640)).nonzero()
+    assert (nyu.min(0).values.tolist(), nyu.max(0).values.tolist()) == ([45, 41], [470, 600])
+    assert nyu_crop((240, 320)).all()
+    eigen = eigen_crop((375, 1242)).nonzero()
+    assert eigen.min(0).values.tolist() == [int(0.3324324 * 375), int(0.0359477 * 1242)]
+
+
+def test_every_protocol_of_depth_averages_over_images():
+    names = list_protocols("depth")
+    assert {"images", "kitti", "kitti50", "kitti_eigen", "nyu", "nyu_lapdepth", "nyu_whole"} <= set(names)
+    assert {"kitti+flip", "images+median", "nyu+flip+aligned", "images+aligned_inverse"} <= set(names)
+    assert {get_protocol(name, DEPTH).average for name in names} == {"images"}
+    with pytest.raises(dd.UserError, match="is for depth"):
+        get_protocol("images+aligned", get_task("stereo"))
+
+
+@pytest.mark.parametrize(("protocol", "rows"), [("nyu", (24, 472)), ("nyu_lapdepth", (42, 474))])
+def test_a_network_sees_the_published_part_of_an_nyu_image(protocol, rows):
+    ramp, one = Ramp(), sample(torch.full((1, 480, 640), 1.5))
+    dd.evaluate({"ramp": ramp}, [one], protocol=protocol)
+    assert ramp.seen[0].shape[-2:] == (rows[1] - rows[0], 576)
+    seen = ramp.seen[0][0]
+    seen = seen if seen.dtype == torch.uint8 else (255 * seen).round().byte()
+    assert torch.equal(seen, one["image"][:, rows[0] : rows[1], 40:616])
+
+
+def test_the_mirror_image_takes_a_ramp_away():
+    truth = torch.full((1, 32, 64), 1.5)
+    plain = dd.evaluate({"ramp": Ramp()}, [sample(truth)], protocol="images").rows[0]
+    flipped = dd.evaluate({"ramp": Ramp()}, [sample(truth)], protocol="images+flip").rows[0]
+    assert plain["abs_rel"] == pytest.approx(1 / 6, rel=0.05)
+    assert flipped["abs_rel"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "change", "exact"),
+    [
+        ("images+median", lambda x: 3 * x, True),
+        ("images+median", lambda x: 3 * x + 1, False),
+        ("images+aligned", lambda x: 3 * x + 1, True),
+        ("images+aligned_inverse", lambda x: 1 / (0.3 / x + 0.1), True),
+        ("images+aligned_inverse", lambda x: 3 * x + 1, False),
+        ("images", lambda x: 3 * x, False),
+    ],
+)
+def test_alignment_undoes_what_it_says_and_no_more(protocol, change, exact):
+    truth = change(1 + torch.arange(64) / 63).expand(1, 32, 64).clone()
+    row = dd.evaluate({"ramp": Ramp()}, [sample(truth)], protocol=protocol).rows[0]
+    assert (row["abs_rel"] < 1e-4) is exact
+    assert (row["a1"] == 1) or not exact
+
+
+def test_what_lies_beyond_the_cap_does_not_count():
+    truth = (1 + torch.arange(1216) / 1215).expand(1, 352, 1216).clone()
+    truth[:, :, 600:] = 85.0
+    row = dd.evaluate({"ramp": Ramp()}, [sample(truth)], protocol="kitti").rows[0]
+    assert row["abs_rel"] == pytest.approx(0, abs=1e-6)
+
+
+def test_plain_figures_are_the_mean_over_images_unless_pixels_are_pooled():
+    near, far = torch.full((1, 32, 64), 1.5), torch.full((1, 32, 64), 3.0)
+    far[:, :, 8:] = 0
+    samples = [sample(near), sample(far)]
+    alone = [dd.evaluate({"ramp": Ramp()}, [one]).rows[0]["abs_rel"] for one in samples]
+    assert dd.evaluate({"ramp": Ramp()}, samples).rows[0]["abs_rel"] == pytest.approx(sum(alone) / 2)
+    pooled = dd.evaluate({"ramp": Ramp()}, samples, per_image=False).rows[0]["abs_rel"]
+    assert pooled == pytest.approx((8 * alone[0] + alone[1]) / 9)
+
+
+def picture(path, height=24, width=32):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
+    return path
+
+
+def test_an_image_becomes_a_picture_a_16_bit_png_and_points(tmp_path):
+    camera = Calibration(30.0, 30.0, 15.5, 11.5, baseline_m=0.0, size=(24, 32))
+    out = tmp_path / "out"
+    kinds = ["png", "pfm", "npy", "color", "ply"]
+    predict(Ramp(), [picture(tmp_path / "a.png")], out, write=kinds, calibration=camera)
+    expected = 1 + np.arange(32) / 31
+    png = cv2.imread(str(out / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert png.dtype == np.uint16
+    np.testing.assert_allclose(png / 256, np.tile(expected, (24, 1)), atol=1 / 512)
+    np.testing.assert_allclose(np.load(out / "a.npy").squeeze()[3], expected, rtol=1e-6)
+    colours = cv2.imread(str(out / "a.color.png"))[:, :, ::-1].astype(int)
+    assert colours[0, 0, 0] > colours[0, 0, 2]  # near is red
+    assert colours[0, -1, 2] > colours[0, -1, 0]  # far is blue
+    header, _, body = (out / "a.ply").read_bytes().partition(b"end_header\n")
+    assert b"element vertex 768" in header
+    points = np.frombuffer(body, np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))["xyz"]
+    np.testing.assert_allclose(points[0], [-15.5 / 30, -11.5 / 30, 1.0], rtol=1e-5)
+
+
+def test_a_folder_is_predicted_under_its_names(tmp_path):
+    for name in ("b.png", "sub/a.png"):
+        picture(tmp_path / "in" / name)
+    predict(Ramp(), tmp_path / "in", tmp_path / "out", write=["png"])
+    assert (tmp_path / "out/b.png").is_file()
+    assert (tmp_path / "out/sub/a.png").is_file()
+
+
+def test_a_video_is_predicted_frame_by_frame(tmp_path):
+    path = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for level in (0, 100, 200):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    ramp = Ramp()
+    predict(ramp, path, tmp_path / "out", write=["color"])
+    assert len(list((tmp_path / "out").glob("*.color.png"))) == 3
+    assert len(ramp.seen) == 3
+
+
+def test_a_camera_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(dd.UserError, match="cannot open camera 97"):
+        predict(Ramp(), 97, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_points_without_a_camera_are_refused(tmp_path):
+    with pytest.raises(dd.UserError, match="ply needs a calibration"):
+        predict(Ramp(), [picture(tmp_path / "a.png")], tmp_path / "out", write=["ply"])
+
+
+def test_the_frames_that_ship_are_evaluated_as_samples():
+    rows = dd.evaluate({"ramp": Ramp()}, "samples", protocol="images+aligned").rows
+    assert rows[0]["images"] == 5
+    assert 0 < rows[0]["abs_rel"] < 0.5
