@@ -76,15 +76,18 @@ def datasets() -> str:
 
 
 def protocols() -> str:
-    """The protocols of `evaluate` for stereo."""
+    """The protocols of `evaluate`, task by task."""
     from densedistill.inference.protocols import get_protocol, list_protocols
-    from densedistill.tasks import get_task
+    from densedistill.tasks import get_task, list_tasks
 
-    lines = ["| protocol | what it is | metrics | averaged over |", "|---|---|---|---|"]
-    task = get_task("stereo")
-    for protocol in (get_protocol(name, task) for name in list_protocols("stereo")):
-        metrics = ", ".join(protocol.metrics)
-        lines.append(f"| `{protocol.name}` | {protocol.says} | {metrics} | {protocol.average} |")
+    lines = ["| task | protocol | what it is | metrics | averaged over |", "|---|---|---|---|---|"]
+    for task in map(get_task, list_tasks()):
+        # A name with + is one of the others asked or aligned in another way.
+        for name in (name for name in list_protocols(task.name) if "+" not in name):
+            protocol = get_protocol(name, task)
+            metrics = ", ".join(protocol.metrics or task.metrics)
+            row = (task.name, f"`{name}`", protocol.says, metrics, protocol.average)
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Networks: one file an architecture, plain `nn.Module`s that know nothing of distillation."""
 
-from . import acvnet, depth_slim, dsnet, gwcnet, lacgwcnet, lapdepth, spatialkd, vnl
+from . import acvnet, depth_slim, dsnet, gwcnet, lacgwcnet, lapdepth, spatialkd, tsnnet, vnl
 from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from .registry import create_model, list_models, register_model
 
@@ -18,5 +18,6 @@ __all__ = [
     "list_models",
     "register_model",
     "spatialkd",
+    "tsnnet",
     "vnl",
 ]
