@@ -12,7 +12,6 @@ from densedistill.data import create_dataset
 from densedistill.data.augment import build_augmentation
 from densedistill.data.augment_depth import rotate
 from densedistill.data.nyu_labelled import LabelledFile, write_official
-from densedistill.networks.published import save_weights
 
 
 def image(path, height=24, width=32, value=None):
@@ -84,19 +83,23 @@ def test_depth_of_an_unlikely_unit_warns_once(tmp_path):
         create_dataset("depth_folder", tmp_path)[0]
 
 
-def test_the_command_line_warns_in_one_line(tmp_path, capsys):
-    from densedistill.cli import main
+def test_the_command_line_warns_in_one_line(monkeypatch):
+    from densedistill import cli
+    from densedistill.errors import DataWarning
 
-    image(tmp_path / "image/a.png", 128, 128)
-    depth(tmp_path / "depth/a.png", 2.0, 1000.0, 128, 128)
-    words = ["depth_slim", "--data", "depth_folder", "--root", str(tmp_path), "--protocol", "images+aligned"]
-    network = dd.create_model("depth_slim")
-    weights = save_weights(network, tmp_path / "w.safetensors")
-    words[0] = f"depth_slim={weights}"
-    assert main(["evaluate", *words, "--data-option", "depth_scale=1"]) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if "median depth" in line]
-    assert len(lines) == 1
-    assert lines[0].startswith("warning: ")
+    said = []
+
+    def doubt(arguments):
+        for category in (DataWarning, UserWarning):
+            said.append(warnings.formatwarning("the unit", category, "file.py", 7))
+        return 0
+
+    monkeypatch.setattr(cli, "_dispatch", doubt)
+    usual = warnings.formatwarning
+    assert cli.main([]) == 0
+    assert said[0] == "warning: the unit\n"
+    assert "file.py:7: UserWarning" in said[1]
+    assert warnings.formatwarning is usual
 
 
 def test_ground_truth_of_zeros_is_refused(tmp_path):

@@ -18,7 +18,7 @@ def pad_alike(specs: Sequence[InputSpec]) -> list[InputSpec]:
     Their taps then see the same places whatever the image's size. Specs of different scale are returned as
     they are: no padding makes their inputs alike. What the padding consists of stays each network's own.
     """
-    if len({spec.scale for spec in specs}) > 1:
+    if len({(spec.scale, spec.shorter_side) for spec in specs}) > 1:
         return list(specs)
     multiple = math.lcm(*(spec.multiple for spec in specs))
     height, width = (max(sizes) for sizes in zip(*(spec.min_size for spec in specs), strict=True))
