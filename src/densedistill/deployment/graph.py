@@ -1,0 +1,137 @@
+"""A network with what surrounds it, as the one module that exporters trace."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..errors import UserError
+from ..networks.input_spec import InputSpec
+from ..networks.precision import fold_batch_norm
+from ..tasks import Task, get_task
+
+TRACED = 2  # samples in a traced batch: one would be taken for a constant
+
+
+class Graph(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] to a tuple of the task's outputs.
+
+    Normalising is inside. With a fixed `size`, scaling, padding, cropping and scaling back are, too, and
+    outputs have the images' size; without, images must have a size that the network takes.
+
+    Args:
+        network: in evaluation mode.
+        size: (height, width) of the images, None for any.
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
+        super().__init__()
+        self.network = network
+        self.task: Task = get_task(getattr(network, "task", "stereo"))
+        self.spec: InputSpec = getattr(network, "input_spec", None) or InputSpec()
+        self.placement = None if size is None else self.spec.place(*size)
+        std = torch.tensor(self.spec.std).view(1, 3, 1, 1)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", self.spec.range / std)
+        self.register_buffer("shift", torch.tensor(self.spec.mean).view(1, 3, 1, 1) / std)
+        self.rows = self.columns = None
+        if self.placement is not None and self.placement.scaled_size != self.placement.size:
+            for name, source, target in zip(
+                ("rows", "columns"), self.placement.size, self.placement.scaled_size, strict=True
+            ):
+                self.register_buffer(name, _antialiased(source, target))
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(*map(self._prepare, images))
+        if isinstance(outputs, Tensor):
+            outputs = {self.task.outputs[0]: outputs}
+        return tuple(self._restore(key, outputs[key]) for key in self.task.outputs if key in outputs)
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        if self.spec.channels == "bgr":
+            image = image[:, [2, 1, 0]]
+        image = image * self.scale - self.shift
+        if self.rows is not None and self.columns is not None:
+            image = self.rows @ image @ self.columns.T
+        if self.placement is not None and any(self.placement.padding):
+            image = self.spec.pad_image(image, self.placement.padding)
+        return image
+
+    def _restore(self, key: str, output: Tensor) -> Tensor:
+        if output.is_floating_point():
+            output = output.float()
+        if self.placement is None or key not in self.task.restore:
+            return output
+        output = self.spec.restore(output, self.placement, self.task.restore[key])
+        if key in self.task.pixels and self.placement.scaled_size != self.placement.size:
+            ratios = [a / b for a, b in zip(self.placement.size, self.placement.scaled_size, strict=True)]
+            output = output * output.new_tensor(ratios[::-1][: output.shape[1]]).view(1, -1, 1, 1)
+        return output
+
+
+def _antialiased(source: int, target: int) -> Tensor:
+    """Return the matrix (target, source) of antialiased linear resizing along one axis.
+
+    As matrix products, the resizing of a fixed size is in every runtime what it is in torch.
+    """
+    eye = torch.eye(source)[None, None]
+    return F.interpolate(eye, (target, source), mode="bilinear", align_corners=False, antialias=True)[0, 0]
+
+
+def deployable(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` on the CPU: float32, evaluation mode, batch normalisation folded."""
+    if any(hasattr(module, "_orig_mod") for module in network.modules()):
+        network = getattr(network, "_orig_mod", network)
+    found = fold_batch_norm(copy.deepcopy(network).cpu().float())
+    for name in ("name", "task", "input_spec", "options"):  # of a wrapper that lost them
+        if hasattr(network, name) and not hasattr(found, name):
+            setattr(found, name, getattr(network, name))
+    return found
+
+
+def output_names(graph: Graph) -> tuple[str, ...]:
+    """Return the outputs that the network gives, in the graph's order; it is run once."""
+    size = graph.placement.size if graph.placement else graph.spec.place(*least_size(graph.spec))[1]
+    images = [torch.rand(1, 3, *size) for _ in graph.task.inputs]
+    with torch.inference_mode():
+        given = graph.network(*map(graph._prepare, images))
+    if isinstance(given, Tensor):
+        return graph.task.outputs[:1]
+    return tuple(key for key in graph.task.outputs if key in given)
+
+
+def least_size(spec: InputSpec) -> tuple[int, int]:
+    """Return a small size that any network with this `spec` takes: 4 x 6 multiples, at least 64 x 96."""
+    return tuple(  # type: ignore[return-value]
+        max(-(-max(count * spec.multiple, least, own) // spec.multiple) * spec.multiple, 1)
+        for count, least, own in zip((4, 6), (64, 96), spec.min_size, strict=True)
+    )
+
+
+def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
+    """Return `graph` as an exported program; batch, height and width are dynamic where nothing fixes them.
+
+    Raises:
+        UserError: the network cannot be traced; the message ends with torch's reason.
+    """
+    size = graph.placement.size if graph.placement else least_size(graph.spec)
+    images = tuple(torch.rand(batch or TRACED, 3, *size) for _ in graph.task.inputs)
+    dims: dict[int, Any] = {} if batch else {0: Dim.DYNAMIC}
+    if graph.placement is None:
+        dims |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    try:
+        with torch.no_grad():
+            # `forward` takes any number of images, so its dynamic shapes are one tuple.
+            return torch.export.export(graph, images, dynamic_shapes=((dims,) * len(images),), strict=False)
+    except UserError:
+        raise
+    except Exception as error:  # whatever stands in a network that is not ours
+        name = getattr(graph.network, "name", type(graph.network).__name__)
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"torch.export cannot trace {name}: {reason[0]}") from error

@@ -1,0 +1,98 @@
+"""Engines of TensorRT (10 or newer), on the GPU model and with the version that built them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+_CARD = b"densedistill-card:"  # before the card at the end of the file, whose last 8 bytes are its length
+
+
+def join(engine: bytes, card: str) -> bytes:
+    """Return the content of a file for a serialised `engine` and its card."""
+    tail = _CARD + card.encode()
+    return engine + tail + len(tail).to_bytes(8, "little")
+
+
+def part(content: bytes) -> tuple[bytes, str | None]:
+    """Return engine and card of a file that `join` made; the card is None in any other."""
+    length = int.from_bytes(content[-8:], "little")
+    if 0 < length <= len(content) - 8:
+        tail = content[-8 - length : -8]
+        if tail.startswith(_CARD):
+            return content[: -8 - length], tail[len(_CARD) :].decode(errors="replace")
+    return content, None
+
+
+class TensorrtSession:
+    """A TensorRT execution context over torch tensors."""
+
+    def __init__(self, engine: Any, card: str | None, device: torch.device):
+        import tensorrt
+
+        self._engine, self.card, self.device = engine, card, device
+        self.precision = "as built"
+        self._context = engine.create_execution_context()
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        output = tensorrt.TensorIOMode.OUTPUT
+        self._outputs = [name for name in names if engine.get_tensor_mode(name) == output]
+        self._stream = torch.cuda.Stream(device)
+
+    def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        for name, image in images.items():
+            if not self._context.set_input_shape(name, tuple(image.shape)):
+                low, _, high = self._engine.get_tensor_profile_shape(name, 0)
+                raise UserError(
+                    f"the engine takes {name} from {tuple(low)} to {tuple(high)}, got {tuple(image.shape)}"
+                )
+            self._context.set_tensor_address(name, image.data_ptr())
+        found = {}
+        for name in self._outputs:
+            shape = tuple(self._context.get_tensor_shape(name))
+            found[name] = torch.empty(shape, dtype=_dtype(self._engine, name), device=self.device)
+            self._context.set_tensor_address(name, found[name].data_ptr())
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise RuntimeError("TensorRT did not run the engine")
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        for tensor in (*images.values(), *found.values()):
+            tensor.record_stream(self._stream)
+        return found
+
+
+def _dtype(engine: Any, name: str) -> torch.dtype:
+    import tensorrt
+
+    kinds = {
+        tensorrt.DataType.FLOAT: torch.float32,
+        tensorrt.DataType.HALF: torch.float16,
+        tensorrt.DataType.INT32: torch.int32,
+        tensorrt.DataType.INT64: torch.int64,
+        tensorrt.DataType.BOOL: torch.bool,
+    }
+    return kinds[engine.get_tensor_dtype(name)]
+
+
+def open_session(path: Path, device: Any, precision: str, threads: int) -> TensorrtSession:
+    """Return a session for `path`; UserError without a GPU, or when the engine does not fit this machine."""
+    import tensorrt
+
+    if not torch.cuda.is_available():
+        raise UserError("TensorRT needs an NVIDIA GPU, and torch sees none")
+    engine_bytes, card = part(path.read_bytes())
+    where = torch.device(device or "cuda")
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    with torch.cuda.device(where):
+        engine = tensorrt.Runtime(logger).deserialize_cuda_engine(engine_bytes)
+        if engine is None:
+            raise UserError(
+                f"TensorRT cannot load {path}: it is damaged, or was built for another GPU or version; "
+                "export it again on this machine"
+            )
+        return TensorrtSession(engine, card, where)
