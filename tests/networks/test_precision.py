@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from densedistill.networks import create_model
+from densedistill.networks import create_model, precision
 from densedistill.networks.precision import channels_last, fastest_dtype, fold_batch_norm
 
 
@@ -75,8 +75,17 @@ def test_channels_last_lays_out_weights_and_hence_results():
     assert flat(torch.randn(1, 4, 5, 6)).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_cpu_is_fastest_in_bfloat16_only_with_amx(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert fastest_dtype("cpu") is torch.bfloat16
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert fastest_dtype(torch.device("cpu")) is torch.float32
+@pytest.mark.parametrize(
+    ("amx", "model", "flags", "fastest"),
+    [
+        (True, "Intel(R) Xeon(R)", ["avx512f", "avx512_bf16", "amx_bf16"], torch.bfloat16),
+        (False, "AMD EPYC", ["avx512f", "avx512_bf16"], torch.bfloat16),
+        (False, "Intel(R) Xeon(R)", ["avx512f", "avx512_bf16"], torch.float32),
+        (False, "AMD EPYC", ["avx2"], torch.float32),
+    ],
+)
+def test_a_cpu_is_fastest_in_bfloat16_only_with_units_for_it(monkeypatch, amx, model, flags, fastest):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(precision, "cpu_model", lambda: model)
+    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
+    assert fastest_dtype("cpu") is fastest

@@ -49,9 +49,8 @@ class Objective(nn.Module):
     own so that the mean of gradients, which data-parallel training takes, is the gradient of the global mean.
 
     Student and teachers are not submodules: `parameters()` and `state_dict()` hold what the terms own
-        (adapters,
-    losses with parameters), which an optimiser takes beside the student's. `to()` moves the teachers, too.
-    Create the objective before the student is compiled. The student may be wrapped in
+    (adapters, losses with parameters), which an optimiser takes beside the student's. `to()` moves the
+    teachers, too. Create the objective before the student is compiled. The student may be wrapped in
     `DistributedDataParallel`.
 
     Args:
@@ -131,9 +130,8 @@ class Objective(nn.Module):
         """
         with torch.no_grad(), self._rehearsal(batch) as rehearsed:
             self(rehearsed)
-        self.adapters.train(
-            self.training
-        )  # new ones were in evaluation mode, for the sake of their statistics
+        # New ones were in evaluation mode, for the sake of their statistics.
+        self.adapters.train(self.training)
 
     def unreachable_parameters(self, batch: Mapping[str, Any] | None = None) -> list[str]:
         """Return the names of the student's trainable parameters that no term can reach.

@@ -72,8 +72,7 @@ def predict(
 
     Raises:
         UserError: an unknown kind of output, a missing or damaged file, views of different size, no
-        calibration where
-            one is needed.
+            calibration where one is needed.
     """
     for kind in write:
         if kind not in WRITERS:

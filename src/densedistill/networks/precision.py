@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..machine import cpu_flags, cpu_model
+
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -20,14 +22,15 @@ _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     """Return the number format that convolutions on `device` are fastest in: bfloat16 or float32.
 
-    A CPU without AMX multiplies bfloat16 more slowly than float32, even where it has AVX-512 instructions for
-    it; a GPU must have tensor cores for it (compute capability 8 or more).
+    A CPU needs AMX for it, or AVX-512's bfloat16 instructions by AMD (twice float32's speed from Zen 4 on;
+    Intel's without AMX are slower than float32); a GPU needs tensor cores (compute capability 8 or more).
     """
     device = torch.device(device)
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu":
-        fast = torch.cpu._is_amx_tile_supported()
+        amd = "AMD" in cpu_model() and "avx512_bf16" in cpu_flags()
+        fast = torch.cpu._is_amx_tile_supported() or amd
     else:
         fast = False
     return torch.bfloat16 if fast else torch.float32

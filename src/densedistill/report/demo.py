@@ -27,11 +27,11 @@ from ..errors import UserError
 from ..inference.classical import SGBM
 from ..inference.evaluate import Evaluation, evaluate
 from ..inference.predictor import Predictor
+from ..machine import cpu_model
 from ..networks.published import shipped_weights
 from ..networks.registry import create_model
 from ..recipes import Recipe, load_recipe
 from ..training import train
-from ..training.environment import cpu_model
 from ..training.run import Run, open_run
 from .costs import measure_cost
 from .montage import write_montage

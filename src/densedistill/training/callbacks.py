@@ -31,7 +31,7 @@ class Pilot(L.Callback):
     """Counts steps and, after each, does what is due: average, log, validate, checkpoint, stop.
 
     One callback, because the order matters: a checkpoint holds what a validation found and what the logs
-        have seen.
+    have seen.
 
     Args:
         log: where figures go.

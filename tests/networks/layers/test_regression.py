@@ -42,7 +42,7 @@ def value_and_gradient(function, logits, *args, **options):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("coarse", "levels", "size"), SHAPES)
 def test_regression_equals_the_reference_in_value_and_gradient(coarse, levels, size, align_corners):
-    logits = draw(coarse)
+    logits = draw(coarse, scale=1.0)
     value, gradient = value_and_gradient(regress_disparity, logits, levels, size, align_corners)
     truth, truth_gradient = value_and_gradient(
         regress_disparity_reference, logits.double(), levels, size, align_corners
@@ -51,6 +51,15 @@ def test_regression_equals_the_reference_in_value_and_gradient(coarse, levels, s
     assert value.shape == (2, 1, *size)
     torch.testing.assert_close(value, truth.float(), atol=1e-4, rtol=0)
     assert (gradient - truth_gradient).norm() <= 1e-3 * truth_gradient.norm() + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scale", [4.0, 16.0])
+def test_regression_rounds_less_than_the_plain_formulation(scale, seed):
+    logits = draw((24, 5, 7), scale=scale, seed=seed)
+    truth = regress_disparity_reference(logits.double(), 192, (40, 56))
+    fused, plain = (f(logits, 192, (40, 56)) for f in (regress_disparity, regress_disparity_reference))
+    assert (fused - truth).norm() <= (plain - truth).norm()
 
 
 @pytest.mark.parametrize("scale", [0.0, 100.0, 1e5])
