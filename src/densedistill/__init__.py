@@ -30,6 +30,8 @@ _PUBLIC = {
     "train": "training",
     "distill": "verbs",
     "export": "deployment.export",
+    "quantise": "deployment.quantise",
+    "benchmark": "deployment.benchmark",
     "load_runtime": "runtimes",
     "UserError": "errors",
 }

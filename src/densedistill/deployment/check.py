@@ -69,10 +69,20 @@ def measure_difference(
         task: whose images they take.
     """
     predict = Predictor(reference) if isinstance(reference, nn.Module) else reference
+    return compare(predict, other, task, [real_images(task, size) for size in sizes])
+
+
+def compare(
+    reference: Callable[..., Mapping[str, Tensor]],
+    other: Callable[..., Mapping[str, Tensor]],
+    task: Task,
+    inputs: Sequence[Sequence[Tensor]],
+) -> Difference:
+    """Return how far `other` is from `reference` on `inputs`, each the images (B, 3, H, W) of one call."""
     rows = []
-    for size in sizes:
-        images = real_images(task, size)
-        wanted, found = predict(*images), other(*images)
+    for images in inputs:
+        size = (images[0].shape[-2], images[0].shape[-1])
+        wanted, found = reference(*images), other(*images)
         for key, value in wanted.items():
             rows.append(_compare(task, key, value.cpu(), found[key].cpu(), size))
     return Difference(rows)

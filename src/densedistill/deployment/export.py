@@ -9,14 +9,13 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from .. import __version__
 from ..errors import UserError, unknown
-from ..runtimes import Card, load_runtime
+from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import require_runtime
 from ..tasks import get_task
 from .check import LIMIT, SIZES, Difference, measure_difference
@@ -62,6 +61,24 @@ def export(
     check_format(path)
     if weights not in WEIGHTS:
         raise unknown("number format for weights", weights, WEIGHTS)
+    artifact, card = make_artifact(network, path.suffix, size, batch, weights, say)
+    sizes = check_sizes if size is None else (size,)
+
+    def measure(runtime: Runtime) -> Difference:
+        return measure_difference(in_float32(network), runtime, get_task(card.task), sizes)
+
+    return finish(artifact, card, path, measure, limit, say)
+
+
+def make_artifact(
+    network: nn.Module,
+    suffix: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    weights: str,
+    say: Callable[[str], None],
+) -> tuple[Artifact, Card]:
+    """Return `network` in the format of `suffix`, and its card."""
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UserError(f"size is (height, width) in px, got {size}")
     batch = batch or (None if size is None else 1)
@@ -81,29 +98,25 @@ def export(
     )
     say(f"tracing {name}")
     program = trace(graph, batch)
-    say(f"writing {path.suffix}")
-    artifact = FORMATS[path.suffix][0](program, card)
-    return finish(artifact, card, path, _in_float32(network), check_sizes, limit, say)
+    say(f"writing {suffix}")
+    return FORMATS[suffix][0](program, card), card
 
 
 def finish(
     artifact: Artifact,
     card: Card,
     path: Path,
-    reference: Any,
-    check_sizes: Sequence[tuple[int, int]],
+    measure: Callable[[Runtime], Difference],
     limit: float,
     say: Callable[[str], None],
 ) -> Difference:
-    """Write `artifact` to `path` with what it was measured to differ from `reference`; UserError beyond
-    `limit`."""
+    """Write `artifact` to `path` with what `measure` says of it; UserError when that is beyond `limit`."""
     runtime = FORMATS[path.suffix][1]
-    sizes = check_sizes if card.size is None else (card.size,)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         artifact.save(draft, card)
         say(f"comparing {runtime} with torch")
-        difference = measure_difference(reference, load_runtime(draft, runtime), get_task(card.task), sizes)
+        difference = measure(load_runtime(draft, runtime))
     if not difference <= limit:
         worst = max(difference.rows, key=lambda row: row.mean)
         raise UserError(
@@ -125,7 +138,8 @@ def check_format(path: Path) -> None:
                 raise UserError(f"{package} is not installed: pip install 'densedistill[export]'")
 
 
-def _in_float32(network: nn.Module) -> nn.Module:
+def in_float32(network: nn.Module) -> nn.Module:
+    """Return `network` on the CPU in float32: itself, or a copy."""
     tensors = [*network.parameters(), *network.buffers()]
     if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64, torch.bool) for t in tensors):
         return network

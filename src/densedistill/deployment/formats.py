@@ -112,7 +112,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> OnnxArtifact:
     assert found is not None
     model = found.model_proto
     _name_dimensions(model)
-    if card.weights != "float32":
+    if card.weights in ("float16", "bfloat16"):
         compress(model, card.weights)
     return OnnxArtifact(model)
 
@@ -182,7 +182,9 @@ def compress(model: Any, weights: str) -> None:
         initializer.dims.extend(array.shape)
         initializer.raw_data = half.view(torch.int16).numpy().tobytes()
         casts.append(
-            onnx.helper.make_node("Cast", [initializer.name], [name], f"{name}.cast", to=onnx.TensorProto.FLOAT)
+            onnx.helper.make_node(
+                "Cast", [initializer.name], [name], f"{name}.cast", to=onnx.TensorProto.FLOAT
+            )
         )
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]

@@ -95,19 +95,28 @@ class Runtime(nn.Module):
         Raises:
             UserError: another number of images, a size that the file cannot take, or floats outside [0, 1].
         """
+        given = images[0].device if images else self.device
+        prepared, placement = self.prepare(*images)
+        outputs = self._run(prepared)
+        task = get_task(self.task)
+        return {key: self._restore(task, key, value, placement).to(given) for key, value in outputs.items()}
+
+    def prepare(self, *images: Tensor) -> tuple[dict[str, Tensor], Placement]:
+        """Return what the file wants for `images`, by its names, and how they lie in there.
+
+        Raises:
+            UserError: as calling it.
+        """
         if len(images) != len(self.card.inputs):
             wanted = ", ".join(self.card.inputs)
             raise UserError(f"{self.name} takes {len(self.card.inputs)} images ({wanted}), got {len(images)}")
-        given = images[0].device
         images = tuple(self._checked(image).to(self.device) for image in images)
         if len({image.shape for image in images}) > 1:
             sizes = ", ".join(f"{i.shape[-1]}x{i.shape[-2]}" for i in images)
             raise UserError(f"the views differ in size ({sizes} px); rectified views have one size")
         placement = self._place(*images[0].shape[-2:])
-        prepared = [_prepare(image, self._spec, placement) for image in images]
-        outputs = self._run(dict(zip(self.card.inputs, prepared, strict=True)))
-        task = get_task(self.task)
-        return {key: self._restore(task, key, value, placement).to(given) for key, value in outputs.items()}
+        prepared = [_prepare(image, self._spec, placement).contiguous() for image in images]
+        return dict(zip(self.card.inputs, prepared, strict=True)), placement
 
     def _checked(self, image: Tensor) -> Tensor:
         if image.ndim != 4 or image.shape[1] != 3:
@@ -136,7 +145,7 @@ class Runtime(nn.Module):
     def _run(self, images: dict[str, Tensor]) -> dict[str, Tensor]:
         count, batch = len(next(iter(images.values()))), self.card.batch
         if batch is None or batch == count:
-            return self._session.run({key: image.contiguous() for key, image in images.items()})
+            return self._session.run(images)
         parts = []
         for start in range(0, count, batch):
             # The last samples stand in for those that a full batch lacks.
@@ -145,11 +154,15 @@ class Runtime(nn.Module):
         return {key: torch.cat([part[key] for part in parts])[:count] for key in parts[0]}
 
     def _restore(self, task: Task, key: str, value: Tensor, placement: Placement) -> Tensor:
-        if key not in task.restore or (not any(placement.padding) and placement.size == placement.scaled_size):
+        if key not in task.restore or (
+            not any(placement.padding) and placement.size == placement.scaled_size
+        ):
             return value
         value = self._spec.restore(value, placement, task.restore[key])
         if key in task.pixels and placement.scaled_size != placement.size:
-            factors = [size / scaled for size, scaled in zip(placement.size, placement.scaled_size, strict=True)]
+            factors = [
+                size / scaled for size, scaled in zip(placement.size, placement.scaled_size, strict=True)
+            ]
             value = value * value.new_tensor(factors[::-1][: value.shape[1]]).view(1, -1, 1, 1)
         return value
 
@@ -189,7 +202,9 @@ def load_runtime(
         raise UserError(
             f"{chosen} does not run {path.name}; a {path.suffix} file is for {' or '.join(SUFFIXES[path.suffix])}"
         )
-    session: Session = _module(chosen).open_session(path, device, precision, threads or torch.get_num_threads())
+    session: Session = _module(chosen).open_session(
+        path, device, precision, threads or torch.get_num_threads()
+    )
     if session.card is None:
         raise UserError(f"{path} says nothing about itself; a file that densedistill exported is wanted")
     try:
