@@ -1,8 +1,8 @@
 """Does data keep up with training? Decode, augment and collate each data set, beside a training step.
 
-    python benchmarks/loader.py                                   # the procedural world and the pairs that ship
+    python benchmarks/loader.py               # the procedural world and a pair that ships
     python benchmarks/loader.py --data sceneflow=data/SceneFlow --data kitti2015=data/KITTI2015
-    python benchmarks/loader.py --smoke                           # seconds
+    python benchmarks/loader.py --smoke       # seconds
 
 For each data set: the time of one sample in this process (reading it, and its augmentation), of collating a
 batch, batches a second from the training loader with each number of workers, and the share of its time that
@@ -131,8 +131,10 @@ def wait(mixture: Any, step: Any, workers: int, options: argparse.Namespace) -> 
 def report(result: dict[str, Any]) -> None:
     """Print the table."""
     options = result["options"]
-    print(f"{options['height']}x{options['width']}, batch {options['batch']}, {result['environment']['cpu']['model']}")
-    print(f"{'data':16}{'read':>9}{'augment':>9}{'collate':>9}{'workers':>9}{'batches/s':>11}{'step':>9}{'waits':>8}")
+    size = f"{options['height']}x{options['width']}, batch {options['batch']}"
+    print(f"{size}, {result['environment']['cpu']['model']}")
+    headings = f"{'data':16}{'read':>9}{'augment':>9}{'collate':>9}{'workers':>9}{'batches/s':>11}"
+    print(f"{headings}{'step':>9}{'waits':>8}")
     for one in result["data"]:
         for workers, found in one["workers"].items():
             print(

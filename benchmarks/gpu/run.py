@@ -32,11 +32,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import distillation_step
+
 from densedistill.deployment.check import real_images
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import measure_latency, peak_rates
 from densedistill.distillation.objective import Objective
-from densedistill.inference.predictor import Predictor
 from densedistill.networks import create_model, list_models
 from densedistill.networks.layers.regression import regress_disparity, regress_disparity_reference
 from densedistill.networks.precision import channels_last
@@ -79,7 +79,10 @@ class Log:
 def training(log: Log, options: argparse.Namespace) -> None:
     """Time a distillation step, eager and compiled."""
     sizes = argparse.Namespace(
-        height=options.crop[0], width=options.crop[1], max_disparity=options.max_disparity, batch=options.batch
+        height=options.crop[0],
+        width=options.crop[1],
+        max_disparity=options.max_disparity,
+        batch=options.batch,
     )
     batch = {
         k: v.to(options.device) if isinstance(v, torch.Tensor) else v
@@ -136,7 +139,10 @@ def _torch_call(
             network.compile()
 
         def call() -> Any:
-            with torch.inference_mode(), torch.autocast(options.device, dtype, enabled=dtype != torch.float32):
+            with (
+                torch.inference_mode(),
+                torch.autocast(options.device, dtype, enabled=dtype != torch.float32),
+            ):
                 return network(*images)
 
         return _graph(call) if how == "CUDA graph" else call
@@ -253,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = {
         "date": datetime.date.today().isoformat(),
         "environment": environment(),
-        "options": {key: value for key, value in vars(options).items()},
+        "options": vars(options),
         "peak_flops": peak_rates(options.device, 3 if options.smoke else 20),
         "regression_difference": precision_of_one_kernel(options),
         "rows": log.rows,

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         metavar="A,B",
-        help="torch, onnxruntime, openvino, tensorrt: each network in each (default: torch, a file in its own)",
+        help="torch, onnxruntime, openvino, tensorrt: each network in each (default: torch, or a file's own)",
     )
     parser.add_argument(
         "--precision", default="float32", metavar="A,B", help="float32 (default), bfloat16, auto"
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the networks search")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
     parser.add_argument("--threads", type=int, metavar="N", help="on the CPU (default: as torch chooses)")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed calls of each (default 30)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed calls (default 30)")
     parser.add_argument(
         "--seconds", type=float, default=120, metavar="S", help="begin no round after these (default 120)"
     )
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", help="where that data lies")
     parser.add_argument("--limit", type=int, metavar="N", help="only N samples of the data")
     parser.add_argument("--json", metavar="FILE", help="write every figure")
-    parser.add_argument("--html", metavar="FILE", help="write a page with the table and accuracy against latency")
+    parser.add_argument("--html", metavar="FILE", help="write a page: table, accuracy against latency")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,20 +19,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a network with its shipped weights, or with those of a file; the directory of a run",
     )
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="ends in .onnx, .xml (OpenVINO), .pt2 or .engine (TensorRT)"
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="in .onnx, .xml (OpenVINO), .pt2 or .engine (TensorRT)",
     )
     parser.add_argument(
         "--size", metavar="HxW", help="of all images; scaling, padding and cropping go into the file then"
     )
     parser.add_argument("--batch", type=int, metavar="N", help="samples a call (default: any; 1 with --size)")
     parser.add_argument(
-        "--weights", default="float32", metavar="FORMAT", help="stored as float32 (default), float16, bfloat16"
+        "--weights",
+        default="float32",
+        metavar="FORMAT",
+        help="float32 (default), float16 or bfloat16",
     )
     parser.add_argument(
         "--int8", metavar="IMAGES", help="8-bit integers, calibrated on this folder or list of your images"
     )
     parser.add_argument(
-        "--data", metavar="NAME", help="with --int8: labelled data for the figures before and after ('samples')"
+        "--data",
+        metavar="NAME",
+        help="with --int8: labelled data, for figures before and after ('samples')",
     )
     parser.add_argument("--root", metavar="DIR", help="where that data lies")
     parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the network searches")

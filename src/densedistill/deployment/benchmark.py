@@ -89,9 +89,7 @@ class Benchmark:
         where = gpus[0] if gpus else f"{cpu['model']}, {self.environment['threads']} threads"
         peak = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in self.peak.items())
         sizes = dict.fromkeys(f"{r.batch} x {r.size[0]}x{r.size[1]}" for r in self.rows)
-        table = Table(
-            title=f"{', '.join(sizes)} px, {where}, {self.date}", caption=f"peak, measured: {peak}"
-        )
+        table = Table(title=f"{', '.join(sizes)} px, {where}, {self.date}", caption=f"peak, measured: {peak}")
         for heading in ("network", "runtime", "arithmetic"):
             table.add_column(heading)
         for heading in ("p50 ms", "p90", "p99", "a second", "memory MB", "M parameters", "GMACs", "of peak"):
@@ -270,7 +268,9 @@ def _memory(source: dict[str, Any], row: Row) -> int | None:
 
 
 def _word(network: Any) -> str:
-    return str(network) if isinstance(network, (str, Path)) else getattr(network, "name", type(network).__name__)
+    return (
+        str(network) if isinstance(network, (str, Path)) else getattr(network, "name", type(network).__name__)
+    )
 
 
 def _cell(value: float | None, unit: float, digits: int) -> str:

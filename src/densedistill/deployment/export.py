@@ -17,10 +17,10 @@ from .. import __version__
 from ..errors import UserError, unknown
 from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import require_runtime
-from ..tasks import get_task
+from ..tasks import task_of
 from .check import LIMIT, SIZES, Difference, measure_difference
 from .formats import FORMATS, WEIGHTS, Artifact
-from .graph import Graph, deployable, output_names, trace
+from .graph import Graph, deployable, doubtful_sizes, output_names, trace
 
 
 def export(
@@ -61,11 +61,11 @@ def export(
     check_format(path)
     if weights not in WEIGHTS:
         raise unknown("number format for weights", weights, WEIGHTS)
-    artifact, card = make_artifact(network, path.suffix, size, batch, weights, say)
-    sizes = check_sizes if size is None else (size,)
+    artifact, card, doubtful = make_artifact(network, path.suffix, size, batch, weights, say)
+    sizes = [*check_sizes, *doubtful] if size is None else [size]
 
     def measure(runtime: Runtime) -> Difference:
-        return measure_difference(in_float32(network), runtime, get_task(card.task), sizes)
+        return measure_difference(in_float32(network), runtime, task_of(network), sizes)
 
     return finish(artifact, card, path, measure, limit, say)
 
@@ -77,8 +77,8 @@ def make_artifact(
     batch: int | None,
     weights: str,
     say: Callable[[str], None],
-) -> tuple[Artifact, Card]:
-    """Return `network` in the format of `suffix`, and its card."""
+) -> tuple[Artifact, Card, list[tuple[int, int]]]:
+    """Return `network` in the format of `suffix`, its card, and sizes that must be tried."""
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UserError(f"size is (height, width) in px, got {size}")
     batch = batch or (None if size is None else 1)
@@ -99,7 +99,7 @@ def make_artifact(
     say(f"tracing {name}")
     program = trace(graph, batch)
     say(f"writing {suffix}")
-    return FORMATS[suffix][0](program, card), card
+    return FORMATS[suffix][0](program, card), card, doubtful_sizes(program, graph)
 
 
 def finish(

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from ..errors import UserError
 from ..files import write_bytes
-from ..runtimes.card import KEY, Card
+from ..runtimes.card import KEY, Card, join_engine
 
 WEIGHTS = ("float32", "float16", "bfloat16")
 _LEAST_COMPRESSED = 256  # numbers; smaller tensors are norms and biases, which cost nothing
@@ -83,9 +83,7 @@ class EngineArtifact:
         self.engine = engine
 
     def save(self, path: Path, card: Card) -> None:
-        from ..runtimes.tensorrt import join
-
-        write_bytes(path, join(self.engine, card.to_json()))
+        write_bytes(path, join_engine(self.engine, card.to_json()))
 
 
 def to_onnx(program: ExportedProgram, card: Card) -> OnnxArtifact:

@@ -13,7 +13,8 @@ from torch.export import Dim, ExportedProgram
 from ..errors import UserError
 from ..networks.input_spec import InputSpec
 from ..networks.precision import fold_batch_norm
-from ..tasks import Task, get_task
+from ..networks.restore import restore_output
+from ..tasks import Task, task_of
 
 TRACED = 2  # samples in a traced batch: one would be taken for a constant
 
@@ -32,7 +33,7 @@ class Graph(nn.Module):
     def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
         super().__init__()
         self.network = network
-        self.task: Task = get_task(getattr(network, "task", "stereo"))
+        self.task: Task = task_of(network)
         self.spec: InputSpec = getattr(network, "input_spec", None) or InputSpec()
         self.placement = None if size is None else self.spec.place(*size)
         std = torch.tensor(self.spec.std).view(1, 3, 1, 1)
@@ -66,13 +67,9 @@ class Graph(nn.Module):
     def _restore(self, key: str, output: Tensor) -> Tensor:
         if output.is_floating_point():
             output = output.float()
-        if self.placement is None or key not in self.task.restore:
+        if self.placement is None:
             return output
-        output = self.spec.restore(output, self.placement, self.task.restore[key])
-        if key in self.task.pixels and self.placement.scaled_size != self.placement.size:
-            ratios = [a / b for a, b in zip(self.placement.size, self.placement.scaled_size, strict=True)]
-            output = output * output.new_tensor(ratios[::-1][: output.shape[1]]).view(1, -1, 1, 1)
-        return output
+        return restore_output(self.task, key, output, self.spec, self.placement)
 
 
 def _antialiased(source: int, target: int) -> Tensor:
@@ -135,3 +132,25 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
         name = getattr(graph.network, "name", type(graph.network).__name__)
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"torch.export cannot trace {name}: {reason[0]}") from error
+
+
+def doubtful_sizes(program: ExportedProgram, graph: Graph, count: int = 3) -> list[tuple[int, int]]:
+    """Return up to `count` sizes (height, width) of which tracing took for granted that they do not occur.
+
+    Other runtimes know nothing of such assumptions, and may answer wrongly; so these sizes must be tried.
+    """
+    guards = getattr(program.module(), "_guards_fn", None)
+    if guards is None or graph.placement is not None:
+        return []
+    multiple = graph.spec.multiple
+    first = [side // multiple for side in least_size(graph.spec)]
+    found: list[tuple[int, int]] = []
+    for more in range(1, 9):
+        for taller, wider in ((0, more), (more, 0), (more, more)):
+            size = ((first[0] + taller) * multiple, (first[1] + wider) * multiple)
+            images = [torch.empty(1, 3, *size, device="meta") for _ in graph.task.inputs]
+            try:
+                guards(*images)
+            except (AssertionError, RuntimeError):
+                found.append(size)
+    return found[:count]

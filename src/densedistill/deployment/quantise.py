@@ -18,8 +18,8 @@ from ..errors import UserError
 from ..inference.evaluate import Evaluation, evaluate
 from ..inference.inputs import inputs_from
 from ..inference.predictor import Predictor
-from ..runtimes import Card, Runtime, load_runtime
-from ..tasks import get_task
+from ..runtimes import Runtime, load_runtime
+from ..tasks import task_of
 from .check import Difference, compare
 from .export import check_format, finish, make_artifact
 from .formats import FORMATS, OnnxArtifact, OpenvinoArtifact
@@ -91,11 +91,11 @@ def quantise(
     check_format(path)
     if importlib.util.find_spec("nncf") is None:
         raise UserError("nncf is not installed: pip install 'densedistill[export]'")
-    task = get_task(getattr(network, "task", None) or "stereo")
+    task = task_of(network)
     chosen = _spread(list(inputs_from(task, calibration)), samples)
     if not chosen:
         raise UserError(f"there is no image to calibrate on in {calibration}")
-    artifact, card = make_artifact(network, path.suffix, size, batch, "int8", say)
+    artifact, card, _ = make_artifact(network, path.suffix, size, batch, "int8", say)
     assert isinstance(artifact, OnnxArtifact | OpenvinoArtifact)
     images = [_as_tensors(one.read(), size) for one in chosen]
     with tempfile.TemporaryDirectory() as folder:

@@ -99,9 +99,7 @@ class InputSpec:
     def pad_image(self, image: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
         """Return `image` (B, 3, H, W) with `padding` (left, right, top, bottom) as `pad_mode` says."""
         mode = _PAD_MODES[self.pad_mode]
-        if mode == "reflect" and (
-            max(padding[:2]) >= image.shape[-1] or max(padding[2:]) >= image.shape[-2]
-        ):
+        if mode == "reflect" and (max(padding[:2]) >= image.shape[-1] or max(padding[2:]) >= image.shape[-2]):
             mode = "replicate"  # reflection cannot fill more than the image is wide
         return F.pad(image, padding, mode=mode)
 

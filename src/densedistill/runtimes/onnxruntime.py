@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .card import KEY
+from .card import Card
 
 
 class OnnxSession:
@@ -19,7 +19,6 @@ class OnnxSession:
 
     def __init__(self, session: Any, device: torch.device):
         self._session, self.device = session, device
-        self.card = session.get_modelmeta().custom_metadata_map.get(KEY)
         self.precision = "float32"
         self._outputs = [output.name for output in session.get_outputs()]
 
@@ -40,7 +39,7 @@ class OnnxSession:
         return dict(zip(self._outputs, found, strict=True))
 
 
-def open_session(path: Path, device: Any, precision: str, threads: int) -> OnnxSession:
+def open_session(path: Path, card: Card, device: Any, precision: str, threads: int) -> OnnxSession:
     """Return a session for `path`; UserError when it is damaged or cannot run so."""
     import onnxruntime
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..networks.precision import fastest_dtype
-from .card import KEY
+from .card import Card
 
 
 class OpenvinoSession:
     """A compiled OpenVINO model over torch tensors."""
 
-    def __init__(self, compiled: Any, card: str | None, precision: str):
-        self.card, self.precision = card, precision
+    def __init__(self, compiled: Any, precision: str):
+        self.precision = precision
         self.device = torch.device("cpu")
         self._request = compiled.create_infer_request()
         self._outputs = [output.get_any_name() for output in compiled.outputs]
@@ -33,7 +33,7 @@ class OpenvinoSession:
         }
 
 
-def open_session(path: Path, device: Any, precision: str, threads: int) -> OpenvinoSession:
+def open_session(path: Path, card: Card, device: Any, precision: str, threads: int) -> OpenvinoSession:
     """Return a session for `path`; UserError when it is damaged."""
     import openvino
 
@@ -48,18 +48,8 @@ def open_session(path: Path, device: Any, precision: str, threads: int) -> Openv
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        model = core.read_model(path)
-        compiled = core.compile_model(model, "CPU", options)
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"OpenVINO cannot load {path}, which may be damaged: {reason}") from None
-    return OpenvinoSession(compiled, _card(path, model), precision)
-
-
-def _card(path: Path, model: Any) -> str | None:
-    if path.suffix == ".onnx":
-        import onnx
-
-        entries = onnx.load(path, load_external_data=False).metadata_props
-        return next((entry.value for entry in entries if entry.key == KEY), None)
-    return model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+    return OpenvinoSession(compiled, precision)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown
 from ..networks.input_spec import InputSpec, Placement
-from ..tasks import Task, get_task
-from .card import Card
+from ..networks.restore import restore_output
+from ..tasks import get_task
+from .card import Card, read_card
 
 # Runtime -> the module here that runs it, the package it needs, and how that is installed.
 RUNTIMES = {
@@ -39,12 +40,10 @@ class Session(Protocol):
     """What one runtime made of a file.
 
     Attributes:
-        card: the text under `densedistill` in the file's metadata, None without one.
         device: where inputs are wanted and outputs are.
         precision: the arithmetic it runs in.
     """
 
-    card: str | None
     device: torch.device
     precision: str
 
@@ -99,7 +98,10 @@ class Runtime(nn.Module):
         prepared, placement = self.prepare(*images)
         outputs = self._run(prepared)
         task = get_task(self.task)
-        return {key: self._restore(task, key, value, placement).to(given) for key, value in outputs.items()}
+        return {
+            key: restore_output(task, key, value, self._spec, placement).to(given)
+            for key, value in outputs.items()
+        }
 
     def prepare(self, *images: Tensor) -> tuple[dict[str, Tensor], Placement]:
         """Return what the file wants for `images`, by its names, and how they lie in there.
@@ -153,19 +155,6 @@ class Runtime(nn.Module):
             parts.append(self._session.run({key: image[chosen] for key, image in images.items()}))
         return {key: torch.cat([part[key] for part in parts])[:count] for key in parts[0]}
 
-    def _restore(self, task: Task, key: str, value: Tensor, placement: Placement) -> Tensor:
-        if key not in task.restore or (
-            not any(placement.padding) and placement.size == placement.scaled_size
-        ):
-            return value
-        value = self._spec.restore(value, placement, task.restore[key])
-        if key in task.pixels and placement.scaled_size != placement.size:
-            factors = [
-                size / scaled for size, scaled in zip(placement.size, placement.scaled_size, strict=True)
-            ]
-            value = value * value.new_tensor(factors[::-1][: value.shape[1]]).view(1, -1, 1, 1)
-        return value
-
 
 def load_runtime(
     file: str | os.PathLike[str],
@@ -199,18 +188,11 @@ def load_runtime(
     if chosen not in RUNTIMES:
         raise unknown("runtime", chosen, RUNTIMES)
     if chosen not in SUFFIXES[path.suffix]:
-        raise UserError(
-            f"{chosen} does not run {path.name}; a {path.suffix} file is for {' or '.join(SUFFIXES[path.suffix])}"
-        )
-    session: Session = _module(chosen).open_session(
-        path, device, precision, threads or torch.get_num_threads()
-    )
-    if session.card is None:
-        raise UserError(f"{path} says nothing about itself; a file that densedistill exported is wanted")
-    try:
-        card = Card.from_json(session.card)
-    except ValueError:
-        raise UserError(f"what {path} says about itself cannot be read; export it again") from None
+        takers = " or ".join(SUFFIXES[path.suffix])
+        raise UserError(f"{chosen} does not run {path.name}; a {path.suffix} file is for {takers}")
+    card = read_card(path)
+    threads = threads or torch.get_num_threads()
+    session: Session = _module(chosen).open_session(path, card, device, precision, threads)
     return Runtime(session, card, path, chosen)
 
 

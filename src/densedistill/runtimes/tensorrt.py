@@ -10,33 +10,16 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-
-_CARD = b"densedistill-card:"  # before the card at the end of the file, whose last 8 bytes are its length
-
-
-def join(engine: bytes, card: str) -> bytes:
-    """Return the content of a file for a serialised `engine` and its card."""
-    tail = _CARD + card.encode()
-    return engine + tail + len(tail).to_bytes(8, "little")
-
-
-def part(content: bytes) -> tuple[bytes, str | None]:
-    """Return engine and card of a file that `join` made; the card is None in any other."""
-    length = int.from_bytes(content[-8:], "little")
-    if 0 < length <= len(content) - 8:
-        tail = content[-8 - length : -8]
-        if tail.startswith(_CARD):
-            return content[: -8 - length], tail[len(_CARD) :].decode(errors="replace")
-    return content, None
+from .card import Card, part_engine
 
 
 class TensorrtSession:
     """A TensorRT execution context over torch tensors."""
 
-    def __init__(self, engine: Any, card: str | None, device: torch.device):
+    def __init__(self, engine: Any, device: torch.device):
         import tensorrt
 
-        self._engine, self.card, self.device = engine, card, device
+        self._engine, self.device = engine, device
         self.precision = "as built"
         self._context = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -79,20 +62,20 @@ def _dtype(engine: Any, name: str) -> torch.dtype:
     return kinds[engine.get_tensor_dtype(name)]
 
 
-def open_session(path: Path, device: Any, precision: str, threads: int) -> TensorrtSession:
+def open_session(path: Path, card: Card, device: Any, precision: str, threads: int) -> TensorrtSession:
     """Return a session for `path`; UserError without a GPU, or when the engine does not fit this machine."""
     import tensorrt
 
     if not torch.cuda.is_available():
         raise UserError("TensorRT needs an NVIDIA GPU, and torch sees none")
-    engine_bytes, card = part(path.read_bytes())
+    content, _ = part_engine(path.read_bytes())
     where = torch.device(device or "cuda")
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)
     with torch.cuda.device(where):
-        engine = tensorrt.Runtime(logger).deserialize_cuda_engine(engine_bytes)
+        engine = tensorrt.Runtime(logger).deserialize_cuda_engine(content)
         if engine is None:
             raise UserError(
                 f"TensorRT cannot load {path}: it is damaged, or was built for another GPU or version; "
                 "export it again on this machine"
             )
-        return TensorrtSession(engine, card, where)
+        return TensorrtSession(engine, where)

@@ -14,44 +14,39 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .card import KEY, Card
+from .card import Card
 
 
 class TorchSession:
     """An exported program over torch tensors."""
 
-    def __init__(self, module: torch.nn.Module, card: str | None, device: torch.device):
-        self._module, self.card, self.device = module, card, device
+    def __init__(self, module: torch.nn.Module, card: Card, device: torch.device):
+        self._module, self._outputs, self.device = module, card.outputs, device
         self.precision = "float32"
-        self._outputs: tuple[str, ...] | None = None
 
     @torch.inference_mode()
     def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if self._outputs is None:
-            assert self.card is not None
-            self._outputs = Card.from_json(self.card).outputs
         found = self._module(*images.values())
         return dict(zip(self._outputs, found, strict=True))
 
 
-def open_session(path: Path, device: Any, precision: str, threads: int) -> TorchSession:
+def open_session(path: Path, card: Card, device: Any, precision: str, threads: int) -> TorchSession:
     """Return a session for `path`; UserError when it is damaged, or holds more than tensors and a graph."""
     if precision == "bfloat16":
         raise UserError("a torch.export package computes in what it holds; OpenVINO runs a file in bfloat16")
     where = torch.device(device or "cpu")
-    extra = {KEY: ""}
     try:
         _refuse_pickles(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(path, extra_files=extra)
+            program = torch.export.load(path)
         module = program.module()
     except UserError:
         raise
     except Exception as error:  # torch names no classes for what may be wrong with a package
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"torch cannot load {path}, which may be damaged: {reason[0]}") from None
-    return TorchSession(module.to(where), extra[KEY] or None, where)
+    return TorchSession(module.to(where), card, where)
 
 
 def _refuse_pickles(path: Path) -> None:

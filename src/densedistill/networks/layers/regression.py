@@ -193,7 +193,7 @@ def _levels_first(logits: Tensor) -> Tensor:
 def _regress_by_standard_operators(
     logits: Tensor, max_disparity: int, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
-    # Runtimes are slow at trilinear resizing and at a softmax over channels; over the last axis they are fast.
+    # Runtimes are slow at trilinear resizing and at a softmax over channels; over the last axis, fast.
     wide = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners).permute(0, 2, 3, 1)
     # Not from the cache: a tensor made while tracing must not stay in it.
     matrix = chunked.interpolation_matrix.__wrapped__(
