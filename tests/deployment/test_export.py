@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tiny import Tiny
 from torch import nn
 
 import densedistill as dd
@@ -20,27 +21,6 @@ from densedistill.runtimes import load_runtime, read_card
 from densedistill.tasks import get_task, list_tasks
 
 SIZES = ((64, 96), (75, 110))
-
-
-class Tiny(nn.Module):
-    """A network of `task` that looks at more than one pixel."""
-
-    taps: dict = {}  # noqa: RUF012
-
-    def __init__(self, spec=None, task="depth", outputs=1):
-        super().__init__()
-        self.input_spec = spec or dd.InputSpec(multiple=8, pad="centre")
-        self.task, self.name = task, "tiny"
-        torch.manual_seed(0)
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, outputs, 3, 1, 1)
-        )
-        self.body[1].running_mean.uniform_(-0.1, 0.1)
-        self.body[1].running_var.uniform_(0.5, 2)
-
-    def forward(self, *images):
-        found = nn.functional.interpolate(self.body(sum(images)), images[0].shape[-2:], mode="bilinear")
-        return {get_task(self.task).outputs[0]: found}
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +110,7 @@ def test_a_wrapped_network_is_exported(tmp_path):
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_half_precision_halves_the_file(tmp_path, weights, suffix, limit):
     spec = dd.InputSpec(multiple=8)
-    network = Tiny(spec, "stereo").eval()
-    network.body = nn.Sequential(*network.body[:-1], nn.Conv2d(4, 256, 3, 1, 1), nn.Conv2d(256, 1, 3, 1, 1))
+    network = Tiny(spec, "stereo", width=64).eval()
     sizes = {}
     for kind in ("float32", weights):
         file = tmp_path / f"{kind}{suffix}"
