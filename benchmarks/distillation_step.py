@@ -1,7 +1,8 @@
 """One distillation step, and inference: the published formulation written out plainly, against this toolkit.
 
     python benchmarks/distillation_step.py            # ACVNet (small) to DSNet, 256x512, 192 px, batch 1
-    python benchmarks/distillation_step.py --quick    # 128x256, disparity 96: a minute
+    python benchmarks/distillation_step.py --quick    # 128x256, disparity 64: a minute
+    python benchmarks/distillation_step.py --scaling  # also over image size, disparity and batch: an hour
 
 Both sides have the same networks, weights, inputs and objective (that of the recipe `dsnet/sceneflow`).
 The plain side is float32, contiguous, loops over disparities, upsamples logits to full volumes and runs the
@@ -37,6 +38,12 @@ from densedistill.networks import create_model
 from densedistill.networks.layers.regression import regress_disparity_reference, upsample_logits
 from densedistill.networks.precision import channels_last, fastest_dtype
 
+# What is changed, one at a time, for the scaling curves.
+SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {
+    ("height", "width"): [(128, 256), (192, 384), (256, 512), (320, 640)],
+    ("max_disparity",): [(64,), (128,), (192,), (256,)],
+    ("batch",): [(1,), (2,), (4,)],
+}
 STUDENT, TEACHER = "dsnet_bb21_ed2_n16", "acvnet_small"
 LEVELS = (0.5, 0.7, 1.0)
 TERMS = {
@@ -355,9 +362,35 @@ def main() -> None:
         },
     }
     report(result)
+    if options.scaling:
+        result["scaling"] = scaling(options)
     with open(options.output, "w") as file:
         json.dump(result, file, indent=1)
     print(f"wrote {options.output}")
+
+
+def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure both sides over `SCALING`, print the curves, and return their points."""
+    points = []
+    print(
+        f"\n{'':24}{'step: plain':>14}{'ours':>10}{'ratio':>8}{'inference: ours':>18}{'ratio':>8}{'memory':>8}"
+    )
+    for names, values in SCALING.items():
+        for value in values:
+            changed = dict(zip(names, value, strict=True))
+            variant = argparse.Namespace(**{**vars(options), **changed})
+            figures = {name: child(name, variant) for name in SIDES}
+            plain, ours = figures["plain"], figures["ours"]
+            ratios = {key: plain[key]["wall"] / ours[key]["wall"] for key in ("step", "inference")}
+            ratios["memory"] = plain["memory"] / ours["memory"]
+            points.append({**changed, "figures": figures, "ratios": ratios})
+            label = f"{' x '.join(names)} {'x'.join(map(str, value))}"
+            print(
+                f"{label:24}{plain['step']['wall']:12.2f} s{ours['step']['wall']:8.2f} s{ratios['step']:7.1f}x"
+                f"{ours['inference']['wall']:16.2f} s{ratios['inference']:7.1f}x{ratios['memory']:7.1f}x",
+                flush=True,
+            )
+    return points
 
 
 def parse() -> argparse.Namespace:
@@ -375,6 +408,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="128x256, disparity 64, one round")
+    parser.add_argument("--scaling", action="store_true", help="also curves over size, disparity and batch")
     parser.add_argument("--output", default="distillation_step.json")
     parser.add_argument("--variant", choices=[*SIDES, "check", "convolutions"], help=argparse.SUPPRESS)
     options = parser.parse_args()
