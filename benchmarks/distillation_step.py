@@ -372,9 +372,8 @@ def main() -> None:
 def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure both sides over `SCALING`, print the curves, and return their points."""
     points = []
-    print(
-        f"\n{'':24}{'step: plain':>14}{'ours':>10}{'ratio':>8}{'inference: ours':>18}{'ratio':>8}{'memory':>8}"
-    )
+    headings = ("step: plain", "ours", "ratio", "inference", "ratio", "memory")
+    print("\n" + " " * 24 + "".join(f"{heading:>14}" for heading in headings))
     for names, values in SCALING.items():
         for value in values:
             changed = dict(zip(names, value, strict=True))
@@ -385,11 +384,10 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
             ratios["memory"] = plain["memory"] / ours["memory"]
             points.append({**changed, "figures": figures, "ratios": ratios})
             label = f"{' x '.join(names)} {'x'.join(map(str, value))}"
-            print(
-                f"{label:24}{plain['step']['wall']:12.2f} s{ours['step']['wall']:8.2f} s{ratios['step']:7.1f}x"
-                f"{ours['inference']['wall']:16.2f} s{ratios['inference']:7.1f}x{ratios['memory']:7.1f}x",
-                flush=True,
-            )
+            step, inference = (ours[key]["wall"] for key in ("step", "inference"))
+            cells = [f"{plain['step']['wall']:.2f} s", f"{step:.2f} s", f"{ratios['step']:.1f}x"]
+            cells += [f"{inference:.3f} s", f"{ratios['inference']:.1f}x", f"{ratios['memory']:.1f}x"]
+            print(f"{label:24}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
     return points
 
 
