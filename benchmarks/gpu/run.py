@@ -184,6 +184,8 @@ def runtimes(log: Log, options: argparse.Namespace) -> None:
                     # Random weights: how far half precision is from float32 says nothing here.
                     export(network, file, options.size, weights=weights, limit=float("inf"))
                     loaded = load_runtime(file, runtime, device=options.device)
+                    if loaded.device.type != options.device:
+                        raise RuntimeError(f"this {runtime} does not run on {options.device}")
                     images = [i.to(options.device) for i in real_images(get_task(network.task), options.size)]
                     return lambda: loaded(*images)
 

@@ -14,7 +14,10 @@ from typing import Any
 
 # Extra of the package -> what it brings, and what that is good for.
 EXTRAS = {
-    "export": (("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"), "export to ONNX and OpenVINO, and run there"),
+    "export": (
+        ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
+        "export to ONNX and OpenVINO, and run there",
+    ),
     "app": (("gradio",), "the web demo"),
     "cluster": (("ray", "litdata"), "labelling and training on many machines"),
     "data": (("h5py", "pycocotools"), "data sets in HDF5, COCO's annotations"),

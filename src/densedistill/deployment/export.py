@@ -93,13 +93,15 @@ def make_artifact(
         size=size,
         batch=batch,
         max_disparity=getattr(network, "max_disparity", None),
+        classes=tuple(getattr(network, "classes", ())),
         weights=weights,
         version=__version__,
     )
     say(f"tracing {name}")
     program = trace(graph, batch)
+    doubtful = doubtful_sizes(program, graph)
     say(f"writing {suffix}")
-    return FORMATS[suffix][0](program, card), card, doubtful_sizes(program, graph)
+    return FORMATS[suffix][0](program, card), card, doubtful
 
 
 def finish(

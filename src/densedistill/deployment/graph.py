@@ -41,12 +41,12 @@ class Graph(nn.Module):
         self.shift: Tensor
         self.register_buffer("scale", self.spec.range / std)
         self.register_buffer("shift", torch.tensor(self.spec.mean).view(1, 3, 1, 1) / std)
-        self.rows = self.columns = None
-        if self.placement is not None and self.placement.scaled_size != self.placement.size:
-            for name, source, target in zip(
-                ("rows", "columns"), self.placement.size, self.placement.scaled_size, strict=True
-            ):
-                self.register_buffer(name, _antialiased(source, target))
+        scaled = self.placement is not None and self.placement.scaled_size != self.placement.size
+        pairs = zip(*self.placement[:2], strict=True) if self.placement and scaled else ((0, 0), (0, 0))
+        self.rows: Tensor | None
+        self.columns: Tensor | None
+        for name, (source, target) in zip(("rows", "columns"), pairs, strict=True):
+            self.register_buffer(name, _antialiased(source, target) if scaled else None)
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(*map(self._prepare, images))

@@ -36,15 +36,15 @@ def load_predictor(
         network: a network, a name (its shipped weights are loaded), `name=weights`, `sgbm`, the directory of
             a run, an exported file, or something that already predicts, which is returned as it is.
         max_disparity: search range of a network given by name that takes one; None for its own.
-        device, precision: of the predictor; an exported file runs on the CPU unless TensorRT made it.
+        device, precision: of the predictor; an exported file runs on the CPU where its runtime
+            has no other.
         runtime: of an exported file; None for the usual one of its suffix.
 
     Raises:
         UserError: no such network, weights that do not fit, or a runtime for what is no exported file.
     """
     if is_exported(network):
-        where = None if str(device) in ("None", "cpu") or not torch.cuda.is_available() else device
-        return Predictor(load_runtime(network, runtime, device=where, precision=precision))
+        return Predictor(load_runtime(network, runtime, device=device, precision=precision))
     if runtime not in (None, "torch"):
         raise UserError(
             f"{runtime} runs exported files, and {network} is none; see densedistill export --help"

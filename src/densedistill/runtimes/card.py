@@ -32,6 +32,7 @@ class Card:
         size: (height, width) that the file takes; None for any multiple of `input_spec.multiple`.
         batch: number of samples that the file takes; None for any.
         max_disparity: number of disparities it can tell; None where that means nothing.
+        classes: names of the classes it tells, where it has names for them.
         weights: how they are stored: "float32", "float16", "bfloat16" or "int8".
         difference: to the network in torch in float32, as `Difference.to_dict` gives it.
         version: of the package that wrote the file.
@@ -45,6 +46,7 @@ class Card:
     size: tuple[int, int] | None = None
     batch: int | None = None
     max_disparity: int | None = None
+    classes: tuple[str, ...] = ()
     weights: str = "float32"
     difference: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
@@ -62,7 +64,7 @@ class Card:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in found.pop("input_spec").items()
             }
-            for key in ("inputs", "outputs", "size"):
+            for key in ("inputs", "outputs", "size", "classes"):
                 found[key] = None if found[key] is None else tuple(found[key])
             return cls(input_spec=InputSpec(**spec), **found)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

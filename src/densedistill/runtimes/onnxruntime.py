@@ -46,9 +46,9 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
     if precision == "bfloat16":
         raise UserError("onnxruntime computes in what the file holds; OpenVINO runs a file in bfloat16")
     where = torch.device(device or "cpu")
+    if where.type != "cuda" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        where = torch.device("cpu")
     provider = "CUDAExecutionProvider" if where.type == "cuda" else "CPUExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise UserError("this onnxruntime has no CUDA: pip install onnxruntime-gpu, or run on the CPU")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -58,4 +58,4 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
     except Exception as error:  # its classes share no other ancestor
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"onnxruntime cannot load {path}, which may be damaged: {reason}") from None
-    return OnnxSession(session, where if where.type == "cuda" else torch.device("cpu"))
+    return OnnxSession(session, where)

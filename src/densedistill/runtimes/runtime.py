@@ -68,7 +68,7 @@ class Runtime(nn.Module):
         super().__init__()
         self.card, self.path, self.runtime = card, path, runtime
         self.task = card.task
-        self.max_disparity = card.max_disparity
+        self.max_disparity, self.classes = card.max_disparity, card.classes
         self.taps: dict[str, tuple[str, ...]] = {}
         usual = SUFFIXES[path.suffix][0]
         self.name = path.name if runtime == usual else f"{path.name} ({runtime})"
@@ -169,7 +169,7 @@ def load_runtime(
     Args:
         file: .onnx, .xml (OpenVINO, its .bin beside it), .pt2 (`torch.export`) or .engine (TensorRT).
         runtime: of `RUNTIMES`; None for the usual one of the file's suffix.
-        device: where to run; None for the CPU, or what the runtime was made for.
+        device: where to run; what cannot run there runs on the CPU, and `device` of the result says so.
         precision: "float32", "bfloat16" or "auto" for the faster here; OpenVINO alone can choose.
         threads: on the CPU; None for as many as torch uses.
 

@@ -70,6 +70,7 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
         raise UserError("TensorRT needs an NVIDIA GPU, and torch sees none")
     content, _ = part_engine(path.read_bytes())
     where = torch.device(device or "cuda")
+    where = where if where.type == "cuda" else torch.device("cuda")
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)
     with torch.cuda.device(where):
         engine = tensorrt.Runtime(logger).deserialize_cuda_engine(content)

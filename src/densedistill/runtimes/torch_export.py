@@ -26,7 +26,10 @@ class TorchSession:
 
     @torch.inference_mode()
     def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = self._module(*images.values())
+        try:
+            found = self._module(*images.values())
+        except AssertionError as error:  # what tracing took for granted
+            raise UserError(f"the package was traced for other sizes: {error}") from None
         return dict(zip(self._outputs, found, strict=True))
 
 
