@@ -1,7 +1,8 @@
 """One distillation step, and inference: the published formulation written out plainly, against this toolkit.
 
     python benchmarks/distillation_step.py            # ACVNet (small) to DSNet, 256x512, 192 px, batch 1
-    python benchmarks/distillation_step.py --quick    # 128x256, disparity 96: a minute
+    python benchmarks/distillation_step.py --quick    # 128x256, disparity 64: a minute
+    python benchmarks/distillation_step.py --scaling  # also over image size, disparity and batch: an hour
 
 Both sides have the same networks, weights, inputs and objective (that of the recipe `dsnet/sceneflow`).
 The plain side is float32, contiguous, loops over disparities, upsamples logits to full volumes and runs the
@@ -37,6 +38,12 @@ from densedistill.networks import create_model
 from densedistill.networks.layers.regression import regress_disparity_reference, upsample_logits
 from densedistill.networks.precision import channels_last, fastest_dtype
 
+# What is changed, one at a time, for the scaling curves.
+SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {
+    ("height", "width"): [(128, 256), (192, 384), (256, 512), (320, 640)],
+    ("max_disparity",): [(64,), (128,), (192,), (256,)],
+    ("batch",): [(1,), (2,), (4,)],
+}
 STUDENT, TEACHER = "dsnet_bb21_ed2_n16", "acvnet_small"
 LEVELS = (0.5, 0.7, 1.0)
 TERMS = {
@@ -355,9 +362,33 @@ def main() -> None:
         },
     }
     report(result)
+    if options.scaling:
+        result["scaling"] = scaling(options)
     with open(options.output, "w") as file:
         json.dump(result, file, indent=1)
     print(f"wrote {options.output}")
+
+
+def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure both sides over `SCALING`, print the curves, and return their points."""
+    points = []
+    headings = ("step: plain", "ours", "ratio", "inference", "ratio", "memory")
+    print("\n" + " " * 24 + "".join(f"{heading:>14}" for heading in headings))
+    for names, values in SCALING.items():
+        for value in values:
+            changed = dict(zip(names, value, strict=True))
+            variant = argparse.Namespace(**{**vars(options), **changed})
+            figures = {name: child(name, variant) for name in SIDES}
+            plain, ours = figures["plain"], figures["ours"]
+            ratios = {key: plain[key]["wall"] / ours[key]["wall"] for key in ("step", "inference")}
+            ratios["memory"] = plain["memory"] / ours["memory"]
+            points.append({**changed, "figures": figures, "ratios": ratios})
+            label = f"{' x '.join(names)} {'x'.join(map(str, value))}"
+            step, inference = (ours[key]["wall"] for key in ("step", "inference"))
+            cells = [f"{plain['step']['wall']:.2f} s", f"{step:.2f} s", f"{ratios['step']:.1f}x"]
+            cells += [f"{inference:.3f} s", f"{ratios['inference']:.1f}x", f"{ratios['memory']:.1f}x"]
+            print(f"{label:24}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+    return points
 
 
 def parse() -> argparse.Namespace:
@@ -375,6 +406,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="128x256, disparity 64, one round")
+    parser.add_argument("--scaling", action="store_true", help="also curves over size, disparity and batch")
     parser.add_argument("--output", default="distillation_step.json")
     parser.add_argument("--variant", choices=[*SIDES, "check", "convolutions"], help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -29,6 +29,10 @@ _PUBLIC = {
     "load_recipe": "recipes",
     "train": "training",
     "distill": "verbs",
+    "export": "deployment.export",
+    "quantise": "deployment.quantise",
+    "benchmark": "deployment.benchmark",
+    "load_runtime": "runtimes",
     "UserError": "errors",
 }
 _MODULES = {"losses": "distillation.losses", "metrics": "metrics", "tasks": "tasks", "data": "data"}

@@ -25,6 +25,8 @@ VERBS = {
     "distill": "teach a student by its teachers",
     "evaluate": "official metrics",
     "predict": "predictions for your images, in official formats",
+    "export": "ONNX, OpenVINO, torch.export, TensorRT; checked against torch",
+    "benchmark": "latency, memory and cost, in any runtime",
     "report": "one HTML page about runs",
 }
 

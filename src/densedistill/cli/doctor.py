@@ -14,7 +14,10 @@ from typing import Any
 
 # Extra of the package -> what it brings, and what that is good for.
 EXTRAS = {
-    "export": (("onnx", "onnxruntime", "openvino"), "export to ONNX and OpenVINO, and run there"),
+    "export": (
+        ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"),
+        "export to ONNX and OpenVINO, and run there",
+    ),
     "app": (("gradio",), "the web demo"),
     "cluster": (("ray", "litdata"), "labelling and training on many machines"),
     "data": (("h5py", "pycocotools"), "data sets in HDF5, COCO's annotations"),
@@ -61,27 +64,10 @@ def examine() -> dict[str, Any]:
 
 
 def convolution_rates(rounds: int = 20) -> dict[str, float]:
-    """Return the measured rates of a 3x3 convolution, channels-last, on this CPU, in GFLOP/s (a MAC is two).
+    """Return the measured rates of a 3x3 convolution on this CPU by number format, in GFLOP/s."""
+    from ..deployment.measure import peak_rates
 
-    The two formats take turns, and the best of `rounds` counts, so that other work on the machine spoils
-    neither.
-    """
-    import time
-
-    import torch
-    import torch.nn.functional as F
-
-    image = torch.randn(1, 64, 96, 128).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(64, 64, 3, 3).contiguous(memory_format=torch.channels_last)
-    work = 2 * 64 * 64 * 9 * 96 * 128
-    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    with torch.inference_mode():
-        for dtype in list(best) * rounds:
-            one, other = image.to(dtype), weight.to(dtype)
-            start = time.perf_counter()
-            F.conv2d(one, other, padding=1)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return {f"{str(d).removeprefix('torch.')}_gflops": round(work / t / 1e9, 1) for d, t in best.items()}
+    return {f"{name}_gflops": round(rate / 1e9, 1) for name, rate in peak_rates("cpu", rounds).items()}
 
 
 def provided_extras() -> list[str]:

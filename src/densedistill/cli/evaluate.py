@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "networks",
         nargs="*",
         metavar="NETWORK[=WEIGHTS]",
-        help="a network with its shipped weights, or with those of a file; 'sgbm' for OpenCV's matcher",
+        help="a network with its shipped weights or those of a file; an exported file; 'sgbm' is OpenCV's",
     )
     parser.add_argument(
         "--run",
@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", metavar="P", help="float32 (default), bfloat16 or auto"
     )
+    parser.add_argument(
+        "--runtime", metavar="NAME", help="of exported files: torch, onnxruntime, openvino or tensorrt"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only N samples of each data set, spread evenly"
@@ -109,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         per_image=args.per_image,
         device=args.device or best_device(),
         precision=args.precision,
+        runtime=args.runtime,
         limit=args.limit,
         progress=Console(stderr=True).is_terminal,
     )

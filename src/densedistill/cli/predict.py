@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "network",
         metavar="NETWORK[=WEIGHTS]",
-        help="a network with its shipped weights, or with those of a file; the directory of a run; 'sgbm'",
+        help="a network with its shipped weights or those of a file; a run; an exported file; 'sgbm'",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--left", metavar="FILE", help="left view of one pair, with --right")
@@ -92,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", metavar="P", help="float32 (default), bfloat16 or auto"
     )
+    parser.add_argument(
+        "--runtime", metavar="NAME", help="of exported files: torch, onnxruntime, openvino or tensorrt"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
 
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         max_disparity=args.max_disparity,
         device=args.device or best_device(),
         precision=args.precision,
+        runtime=args.runtime,
         overwrite=args.overwrite,
         colour_max=args.color_max,
         progress=errors.is_terminal,

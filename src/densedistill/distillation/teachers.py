@@ -13,6 +13,7 @@ from ..errors import UserError, nearest, unknown
 from ..networks import InputSpec, create_model, list_models
 from ..networks.published import load_weights
 from ..registry import Registry
+from ..runtimes import is_exported, load_runtime
 from ..tasks import Task, get_task
 from .answers import input_spec, run_network
 from .taps import Spec, Taps, unwrap
@@ -175,7 +176,7 @@ class PredictorTeacher(Teacher):
         super().__init__()
         self.predict, self.holes = predict, holes
         self.task = getattr(predict, "task", None) or get_task("stereo")
-        self.max_disparity = getattr(predict, "max_disparity", None)
+        self.max_disparity = getattr(getattr(predict, "net", predict), "max_disparity", None)
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,21 +199,37 @@ def _sgbm(max_disparity: int = 192, fill: bool = False) -> Teacher:
     return PredictorTeacher(SGBM(max_disparity=max_disparity, fill=fill), holes=not fill)
 
 
+def _exported(file: str, runtime: str | None = None, **options: Any) -> Teacher:
+    accepted = ("runtime", "device", "precision", "threads")
+    for option in options:
+        if option not in accepted:
+            raise UserError(f"teacher '{file}' takes no option '{option}'{nearest(option, accepted)}")
+    from ..inference.predictor import Predictor
+
+    return PredictorTeacher(Predictor(load_runtime(file, runtime, **options)))
+
+
 def create_teacher(name: str, weights: str | None = None, **options: Any) -> Teacher:
     """Return the teacher called `name`.
 
     Args:
         name: a registered network; `sgbm`, OpenCV's matcher, which vouches for what it matched (options
             `max_disparity`, and `fill` to have its holes filled); `package.module:Name` for a class or
-            function of your own that returns a teacher or a network; `depth_anything`, a depth network of the
-            Hugging Face hub (options `model`, a folder or hub id, `kind`, `align`); `ensemble`, with options
-            `members` (a list of mappings of this function's arguments) and `reduce` (mean or median).
+            function of your own that returns a teacher or a network; the path of an exported file (.onnx,
+            .xml, .pt2, .engine; options `runtime`, `device`, `precision`, `threads`); `depth_anything`, a
+            depth network of the Hugging Face hub (options `model`, a folder or hub id, `kind`, `align`);
+            `ensemble`, with options `members` (a list of mappings of this function's arguments) and `reduce`
+            (mean or median).
         weights: of a network, as `create_model` takes them.
         **options: to the network or the teacher, for example `max_disparity=192`.
 
     Raises:
         UserError: no such teacher, an option it does not take, or weights that do not fit.
     """
+    if is_exported(name):
+        if weights is not None:
+            raise UserError(f"teacher '{name}' brings its own weights; leave 'weights' out")
+        return _exported(name, **options)
     if ":" not in name and name not in TEACHERS:
         networks = list_models()
         if name not in networks:

@@ -38,6 +38,7 @@ def evaluate(
     per_image: bool | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
+    runtime: str | None = None,
     limit: int | None = None,
     distributed: bool = False,
     progress: bool = False,
@@ -46,7 +47,7 @@ def evaluate(
 
     Args:
         networks: one or a list of, or a mapping from label to: a network, a name, `name=weights`, `sgbm`, a
-            run directory, or anything called like a `Predictor`.
+            run directory, an exported file, or anything called like a `Predictor`.
         data: a data set, the name of one, a list of samples, `"samples"` for those that ship, or a
             mapping from label to these. `generalisation` brings its own four.
         protocol: one of the networks' task (`list_protocols`); None for `plain`.
@@ -57,6 +58,7 @@ def evaluate(
         metrics: in place of the protocol's, for example `["epe", "bad1.5"]`.
         per_image: average within images first; None for what the protocol does.
         device, precision: where and in which arithmetic networks run.
+        runtime: of exported files; None for the usual one of their suffix.
         limit: only so many samples of each data set, evenly spread.
         distributed: share the samples among the processes of the default group; every one gets the same
             figures.
@@ -76,7 +78,7 @@ def evaluate(
         source.label: _measures(metrics or source.metrics or protocol.metrics or task.metrics, task)
         for source in sources
     }
-    predictors = _predictors(labelled, max_disparity, device, precision)
+    predictors = _predictors(labelled, max_disparity, device, precision, runtime)
     bound = protocol.max_disparity if max_disparity is None else max_disparity
     average = protocol.average if per_image is None else ("images" if per_image else "pixels")
     evaluation = Evaluation(
@@ -289,11 +291,12 @@ def _predictors(
     max_disparity: float | None,
     device: str | torch.device | None,
     precision: str,
+    runtime: str | None = None,
 ) -> dict[str, Predicts]:
     reach = None if max_disparity is None else int(-(-max_disparity // 1))
     found: dict[str, Predicts] = {}
     for label, network in labelled:
-        predict = load_predictor(network, reach, device, precision)
+        predict = load_predictor(network, reach, device, precision, runtime)
         label = str(label or getattr(predict, "name", type(predict).__name__))
         number = 2
         while label in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..errors import UserError, unknown
 from ..networks.published import shipped_weights
 from ..networks.registry import MODELS, create_model, list_models
 from ..networks.registry import task_of as task_of_name
+from ..runtimes import Card, is_exported, load_runtime, read_card
 from ..tasks import Task, get_task, task_of
 from .classical import SGBM
 from .predictor import Predictor
@@ -26,18 +28,27 @@ def load_predictor(
     max_disparity: int | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
+    runtime: str | None = None,
 ) -> Predicts:
     """Return a `Predictor` for `network`.
 
     Args:
         network: a network, a name (its shipped weights are loaded), `name=weights`, `sgbm`, the directory of
-            a run, or something that already predicts, which is returned as it is.
+            a run, an exported file, or something that already predicts, which is returned as it is.
         max_disparity: search range of a network given by name that takes one; None for its own.
-        device, precision: of the predictor.
+        device, precision: of the predictor; an exported file runs on the CPU where its runtime
+            has no other.
+        runtime: of an exported file; None for the usual one of its suffix.
 
     Raises:
-        UserError: no such network, or weights that do not fit.
+        UserError: no such network, weights that do not fit, or a runtime for what is no exported file.
     """
+    if is_exported(network):
+        return Predictor(load_runtime(network, runtime, device=device, precision=precision))
+    if runtime not in (None, "torch"):
+        raise UserError(
+            f"{runtime} runs exported files, and {network} is none; see densedistill export --help"
+        )
     if isinstance(network, nn.Module):
         return Predictor(network, device, precision)
     if isinstance(network, Path) or (isinstance(network, str) and _is_run(network)):
@@ -60,6 +71,8 @@ def task_of_network(network: Any) -> Task:
     Raises:
         UserError: no such network.
     """
+    if is_exported(network):
+        return get_task(_card_of(network).task)
     if isinstance(network, str) and not _is_run(network):
         name = network.partition("=")[0]
         if name == SGBM.name or ":" in name:
@@ -69,6 +82,12 @@ def task_of_network(network: Any) -> Task:
     if isinstance(network, (str, Path)):
         return get_task(_recipe_of_run(Path(network)).task)
     return task_of(network)
+
+
+def _card_of(file: str | os.PathLike[str]) -> Card:
+    if not Path(file).is_file():
+        raise UserError(f"there is no file {file}")
+    return read_card(Path(file))
 
 
 def _is_run(network: str | Path) -> bool:

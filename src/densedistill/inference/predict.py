@@ -45,6 +45,7 @@ def predict(
     max_disparity: int | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
+    runtime: str | None = None,
     overwrite: bool = False,
     colour_max: float | None = None,
     progress: bool = False,
@@ -68,6 +69,7 @@ def predict(
             written.
         max_disparity: search range of a network given by name, px.
         device, precision: where and in which arithmetic the network runs.
+        runtime: of an exported file; None for the usual one of its suffix.
         overwrite: predict again what is there.
         colour_max: value, for stereo disparity, that is red in pictures; None for each picture's own largest.
         progress: draw a bar on stderr.
@@ -103,7 +105,7 @@ def predict(
             if not overwrite and work.is_done(one):
                 work.result.skipped += 1
                 continue
-            run = run or load_predictor(network, max_disparity, device, precision)
+            run = run or load_predictor(network, max_disparity, device, precision, runtime)
             work.one(run, one)
             advance("predict", one.name, total)
     return work.result

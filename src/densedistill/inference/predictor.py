@@ -14,6 +14,7 @@ from ..errors import UserError, unknown
 from ..networks.input_spec import InputSpec
 from ..networks.precision import fastest_dtype
 from ..networks.restore import restore_output
+from ..runtimes import Runtime
 from ..tasks import Task, task_of
 from .images import to_batches
 
@@ -58,6 +59,8 @@ class Predictor:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
+        if isinstance(self.net, Runtime):
+            return self.net.device
         tensor = next(iter(self.net.parameters()), next(iter(self.net.buffers()), None))
         return torch.device("cpu") if tensor is None else tensor.device
 
@@ -70,13 +73,18 @@ class Predictor:
     @property
     def precision(self) -> str:
         """The arithmetic it runs in, "auto" resolved; that of the weights where these are not float32."""
+        if isinstance(self.net, Runtime):
+            return self.net.precision
         dtype = self.dtype if self._weights_dtype is torch.float32 else self._weights_dtype
         return str(dtype).removeprefix("torch.")
 
     def with_input_spec(self, input_spec: InputSpec) -> Predictor:
         """Return a predictor of the same network and arithmetic that prepares images by `input_spec`."""
         other = copy.copy(self)
-        other.input_spec = input_spec
+        if isinstance(self.net, Runtime):  # which pads by itself
+            other.net = self.net.with_input_spec(input_spec)
+        else:
+            other.input_spec = input_spec
         return other
 
     @torch.inference_mode()

@@ -116,14 +116,14 @@ class InputSpec:
                 align_corners=False,
                 antialias=self.antialias,
             )
-        if any(placement.padding):
-            mode = _PAD_MODES[self.pad_mode]
-            if mode == "reflect" and (
-                max(placement.padding[:2]) >= image.shape[-1] or max(placement.padding[2:]) >= image.shape[-2]
-            ):
-                mode = "replicate"  # reflection cannot fill more than the image is wide
-            image = F.pad(image, placement.padding, mode=mode)
-        return image
+        return self.pad_image(image, placement.padding) if any(placement.padding) else image
+
+    def pad_image(self, image: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+        """Return `image` (B, 3, H, W) with `padding` (left, right, top, bottom) as `pad_mode` says."""
+        mode = _PAD_MODES[self.pad_mode]
+        if mode == "reflect" and (max(padding[:2]) >= image.shape[-1] or max(padding[2:]) >= image.shape[-2]):
+            mode = "replicate"  # reflection cannot fill more than the image is wide
+        return F.pad(image, padding, mode=mode)
 
     def restore(self, prediction: Tensor, placement: Placement, mode: str = "bilinear") -> Tensor:
         """Crop the padding from `prediction` (B, C, H', W') and resize it to the source's size.

@@ -66,7 +66,7 @@ def write_report(
         ("Environment", environments(records)),
     )
     body = [tag("section", tag("h2", heading), content) for heading, content in sections if content]
-    text = _document(title, _header(title, summary, notes), body)
+    text = document(title, header(title, summary, notes), body)
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
     return Path(path)
@@ -118,7 +118,7 @@ def _how(costs: Sequence[Cost], columns: Sequence[Column]) -> Markup:
     return tag("p", f"{cost}{better}; click a heading to sort.", class_="aside")
 
 
-def _header(title: str, summary: str, notes: Sequence[str]) -> Markup:
+def header(title: str, summary: str, notes: Sequence[str]) -> Markup:
     return tag(
         "header",
         tag("p", "densedistill", class_="brand"),
@@ -128,7 +128,7 @@ def _header(title: str, summary: str, notes: Sequence[str]) -> Markup:
     )
 
 
-def _document(title: str, header: Markup, sections: Sequence[Markup]) -> str:
+def document(title: str, header: Markup, sections: Sequence[Markup]) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

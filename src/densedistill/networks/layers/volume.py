@@ -106,8 +106,11 @@ def _correlate_by_standard_operators(left: Tensor, right: Tensor, levels: int, g
     """
     batch, channels, height, width = left.shape
     blocks = width // levels + 1
+    # Gathered, not padded: a slice after padding would hold for widths with the traced one's remainder alone.
+    columns = torch.arange(blocks * levels, device=left.device)
+    inside = (columns < width).to(left.dtype)
     left, right = (
-        F.pad(x, (0, levels))[..., : blocks * levels]
+        (x.index_select(3, columns.clamp(max=width - 1)) * inside)
         .reshape(batch, groups, channels // groups, height, blocks, levels)
         .permute(0, 1, 3, 4, 5, 2)
         for x in (left, right)
@@ -116,7 +119,8 @@ def _correlate_by_standard_operators(left: Tensor, right: Tensor, levels: int, g
     pairs = torch.cat((before, right), 4).flip(4)
     products = torch.matmul(left, pairs.transpose(4, 5)).flatten(4)
     band = products[..., levels - 1 : levels - 1 + levels * (2 * levels - 1)]
-    band = band.reshape(batch, groups, height, blocks * levels, 2 * levels - 1)[:, :, :, :width, :levels]
+    band = band.reshape(batch, groups, height, blocks * levels, 2 * levels - 1)[..., :levels]
+    band = band.index_select(3, torch.arange(width, device=left.device))
     return band.permute(0, 1, 4, 2, 3) * (groups / channels)
 
 

@@ -1,0 +1,89 @@
+"""Measure latency, memory and cost of networks, in torch and other runtimes, side by side.
+
+examples:
+  densedistill benchmark dsnet_slim gwcnet_slim --size 256x512
+  densedistill benchmark dsnet_slim --runtime torch,onnxruntime,openvino --data samples --html speed.html
+  densedistill benchmark student.onnx student-int8.xml --size 384x1248 --json speed.json
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark`."""
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="a network (random weights where none ship), NETWORK=WEIGHTS, a run, an exported file, sgbm",
+    )
+    parser.add_argument("--size", default="384x1248", metavar="HxW", help="of the images (default 384x1248)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples a call (default 1)")
+    parser.add_argument(
+        "--runtime",
+        metavar="A,B",
+        help="torch, onnxruntime, openvino, tensorrt: each network in each (default: torch, or a file's own)",
+    )
+    parser.add_argument(
+        "--precision", default="float32", metavar="A,B", help="float32 (default), bfloat16, auto"
+    )
+    parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the networks search")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
+    parser.add_argument("--threads", type=int, metavar="N", help="on the CPU (default: as torch chooses)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed calls (default 30)")
+    parser.add_argument(
+        "--seconds", type=float, default=120, metavar="S", help="begin no round after these (default 120)"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--data", metavar="NAME", help="labelled data for accuracy, or 'samples'")
+    parser.add_argument("--root", metavar="DIR", help="where that data lies")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N samples of the data")
+    parser.add_argument("--json", metavar="FILE", help="write every figure")
+    parser.add_argument("--html", metavar="FILE", help="write a page: table, accuracy against latency")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write what was asked for."""
+    import torch
+    from rich.console import Console
+
+    from ..deployment.benchmark import benchmark
+    from ..errors import UserError
+    from ..inference.load import best_device
+    from .models import parse_size
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f"--threads is at least 1, got {args.threads}")
+        torch.set_num_threads(args.threads)
+    if args.rounds < 1:
+        raise UserError(f"--rounds is at least 1, got {args.rounds}")
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    result = benchmark(
+        args.networks,
+        size=parse_size(args.size),
+        batch=args.batch,
+        runtimes=args.runtime.split(",") if args.runtime else (),
+        precisions=args.precision.split(","),
+        max_disparity=args.max_disparity,
+        device=args.device or best_device(),
+        rounds=args.rounds,
+        seconds=args.seconds,
+        memory=not args.no_memory,
+        data=args.data,
+        root=args.root,
+        limit=args.limit,
+        on_progress=progress.print,
+    )
+    console = Console() if Console().is_terminal else Console(width=160)
+    console.print(result)
+    say = Console(highlight=False, soft_wrap=True).print
+    if args.json:
+        say(f"wrote {result.write_json(args.json)}")
+    if args.html:
+        from ..report.speed import write_speed
+
+        say(f"wrote {write_speed(result, args.html)}")
+    return 0

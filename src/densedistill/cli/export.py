@@ -1,0 +1,108 @@
+"""Write a network for another runtime, and check that it answers as in torch.
+
+examples:
+  densedistill export dsnet_slim --out student.onnx
+  densedistill export runs/mine --out student.xml --size 384x1248 --weights float16
+  densedistill export dsnet_bb21_ed2_n16=student.safetensors --out student.onnx --int8 data/frames
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    parser.add_argument(
+        "network",
+        metavar="NETWORK[=WEIGHTS]",
+        help="a network with its shipped weights, or with those of a file; the directory of a run",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="in .onnx, .xml (OpenVINO), .pt2 or .engine (TensorRT)",
+    )
+    parser.add_argument(
+        "--size", metavar="HxW", help="of all images; scaling, padding and cropping go into the file then"
+    )
+    parser.add_argument("--batch", type=int, metavar="N", help="samples a call (default: any; 1 with --size)")
+    parser.add_argument(
+        "--weights",
+        default="float32",
+        metavar="FORMAT",
+        help="float32 (default), float16 or bfloat16",
+    )
+    parser.add_argument(
+        "--int8", metavar="IMAGES", help="8-bit integers, calibrated on this folder or list of your images"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="NAME",
+        help="with --int8: labelled data, for figures before and after ('samples')",
+    )
+    parser.add_argument("--root", metavar="DIR", help="where that data lies")
+    parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the network searches")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="PX",
+        help="largest mean difference to torch (default: 0.05 px; any with --int8)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, print the difference, say what was written."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ..deployment.check import LIMIT
+    from ..deployment.export import check_format, export
+    from ..errors import UserError
+    from ..inference.load import load_predictor
+    from ..inference.predictor import Predictor
+    from .models import parse_size
+
+    path = Path(args.out)
+    size = parse_size(args.size) if args.size else None
+    if args.int8 and args.weights != "float32":
+        raise UserError("--int8 says how weights are stored; leave --weights out")
+    if (args.data or args.root) and not args.int8:
+        raise UserError("--data and --root are for the figures of --int8")
+    check_format(path)
+    predict = load_predictor(args.network, args.max_disparity)
+    if not isinstance(predict, Predictor) or not list(predict.net.parameters()):
+        raise UserError(f"{args.network} is no network that could be exported")
+    say = Console(highlight=False, soft_wrap=True).print
+    if args.int8:
+        from ..deployment.quantise import quantise
+
+        limit = float("inf") if args.tolerance is None else args.tolerance
+        options = {"root": args.root, "max_disparity": args.max_disparity} if args.data else {}
+        result = quantise(
+            predict.net,
+            path,
+            args.int8,
+            size,
+            batch=args.batch,
+            data=args.data,
+            limit=limit,
+            on_progress=say,
+            **options,
+        )
+        say(f"difference to torch in float32, on calibration images:\n{result.difference}")
+        say(f"{len(result.kept)} operations stay in float32")
+        if result.evaluation is not None:
+            Console().print(result.evaluation)
+    else:
+        limit = LIMIT if args.tolerance is None else args.tolerance
+        difference = export(
+            predict.net, path, size, batch=args.batch, weights=args.weights, limit=limit, on_progress=say
+        )
+        say(f"difference to torch in float32:\n{difference}")
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    for file in files:
+        say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
+    return 0

@@ -1,0 +1,277 @@
+"""`benchmark`: latency, throughput, memory and cost of networks in several runtimes, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import UserError
+from ..files import write_text
+from ..inference.evaluate import evaluate
+from ..inference.predictor import Predictor
+from ..networks.counting import count
+from ..runtimes import Runtime
+from ..tasks import task_of
+from ..training.environment import environment
+from .check import real_images
+from .measure import can_measure_memory, measure_latency, peak_rates
+from .resolve import resolve
+
+SIZE = (384, 1248)  # px; KITTI's, padded
+
+
+@dataclass
+class Row:
+    """What one network costs in one runtime, for a batch of images of one size.
+
+    Attributes:
+        name, runtime, precision: what ran, where, in which arithmetic.
+        size: (height, width) of the images.
+        batch: samples a call.
+        p50, p90, p99, mean: seconds a call, images in and predictions out.
+        throughput: samples a second, at p50.
+        memory: bytes at most while loading and running, beyond a process that has torch loaded.
+        parameters, macs: of the network for one sample; None where only its file is known.
+        peak_share: share of the rate that a large convolution reaches here in this arithmetic, in [0, 1].
+        accuracy: metric to value on the data that was given.
+    """
+
+    name: str
+    runtime: str
+    precision: str
+    size: tuple[int, int]
+    batch: int
+    p50: float = math.nan
+    p90: float = math.nan
+    p99: float = math.nan
+    mean: float = math.nan
+    calls: int = 0
+    throughput: float = math.nan
+    memory: int | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    peak_share: float | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name, and the runtime where that says more."""
+        return f"{self.name} · {self.runtime} · {self.precision}"
+
+
+@dataclass
+class Benchmark:
+    """What `benchmark` measured: `rows`, the machine, its peak rates in FLOP/s, and when."""
+
+    rows: list[Row]
+    environment: dict[str, Any]
+    peak: dict[str, float]
+    date: str
+    metric: str | None = None
+
+    def table(self) -> Table:
+        """Return the rows as a table."""
+        cpu, gpus = self.environment["cpu"], self.environment["gpus"]
+        where = gpus[0] if gpus else f"{cpu['model']}, {self.environment['threads']} threads"
+        peak = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in self.peak.items())
+        sizes = dict.fromkeys(f"{r.batch} x {r.size[0]}x{r.size[1]}" for r in self.rows)
+        table = Table(title=f"{', '.join(sizes)} px, {where}, {self.date}", caption=f"peak, measured: {peak}")
+        for heading in ("network", "runtime", "arithmetic"):
+            table.add_column(heading)
+        for heading in ("p50 ms", "p90", "p99", "a second", "memory MB", "M parameters", "GMACs", "of peak"):
+            table.add_column(heading, justify="right")
+        if self.metric:
+            table.add_column(self.metric, justify="right")
+        for r in self.rows:
+            cells = [f"{1e3 * value:.1f}" for value in (r.p50, r.p90, r.p99)]
+            cells += [f"{r.throughput:.1f}", _cell(r.memory, 2**20, 0), _cell(r.parameters, 1e6, 2)]
+            cells += [_cell(r.macs, 1e9, 1), "" if r.peak_share is None else f"{r.peak_share:.0%}"]
+            if self.metric:
+                cells.append(_cell(r.accuracy.get(self.metric), 1, 3))
+            table.add_row(r.name, r.runtime, r.precision, *cells)
+        return table
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(width=160, color_system=None)
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; times in seconds, memory in bytes, rates in FLOP/s."""
+        return dataclasses.asdict(self)
+
+    def write_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_dict` to `path`, atomically, and return the path."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        return Path(path)
+
+    def front(self) -> list[Row]:
+        """Return the rows that no other row beats in both latency and the metric, fastest first."""
+        from ..metrics import metric_info
+
+        if self.metric is None:
+            return []
+        sign = -1 if metric_info(self.metric).larger_is_better else 1
+        front: list[Row] = []
+        best = math.inf
+        for row in sorted((r for r in self.rows if self.metric in r.accuracy), key=lambda r: r.p50):
+            if sign * row.accuracy[self.metric] < best:
+                best = sign * row.accuracy[self.metric]
+                front.append(row)
+        return front
+
+
+def benchmark(
+    networks: Any,
+    *,
+    size: tuple[int, int] = SIZE,
+    batch: int = 1,
+    runtimes: Sequence[str] = (),
+    precisions: Sequence[str] = ("float32",),
+    max_disparity: int | None = None,
+    device: str | torch.device | None = None,
+    rounds: int = 30,
+    warm_up: int = 3,
+    seconds: float = 120.0,
+    memory: bool = True,
+    data: Any = None,
+    root: Any = None,
+    limit: int | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Benchmark:
+    """Measure what `networks` cost for a batch of real images of `size`.
+
+    All are loaded, warmed up, and called in turns; the device is waited for after each call. A call takes
+    uint8 images and returns predictions of their size.
+
+    Args:
+        networks: one or a list, each as `evaluate` takes it, exported files among them; names without
+            weights get random ones.
+        size: (height, width), px.
+        batch: samples a call.
+        runtimes: of `RUNTIMES`, to run each network in; those that are no files are exported to a temporary
+            one of this size. None given: networks in torch, a file in the usual runtime of its suffix.
+        precisions: "float32", "bfloat16" or "auto", to run each in where the runtime can choose.
+        max_disparity: search range of networks given by name.
+        device: where torch runs, and other runtimes where they can; None for where the network is.
+        rounds, warm_up, seconds: as `measure_latency` takes them.
+        memory: measure peak memory, each in a process of its own; only of what is given by name or file.
+        data, root, limit: labelled data, as `evaluate` takes it, for the task's first metric.
+        on_progress: gets a word on each stage.
+
+    Raises:
+        UserError: an unknown network or runtime, a runtime that is missing, or a size that is not taken.
+    """
+    say = on_progress or (lambda message: None)
+    several = list(networks) if isinstance(networks, (list, tuple)) else [networks]
+    if not several:
+        raise UserError("there is no network to measure")
+    if min(size) < 1 or batch < 1:
+        raise UserError(f"size and batch are positive, got {size} and {batch}")
+    with tempfile.TemporaryDirectory() as folder:
+        predictors: list[tuple[Row, Any, Any]] = []
+        for network in several:
+            for runtime in runtimes or (None,):
+                for precision in precisions:
+                    say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
+                    options = (runtime, precision, max_disparity, device, size, batch, folder)
+                    predict, source = resolve(network, *options)
+                    predictors.append((_row(predict, network, size, batch), predict, source))
+        _distinct([row for row, _, _ in predictors])
+        calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
+        say("measuring latency")
+        latencies = measure_latency(calls, rounds, warm_up, seconds)
+        kind = "cuda" if any("cuda" in str(getattr(p, "device", "")) for _, p, _ in predictors) else "cpu"
+        peak = peak_rates(kind)
+        for row, _, source in predictors:
+            for key, value in vars(latencies[row.label]).items():
+                setattr(row, key, value)
+            row.throughput = batch / row.p50
+            if row.macs is not None and row.precision in peak:
+                row.peak_share = 2 * row.macs * batch / row.p50 / peak[row.precision]
+            if memory and source is not None and can_measure_memory():
+                say(f"memory of {row.label}")
+                row.memory = _memory(source, row)
+        metric = None
+        if data is not None:
+            say("evaluating")
+            pairs = {row.label: predict for row, predict, _ in predictors}
+            found = evaluate(pairs, data, root=root, limit=limit, max_disparity=max_disparity)
+            metric = task_of(predictors[0][1]).metrics[0]
+            for row, _, _ in predictors:
+                values = [one for one in found.rows if one["name"] == row.label and metric in one]
+                if values:
+                    row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
+    rows = [row for row, _, _ in predictors]
+    return Benchmark(rows, environment(), peak, datetime.date.today().isoformat(), metric)
+
+
+def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
+    net = getattr(predict, "net", None)
+    runtime = net.runtime if isinstance(net, Runtime) else "torch" if isinstance(predict, Predictor) else ""
+    row = Row(
+        getattr(predict, "name", _word(network)),
+        runtime,
+        getattr(predict, "precision", ""),
+        size,
+        batch,
+    )
+    source = getattr(predict, "counted", net)
+    if isinstance(source, torch.nn.Module) and not isinstance(source, Runtime):
+        counts = count(source, size)
+        row.parameters, row.macs = counts.parameters, counts.macs
+    if isinstance(net, Runtime) and net.card.weights == "int8":
+        row.precision = "int8"
+    return row
+
+
+def _distinct(rows: Sequence[Row]) -> None:
+    seen: dict[str, int] = {}
+    for row in rows:
+        seen[row.label] = seen.get(row.label, 0) + 1
+        if seen[row.label] > 1:
+            row.name = f"{row.name} #{seen[row.label]}"
+
+
+def _call(predict: Any, size: tuple[int, int], batch: int) -> Callable[[], Any]:
+    images = [image.mul(255).byte().repeat(batch, 1, 1, 1) for image in real_images(task_of(predict), size)]
+    device = getattr(predict, "device", None)
+    if device is not None:
+        images = [image.to(device) for image in images]
+    return lambda: predict(*images)
+
+
+def _memory(source: dict[str, Any], row: Row) -> int | None:
+    """Return the peak memory of one network, measured in a process of its own."""
+    wanted = {**source, "size": row.size, "batch": row.batch, "threads": torch.get_num_threads()}
+    command = [sys.executable, "-m", "densedistill.deployment.memory", json.dumps(wanted)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    return int(answer.stdout.split()[-1]) if answer.returncode == 0 else None
+
+
+def _word(network: Any) -> str:
+    return (
+        str(network) if isinstance(network, (str, Path)) else getattr(network, "name", type(network).__name__)
+    )
+
+
+def _cell(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"

@@ -1,0 +1,148 @@
+"""`export`: a network as a file for another runtime, checked against torch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..errors import UserError, unknown
+from ..runtimes import Card, Runtime, load_runtime
+from ..runtimes.runtime import require_runtime
+from ..tasks import task_of
+from .check import LIMIT, SIZES, Difference, measure_difference
+from .formats import FORMATS, WEIGHTS, Artifact
+from .graph import Graph, deployable, doubtful_sizes, output_names, trace
+
+
+def export(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    batch: int | None = None,
+    weights: str = "float32",
+    check_sizes: Sequence[tuple[int, int]] = SIZES,
+    limit: float = LIMIT,
+    on_progress: Callable[[str], None] | None = None,
+) -> Difference:
+    """Write `network` for another runtime, and return how far the file is from torch on real images.
+
+    The file takes images in [0, 1]; normalising is inside. With a fixed `size`, scaling, padding and cropping
+    are, too; without, height and width are multiples of `input_spec.multiple`, which `load_runtime` pads to.
+    The metadata says all of that, and holds the measured difference (`Card`).
+
+    Args:
+        network: in float32; it stays as it is.
+        path: .onnx, .xml (OpenVINO, with a .bin beside it), .pt2 (`torch.export`) or .engine (TensorRT, which
+            must be installed, with a GPU).
+        size: (height, width) of all images; None for any.
+        batch: number of samples of a call; None for any where `size` is None, and 1 with a size.
+        weights: how they are stored: "float32", "float16" or "bfloat16".
+        check_sizes: (height, width) of the images that file and network are compared on; with a fixed size,
+            that size alone.
+        limit: largest mean difference, in px (see `Difference`) for which the file is written.
+        on_progress: gets a word on each stage.
+
+    Raises:
+        UserError: an unknown kind of file, a missing package (says what to install), a network that cannot be
+            exported, or a file whose answers differ by more than `limit`; then nothing is written.
+    """
+    path = Path(path)
+    say = on_progress or (lambda message: None)
+    check_format(path)
+    if weights not in WEIGHTS:
+        raise unknown("number format for weights", weights, WEIGHTS)
+    artifact, card, doubtful = make_artifact(network, path.suffix, size, batch, weights, say)
+    sizes = [*check_sizes, *doubtful] if size is None else [size]
+
+    def measure(runtime: Runtime) -> Difference:
+        return measure_difference(in_float32(network), runtime, task_of(network), sizes)
+
+    return finish(artifact, card, path, measure, limit, say)
+
+
+def make_artifact(
+    network: nn.Module,
+    suffix: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    weights: str,
+    say: Callable[[str], None],
+) -> tuple[Artifact, Card, list[tuple[int, int]]]:
+    """Return `network` in the format of `suffix`, its card, and sizes that must be tried."""
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UserError(f"size is (height, width) in px, got {size}")
+    batch = batch or (None if size is None else 1)
+    graph = Graph(deployable(network), size)
+    name = getattr(network, "name", type(network).__name__)
+    card = Card(
+        name=name,
+        task=graph.task.name,
+        inputs=graph.task.inputs,
+        outputs=output_names(graph),
+        input_spec=graph.spec,
+        size=size,
+        batch=batch,
+        max_disparity=getattr(network, "max_disparity", None),
+        classes=tuple(getattr(network, "classes", ())),
+        weights=weights,
+        version=__version__,
+    )
+    say(f"tracing {name}")
+    program = trace(graph, batch)
+    doubtful = doubtful_sizes(program, graph)
+    say(f"writing {suffix}")
+    return FORMATS[suffix][0](program, card), card, doubtful
+
+
+def finish(
+    artifact: Artifact,
+    card: Card,
+    path: Path,
+    measure: Callable[[Runtime], Difference],
+    limit: float,
+    say: Callable[[str], None],
+) -> Difference:
+    """Write `artifact` to `path` with what `measure` says of it; UserError when that is beyond `limit`."""
+    runtime = FORMATS[path.suffix][1]
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        artifact.save(draft, card)
+        say(f"comparing {runtime} with torch")
+        difference = measure(load_runtime(draft, runtime))
+    if not difference <= limit:
+        worst = max(difference.rows, key=lambda row: row.mean)
+        raise UserError(
+            f"{card.name} in {runtime} is {worst.mean:.3g} from torch in the mean ({worst.output} at "
+            f"{worst.size[0]}x{worst.size[1]}), more than {limit:g}; nothing was written"
+        )
+    artifact.save(path, dataclasses.replace(card, difference=difference.to_dict()))
+    return difference
+
+
+def check_format(path: Path) -> None:
+    """Raise UserError unless `path` ends as an exported file does and what writes and checks it is there."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"{path} does not say what to write; end it in {', '.join(FORMATS)}")
+    require_runtime(FORMATS[path.suffix][1])
+    if path.suffix != ".pt2":
+        for package in ("onnx", "onnxscript"):
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"{package} is not installed: pip install 'densedistill[export]'")
+
+
+def in_float32(network: nn.Module) -> nn.Module:
+    """Return `network` on the CPU in float32: itself, or a copy."""
+    tensors = [*network.parameters(), *network.buffers()]
+    if all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64, torch.bool) for t in tensors):
+        return network
+    return copy.deepcopy(network).cpu().float()

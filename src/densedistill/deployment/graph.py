@@ -1,0 +1,156 @@
+"""A network with what surrounds it, as the one module that exporters trace."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..errors import UserError
+from ..networks.input_spec import InputSpec
+from ..networks.precision import fold_batch_norm
+from ..networks.restore import restore_output
+from ..tasks import Task, task_of
+
+TRACED = 2  # samples in a traced batch: one would be taken for a constant
+
+
+class Graph(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] to a tuple of the task's outputs.
+
+    Normalising is inside. With a fixed `size`, scaling, padding, cropping and scaling back are, too, and
+    outputs have the images' size; without, images must have a size that the network takes.
+
+    Args:
+        network: in evaluation mode.
+        size: (height, width) of the images, None for any.
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
+        super().__init__()
+        self.network = network
+        self.task: Task = task_of(network)
+        self.spec: InputSpec = getattr(network, "input_spec", None) or InputSpec()
+        self.placement = None if size is None else self.spec.place(*size)
+        std = torch.tensor(self.spec.std).view(1, 3, 1, 1)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", self.spec.range / std)
+        self.register_buffer("shift", torch.tensor(self.spec.mean).view(1, 3, 1, 1) / std)
+        scaled = self.placement is not None and self.placement.scaled_size != self.placement.size
+        pairs = zip(*self.placement[:2], strict=True) if self.placement and scaled else ((0, 0), (0, 0))
+        self.rows: Tensor | None
+        self.columns: Tensor | None
+        for name, (source, target) in zip(("rows", "columns"), pairs, strict=True):
+            self.register_buffer(name, _antialiased(source, target) if scaled else None)
+
+    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.network(*map(self._prepare, images))
+        if isinstance(outputs, Tensor):
+            outputs = {self.task.outputs[0]: outputs}
+        return tuple(self._restore(key, outputs[key]) for key in self.task.outputs if key in outputs)
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        if self.spec.channels == "bgr":
+            image = image[:, [2, 1, 0]]
+        image = image * self.scale - self.shift
+        if self.rows is not None and self.columns is not None:
+            image = self.rows @ image @ self.columns.T
+        if self.placement is not None and any(self.placement.padding):
+            image = self.spec.pad_image(image, self.placement.padding)
+        return image
+
+    def _restore(self, key: str, output: Tensor) -> Tensor:
+        if output.is_floating_point():
+            output = output.float()
+        if self.placement is None:
+            return output
+        return restore_output(self.task, key, output, self.spec, self.placement)
+
+
+def _antialiased(source: int, target: int) -> Tensor:
+    """Return the matrix (target, source) of antialiased linear resizing along one axis.
+
+    As matrix products, the resizing of a fixed size is in every runtime what it is in torch.
+    """
+    eye = torch.eye(source)[None, None]
+    return F.interpolate(eye, (target, source), mode="bilinear", align_corners=False, antialias=True)[0, 0]
+
+
+def deployable(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` on the CPU: float32, evaluation mode, batch normalisation folded."""
+    if any(hasattr(module, "_orig_mod") for module in network.modules()):
+        network = getattr(network, "_orig_mod", network)
+    found = fold_batch_norm(copy.deepcopy(network).cpu().float())
+    for name in ("name", "task", "input_spec", "options"):  # of a wrapper that lost them
+        if hasattr(network, name) and not hasattr(found, name):
+            setattr(found, name, getattr(network, name))
+    return found
+
+
+def output_names(graph: Graph) -> tuple[str, ...]:
+    """Return the outputs that the network gives, in the graph's order; it is run once."""
+    size = graph.placement.size if graph.placement else graph.spec.place(*least_size(graph.spec))[1]
+    images = [torch.rand(1, 3, *size) for _ in graph.task.inputs]
+    with torch.inference_mode():
+        given = graph.network(*map(graph._prepare, images))
+    if isinstance(given, Tensor):
+        return graph.task.outputs[:1]
+    return tuple(key for key in graph.task.outputs if key in given)
+
+
+def least_size(spec: InputSpec) -> tuple[int, int]:
+    """Return a small size that any network with this `spec` takes: 4 x 6 multiples, at least 64 x 96."""
+    return tuple(  # type: ignore[return-value]
+        max(-(-max(count * spec.multiple, least, own) // spec.multiple) * spec.multiple, 1)
+        for count, least, own in zip((4, 6), (64, 96), spec.min_size, strict=True)
+    )
+
+
+def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
+    """Return `graph` as an exported program; batch, height and width are dynamic where nothing fixes them.
+
+    Raises:
+        UserError: the network cannot be traced; the message ends with torch's reason.
+    """
+    size = graph.placement.size if graph.placement else least_size(graph.spec)
+    images = tuple(torch.rand(batch or TRACED, 3, *size) for _ in graph.task.inputs)
+    dims: dict[int, Any] = {} if batch else {0: Dim.DYNAMIC}
+    if graph.placement is None:
+        dims |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    try:
+        with torch.no_grad():
+            # `forward` takes any number of images, so its dynamic shapes are one tuple.
+            return torch.export.export(graph, images, dynamic_shapes=((dims,) * len(images),), strict=False)
+    except UserError:
+        raise
+    except Exception as error:  # whatever stands in a network that is not ours
+        name = getattr(graph.network, "name", type(graph.network).__name__)
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"torch.export cannot trace {name}: {reason[0]}") from error
+
+
+def doubtful_sizes(program: ExportedProgram, graph: Graph, count: int = 3) -> list[tuple[int, int]]:
+    """Return up to `count` sizes (height, width) of which tracing took for granted that they do not occur.
+
+    Other runtimes know nothing of such assumptions, and may answer wrongly; so these sizes must be tried.
+    """
+    guards = getattr(program.module(), "_guards_fn", None)
+    if guards is None or graph.placement is not None:
+        return []
+    multiple = graph.spec.multiple
+    first = [side // multiple for side in least_size(graph.spec)]
+    found: list[tuple[int, int]] = []
+    for more in range(1, 9):
+        for taller, wider in ((0, more), (more, 0), (more, more)):
+            size = ((first[0] + taller) * multiple, (first[1] + wider) * multiple)
+            images = [torch.empty(1, 3, *size, device="meta") for _ in graph.task.inputs]
+            try:
+                guards(*images)
+            except (AssertionError, RuntimeError):
+                found.append(size)
+    return found[:count]

@@ -1,0 +1,210 @@
+"""`quantise`: a network as a file in 8-bit integers, calibrated on the user's images."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..inference.evaluate import Evaluation, evaluate
+from ..inference.inputs import inputs_from
+from ..inference.predictor import Predictor
+from ..runtimes import Runtime, load_runtime
+from ..tasks import task_of
+from .check import Difference, compare
+from .export import check_format, finish, make_artifact
+from .formats import FORMATS, OnnxArtifact, OpenvinoArtifact
+
+SAMPLES = 300  # of NNCF's own default
+COMPARED = 4  # calibration samples on which the result is compared with torch
+_CONVOLUTIONS = frozenset(
+    {"Conv", "ConvTranspose", "Convolution", "GroupConvolution", "ConvolutionBackpropData"}
+)
+_CONSTANTS = frozenset({"Constant", "Parameter"})
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What `quantise` wrote, and what it cost.
+
+    Args:
+        path: of the file.
+        difference: to torch in float32, on calibration images.
+        kept: operations that were left in float.
+        evaluation: of the network before and after on labelled data; None without data.
+    """
+
+    path: Path
+    difference: Difference
+    kept: tuple[str, ...]
+    evaluation: Evaluation | None
+
+
+def quantise(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    calibration: Any,
+    size: tuple[int, int] | None = None,
+    *,
+    batch: int | None = None,
+    samples: int = SAMPLES,
+    keep: Sequence[str] = (),
+    data: Any = None,
+    limit: float = float("inf"),
+    on_progress: Callable[[str], None] | None = None,
+    **evaluating: Any,
+) -> Quantised:
+    """Write `network` with 8-bit weights and activations (NNCF's post-training quantisation).
+
+    Every output's last convolution and what follows it, and products of two activations (cost volumes,
+    attention), are left in float: their error goes straight to the output.
+
+    Args:
+        network: in float32; it stays as it is.
+        path: .onnx or .xml.
+        calibration: images as `predict` takes them: a folder, a list, paths; without labels.
+        size, batch: as `export` takes them; calibration images are resized to a fixed size.
+        samples: at most so many calibration samples, evenly spread.
+        keep: names of further operations to leave in float, as `Quantised.kept` names them.
+        data: labelled data, as `evaluate` takes it, for the figures before and after.
+        limit: largest mean difference to torch, as in `export`, for which the file is written.
+        on_progress: gets a word on each stage.
+        **evaluating: further arguments of `evaluate`, for example `max_disparity=192`.
+
+    Raises:
+        UserError: NNCF is missing (says what to install), there are no calibration images, or the result
+            differs by more than `limit`; then nothing is written.
+    """
+    path = Path(path)
+    say = on_progress or (lambda message: None)
+    if path.suffix not in (".onnx", ".xml"):
+        raise UserError(f"8-bit files end in .onnx or .xml, got {path}")
+    check_format(path)
+    if importlib.util.find_spec("nncf") is None:
+        raise UserError("nncf is not installed: pip install 'densedistill[export]'")
+    task = task_of(network)
+    chosen = _spread(list(inputs_from(task, calibration)), samples)
+    if not chosen:
+        raise UserError(f"there is no image to calibrate on in {calibration}")
+    artifact, card, _ = make_artifact(network, path.suffix, size, batch, "int8", say)
+    assert isinstance(artifact, OnnxArtifact | OpenvinoArtifact)
+    images = [_as_tensors(one.read(), size) for one in chosen]
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name
+        artifact.save(draft, card)
+        runtime = load_runtime(draft, FORMATS[path.suffix][1])
+        say(f"calibrating on {len(images)} samples")
+        kept = tuple(sorted({*keep, *_kept(artifact)}))
+        artifact.model = _quantised(artifact.model, runtime, images, kept)
+        del runtime
+
+    def measure(other: Runtime) -> Difference:
+        predict = Predictor(network)
+        return compare(predict, other, task, images[:COMPARED])
+
+    difference = finish(artifact, card, path, measure, limit, say)
+    figures = None
+    if data is not None:
+        say("evaluating before and after")
+        pair = {"float32, torch": Predictor(network), f"int8, {path.name}": load_runtime(path)}
+        figures = evaluate(pair, data, **evaluating)
+    return Quantised(path, difference, kept, figures)
+
+
+def _quantised(model: Any, runtime: Runtime, images: Sequence[list[Tensor]], kept: Sequence[str]) -> Any:
+    with _quiet():
+        import nncf
+
+        def prepare(views: list[Tensor]) -> dict[str, Any]:
+            return {key: image.numpy() for key, image in runtime.prepare(*views)[0].items()}
+
+        return nncf.quantize(
+            model,
+            nncf.Dataset(images, prepare),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False) if kept else None,
+        )
+
+
+def _as_tensors(images: Sequence[Any], size: tuple[int, int] | None) -> list[Tensor]:
+    views = [torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for image in images]
+    if size is None or views[0].shape[-2:] == tuple(size):
+        return views
+    resize = nn.functional.interpolate
+    return [resize(v, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1) for v in views]
+
+
+def _spread(given: list[Any], limit: int) -> list[Any]:
+    count = len(given)
+    return given if count <= limit else [given[number * count // limit] for number in range(limit)]
+
+
+def _kept(artifact: OnnxArtifact | OpenvinoArtifact) -> set[str]:
+    """Return the operations that `quantise` leaves in float."""
+    nodes = (
+        _onnx_nodes(artifact.model) if isinstance(artifact, OnnxArtifact) else _openvino_nodes(artifact.model)
+    )
+    kept: set[str] = {
+        name
+        for name, (kind, sources) in nodes.items()
+        if kind == "MatMul"
+        and not any(source is None or nodes[source][0] in _CONSTANTS for source in sources)
+    }
+    waiting = [source for kind, sources in nodes.values() if kind == "Result" for source in sources]
+    while waiting:
+        name = waiting.pop()
+        # What asks for a shape reads no values.
+        if name is None or name in kept or nodes[name][0] in {*_CONSTANTS, "Shape", "ShapeOf"}:
+            continue
+        kept.add(name)
+        if nodes[name][0] not in _CONVOLUTIONS:
+            waiting += nodes[name][1]
+    return kept
+
+
+_Nodes = dict[str, tuple[str, list[str | None]]]  # name -> kind, names of what its inputs come from
+
+
+def _onnx_nodes(model: Any) -> _Nodes:
+    made = {output: node.name for node in model.graph.node for output in node.output}
+    nodes: _Nodes = {
+        node.name: (node.op_type, [made.get(name) for name in node.input]) for node in model.graph.node
+    }
+    for output in model.graph.output:
+        nodes[f"result {output.name}"] = ("Result", [made.get(output.name)])
+    for image in model.graph.input:
+        nodes[image.name] = ("Parameter", [])
+    return nodes
+
+
+def _openvino_nodes(model: Any) -> _Nodes:
+    return {
+        op.get_friendly_name(): (
+            op.get_type_name(),
+            [source.get_source_output().get_node().get_friendly_name() for source in op.inputs()],
+        )
+        for op in model.get_ordered_ops()
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep NNCF's progress off the screen, and what it would report to its makers off the network."""
+    os.environ.setdefault("NNCF_CI", "1")
+    import logging
+
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

@@ -1,0 +1,90 @@
+"""Any network in any runtime: what is no exported file is exported for the occasion."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError, unknown
+from ..inference.load import load_predictor
+from ..inference.predictor import Predictor
+from ..networks.published import shipped_weights
+from ..networks.registry import MODELS, create_model
+from ..runtimes import RUNTIMES, is_exported, load_runtime
+from .export import export
+
+# Runtime -> the suffix that a network is exported to for it.
+_SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
+
+
+def resolve(
+    network: Any,
+    runtime: str | None,
+    precision: str = "float32",
+    max_disparity: int | None = None,
+    device: str | torch.device | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    folder: str | os.PathLike[str] = ".",
+) -> tuple[Any, dict[str, Any] | None]:
+    """Return `network` in `runtime` as a predictor, and how another process makes the same.
+
+    Args:
+        network: as `load_predictor` takes it; a name without shipped weights gets random ones.
+        runtime: of `RUNTIMES`; None for torch, or the usual one of an exported file.
+        precision, max_disparity, device: of the predictor.
+        size, batch: what the network is exported for, where it has to be.
+        folder: where that file goes.
+
+    Returns:
+        The predictor, and keyword arguments of `densedistill.deployment.memory`; None for what was given as
+        an object and runs in torch.
+
+    Raises:
+        UserError: no such network or runtime, or a runtime that is not installed.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    if is_exported(network):
+        return _open(network, runtime, precision, device)
+    if runtime in (None, "torch"):
+        made = _make(network, max_disparity)
+        if not isinstance(made, nn.Module):
+            return made, None
+        source = None
+        if isinstance(network, (str, Path)):
+            source = {"network": str(network), "max_disparity": max_disparity, "precision": precision}
+        return Predictor(made, device, precision), source
+    assert runtime is not None
+    made = _make(network, max_disparity)
+    if not isinstance(made, nn.Module):
+        raise UserError(f"{network} is no network that could be exported for {runtime}")
+    file = Path(folder) / f"{getattr(made, 'name', type(made).__name__)}-{runtime}{_SUFFIX[runtime]}"
+    if not file.is_file():
+        export(made, file, size, batch=batch)
+    predict, source = _open(file, runtime, precision, device)
+    predict.name, predict.counted = getattr(made, "name", type(made).__name__), made
+    return predict, source
+
+
+def _open(
+    file: Any, runtime: str | None, precision: str, device: str | torch.device | None
+) -> tuple[Predictor, dict[str, Any]]:
+    predict = Predictor(load_runtime(file, runtime, device=device, precision=precision))
+    return predict, {"network": str(file), "runtime": runtime, "precision": precision}
+
+
+def _make(network: Any, max_disparity: int | None) -> Any:
+    """Return the network that is meant, or what predicts in its place (`sgbm`)."""
+    if isinstance(network, str) and network in MODELS and "shipped" not in shipped_weights(network):
+        options: dict[str, Any] = {}
+        if max_disparity is not None and "max_disparity" in inspect.signature(MODELS[network]).parameters:
+            options["max_disparity"] = max_disparity
+        return create_model(network, **options).eval()
+    predict = load_predictor(network, max_disparity)
+    return predict.net if isinstance(predict, Predictor) else predict

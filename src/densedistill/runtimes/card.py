@@ -1,0 +1,173 @@
+"""What an exported file says about itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ..errors import UserError
+from ..networks.input_spec import InputSpec
+
+KEY = "densedistill"  # under which a file's metadata holds the card
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is needed to use an exported file without this package: it lies in the metadata as JSON.
+
+    Args:
+        name: of the network.
+        task: what it predicts.
+        inputs: names of the images, (B, 3, H, W), float32 in [0, 1], RGB.
+        outputs: names of the outputs, in the file's order.
+        input_spec: of the network. Normalising is inside the file; scaling and padding are, too, when `size`
+            is fixed, and otherwise are left to the caller.
+        size: (height, width) that the file takes; None for any multiple of `input_spec.multiple`.
+        batch: number of samples that the file takes; None for any.
+        max_disparity: number of disparities it can tell; None where that means nothing.
+        classes: names of the classes it tells, where it has names for them.
+        weights: how they are stored: "float32", "float16", "bfloat16" or "int8".
+        difference: to the network in torch in float32, as `Difference.to_dict` gives it.
+        version: of the package that wrote the file.
+    """
+
+    name: str
+    task: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    input_spec: InputSpec
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    max_disparity: int | None = None
+    classes: tuple[str, ...] = ()
+    weights: str = "float32"
+    difference: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+    def to_json(self) -> str:
+        """Return the card as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Return the card that `to_json` wrote; ValueError for anything else."""
+        try:
+            found = json.loads(text)
+            spec = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in found.pop("input_spec").items()
+            }
+            for key in ("inputs", "outputs", "size", "classes"):
+                found[key] = None if found[key] is None else tuple(found[key])
+            return cls(input_spec=InputSpec(**spec), **found)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a card: {error}") from None
+
+
+def read_card(path: Path) -> Card:
+    """Return the card of the exported file `path`, without the runtime that would run it.
+
+    Raises:
+        UserError: the file is damaged, or was not written by `export`.
+    """
+    try:
+        text = _READERS[path.suffix](path)
+    except (ValueError, IndexError, KeyError, zipfile.BadZipFile, ElementTree.ParseError):
+        raise UserError(f"{path} is damaged, or no {path.suffix} file; export it again") from None
+    if text is None:
+        raise UserError(f"{path} says nothing about itself; a file that densedistill exported is wanted")
+    try:
+        return Card.from_json(text)
+    except ValueError:
+        raise UserError(f"what {path} says about itself cannot be read; export it again") from None
+
+
+def join_engine(engine: bytes, card: str) -> bytes:
+    """Return the content of a file for a serialised TensorRT `engine` and its card."""
+    tail = _MARK + card.encode()
+    return engine + tail + len(tail).to_bytes(8, "little")
+
+
+def part_engine(content: bytes) -> tuple[bytes, str | None]:
+    """Return engine and card of what `join_engine` made; the card is None in anything else."""
+    length = int.from_bytes(content[-8:], "little")
+    if 0 < length <= len(content) - 8:
+        tail = content[-8 - length : -8]
+        if tail.startswith(_MARK):
+            return content[: -8 - length], tail[len(_MARK) :].decode(errors="replace")
+    return content, None
+
+
+_MARK = b"densedistill-card:"
+
+
+def _of_onnx(path: Path) -> str | None:
+    """Return the entry of `metadata_props`, field 14 of ONNX's ModelProto."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for number, entry in _fields(content):
+            if number == 14:
+                pair = dict(_fields(entry))
+                if pair.get(1) == KEY.encode():
+                    return pair[2].decode()
+    return None
+
+
+def _fields(message: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of each length-delimited field of a protocol buffer, skipping numbers.
+
+    Raises:
+        ValueError: it is none.
+    """
+    place = 0
+
+    def number() -> int:
+        nonlocal place
+        value = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    while place < len(message):
+        tag = number()
+        if tag & 7 == 2:
+            length = number()
+            if place + length > len(message):
+                raise ValueError("it ends too early")
+            # The graph is the large one, and is not wanted.
+            yield tag >> 3, b"" if tag >> 3 == 7 else bytes(message[place : place + length])
+            place += length
+        elif tag & 7 == 0:
+            number()
+        else:
+            raise ValueError("no such field in ONNX")
+
+
+def _of_openvino(path: Path) -> str | None:
+    for _, element in ElementTree.iterparse(path):
+        if element.tag == KEY and "value" in element.attrib:
+            return element.attrib["value"]
+    return None
+
+
+def _of_package(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(f"extra/{KEY}")]
+        return archive.read(names[0]).decode() if names else None
+
+
+def _of_engine(path: Path) -> str | None:
+    return part_engine(path.read_bytes())[1]
+
+
+_READERS = {".onnx": _of_onnx, ".xml": _of_openvino, ".pt2": _of_package, ".engine": _of_engine}

@@ -1,0 +1,71 @@
+"""Packages of `torch.export`, through torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .card import Card
+
+
+class TorchSession:
+    """An exported program over torch tensors."""
+
+    def __init__(self, module: torch.nn.Module, card: Card, device: torch.device):
+        self._module, self._outputs, self.device = module, card.outputs, device
+        self.precision = "float32"
+
+    @torch.inference_mode()
+    def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        try:
+            found = self._module(*images.values())
+        except AssertionError as error:  # what tracing took for granted
+            raise UserError(f"the package was traced for other sizes: {error}") from None
+        return dict(zip(self._outputs, found, strict=True))
+
+
+def open_session(path: Path, card: Card, device: Any, precision: str, threads: int) -> TorchSession:
+    """Return a session for `path`; UserError when it is damaged, or holds more than tensors and a graph."""
+    if precision == "bfloat16":
+        raise UserError("a torch.export package computes in what it holds; OpenVINO runs a file in bfloat16")
+    where = torch.device(device or "cpu")
+    try:
+        _refuse_pickles(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(path)
+        module = program.module()
+    except UserError:
+        raise
+    except Exception as error:  # torch names no classes for what may be wrong with a package
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"torch cannot load {path}, which may be damaged: {reason[0]}") from None
+    return TorchSession(module.to(where), card, where)
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Raise UserError when loading `path` would unpickle more than tensors, which can run any code."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            folder = Path(name).parent.name
+            if folder in ("weights", "constants"):
+                legacy = name.endswith(".pt") or Path(name).name.startswith("custom_obj")
+                if legacy or (name.endswith("_config.json") and _pickled(json.loads(archive.read(name)))):
+                    raise UserError(f"{path} holds pickled objects, which can run code; export it again")
+            elif folder == "sample_inputs" and (content := archive.read(name)):
+                torch.load(io.BytesIO(content), weights_only=True)
+
+
+def _pickled(found: Any) -> bool:
+    if isinstance(found, dict):
+        return found.get("use_pickle") is True or any(map(_pickled, found.values()))
+    return isinstance(found, list) and any(map(_pickled, found))

@@ -1,0 +1,170 @@
+"""Latency, memory and cost, side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny
+
+import densedistill as dd
+from densedistill import cli
+from densedistill.deployment.benchmark import Benchmark, Row, benchmark
+from densedistill.deployment.export import export
+from densedistill.deployment.measure import MemoryMeter, measure_latency, peak_rates, percentile
+from densedistill.errors import UserError
+from densedistill.report.speed import pareto_chart, write_speed
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_percentiles_are_by_nearest_rank():
+    values = [float(v) for v in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.9, 0.99)] == [50, 90, 99]
+    assert percentile([3.0], 0.5) == 3.0
+
+
+def test_calls_take_turns_after_the_warm_up():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    found = measure_latency(calls, rounds=3, warm_up=2)
+    assert "".join(order) == "aabb" + "ab" * 3
+    assert found["a"].calls == 3
+
+
+def test_latency_is_the_time_of_a_call_and_ends_in_time():
+    found = measure_latency({"sleep": lambda: time.sleep(0.02)}, rounds=1000, warm_up=1, seconds=0.1)["sleep"]
+    assert 0.02 <= found.p50 <= found.p90 <= found.p99
+    assert 3 <= found.calls < 20
+
+
+def test_memory_is_what_came_on_top():
+    meter = MemoryMeter()
+    held = torch.ones(16 * 2**20)
+    assert 60 * 2**20 < meter.peak() < 200 * 2**20
+    del held
+
+
+def test_peak_rates_are_measured_for_both_formats():
+    rates = peak_rates(rounds=1)
+    assert set(rates) == {"float32", "bfloat16"}
+    assert all(1e8 < rate < 1e15 for rate in rates.values())
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
+    file = tmp_path_factory.mktemp("benchmark") / "tiny.onnx"
+    export(network, file, check_sizes=[(16, 24)])
+    sample = dd.create_dataset("middlebury2003")[0]
+    small = {k: v[..., :60, :90] if hasattr(v, "ndim") else v for k, v in sample.items()}
+    return benchmark([network, str(file)], size=(40, 60), batch=2, rounds=3, data=[small], memory=False)
+
+
+def test_rows_say_what_ran_where_and_what_it_costs(measured):
+    ours, theirs = measured.rows
+    assert (ours.name, ours.runtime, ours.precision) == ("tiny", "torch", "float32")
+    assert (theirs.name, theirs.runtime) == ("tiny.onnx", "onnxruntime")
+    assert ours.throughput == pytest.approx(2 / ours.p50)
+    assert ours.parameters == sum(p.numel() for p in Tiny().parameters())
+    assert ours.peak_share == pytest.approx(4 * ours.macs / ours.p50 / measured.peak["float32"])
+    assert theirs.macs is None
+    assert ours.accuracy["epe"] == pytest.approx(theirs.accuracy["epe"], abs=1e-2)
+    assert "tiny.onnx" in str(measured)
+
+
+def test_figures_are_written_as_json_and_as_a_page(measured, tmp_path):
+    found = json.loads(measured.write_json(tmp_path / "speed.json").read_text())
+    assert found["environment"]["cpu"]["model"]
+    assert {"p50", "p90", "p99", "throughput", "memory", "macs", "peak_share"} <= found["rows"][0].keys()
+    page = write_speed(measured, tmp_path / "speed.html").read_text()
+    assert page.count("<circle") == 2
+    assert "tiny.onnx" in page
+    assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_the_front_is_what_nothing_beats_in_both():
+    def row(name, p50, epe):
+        return Row(name, "torch", "float32", (8, 8), 1, p50=p50, accuracy={"epe": epe})
+
+    rows = [row("slow", 3.0, 1.0), row("fast", 1.0, 2.0), row("worse", 2.0, 2.5), row("middle", 2.5, 1.5)]
+    result = Benchmark(rows, {}, {}, "", "epe")
+    assert [r.name for r in result.front()] == ["fast", "middle", "slow"]
+    assert pareto_chart(Benchmark(rows, {}, {}, "")) is None
+
+
+@pytest.mark.parametrize(
+    ("networks", "options", "words"),
+    [
+        ([], {}, "there is no network to measure"),
+        (["dsnet_slm"], {}, "did you mean 'dsnet_slim'"),
+        (["dsnet_slim"], {"runtimes": ["onnx"]}, "there is no runtime 'onnx'"),
+        (["sgbm"], {"runtimes": ["onnxruntime"]}, "sgbm is no network that could be exported"),
+        (["dsnet_slim"], {"runtimes": ["tensorrt"]}, "tensorrt is not installed: pip install tensorrt"),
+        (["dsnet_slim"], {"size": (0, 3)}, "size and batch are positive"),
+    ],
+)
+def test_mistakes_are_one_line(networks, options, words):
+    with pytest.raises(UserError, match=words):
+        benchmark(networks, **{"size": (32, 64), "memory": False, **options})
+
+
+@pytest.mark.full
+def test_the_command_line_measures_in_every_runtime_that_is_there(tmp_path, capsys):
+    command = [
+        "benchmark",
+        "dsnet_slim",
+        "sgbm",
+        "--runtime",
+        "torch",
+        "--size",
+        "48x96",
+        "--max-disparity",
+        "32",
+    ]
+    command += [
+        "--rounds",
+        "3",
+        "--threads",
+        "1",
+        "--json",
+        str(tmp_path / "a.json"),
+        "--html",
+        str(tmp_path / "a.html"),
+    ]
+    assert cli.main(command) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["dsnet_slim", "sgbm"]
+    assert rows[0]["memory"] > 2**20
+    command = [
+        "benchmark",
+        "dsnet_slim",
+        "--runtime",
+        "onnxruntime,openvino",
+        "--size",
+        "48x96",
+        "--rounds",
+        "3",
+    ]
+    assert cli.main([*command, "--max-disparity", "32", "--json", str(tmp_path / "b.json")]) == 0
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["runtime"] for row in rows] == ["onnxruntime", "openvino"]
+    assert all(row["macs"] and row["memory"] for row in rows)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("script", ["gpu/run.py", "loader.py"])
+def test_benchmarks_run_small_anywhere(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(Path(script).stem, BENCHMARKS / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    output = tmp_path / "figures.json"
+    assert module.main(["--smoke", "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["environment"]["cpu"]["model"]

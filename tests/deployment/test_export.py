@@ -1,0 +1,216 @@
+"""Exported files answer as torch does, at any size, and say what they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny import Tiny
+from torch import nn
+
+import densedistill as dd
+from densedistill.data.datasets import create_dataset
+from densedistill.deployment.check import Difference, Row, compare, measure_difference, real_images
+from densedistill.deployment.export import export
+from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace
+from densedistill.errors import UserError
+from densedistill.runtimes import load_runtime, read_card
+from densedistill.tasks import get_task, list_tasks
+
+SIZES = ((64, 96), (75, 110))
+
+
+@pytest.fixture(scope="module")
+def student():
+    return dd.create_model("dsnet_slim", max_disparity=32, weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def files(student, tmp_path_factory):
+    """The same network in two formats, for any size."""
+    folder = tmp_path_factory.mktemp("exported")
+    made = {}
+    for suffix in (".onnx", ".xml"):
+        made[suffix] = folder / f"student{suffix}"
+        assert export(student, made[suffix], check_sizes=SIZES) < 1e-3
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(64, 96), (49, 87), (96, 65)])
+def test_a_file_for_any_size_answers_as_torch_for_any_size_and_batch(student, files, suffix, size, batch):
+    images = [image.repeat(batch, 1, 1, 1) for image in real_images(get_task("stereo"), size)]
+    wanted = dd.Predictor(student)(*images)["disparity"]
+    found = load_runtime(files[suffix])(*images)["disparity"]
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
+
+
+def test_the_graph_is_small_and_its_inputs_are_named(files):
+    model = onnx.load(files[".onnx"])
+    assert len(model.graph.node) < 150
+    dims = [[d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input]
+    assert dims == [["batch", 3, "height", "width"]] * 2
+    assert [i.name for i in model.graph.input] == ["left", "right"]
+    assert [o.name for o in model.graph.output] == ["disparity"]
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_the_metadata_holds_what_others_need(student, files, suffix):
+    card = read_card(files[suffix])
+    assert (card.name, card.task, card.max_disparity, card.size) == ("dsnet_slim", "stereo", 32, None)
+    assert card.input_spec == student.input_spec
+    assert card.difference["mean"] < 1e-3
+    assert [row["size"] for row in card.difference["rows"][:2]] == [list(size) for size in SIZES]
+    entries = {e.key: e.value for e in onnx.load(files[".onnx"]).metadata_props}
+    assert json.loads(entries["densedistill"])["input_spec"]["pad"] == "top-right"
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        dd.InputSpec(mean=(1, 2, 3), std=(2, 3, 4), channels="bgr", range=255.0, multiple=8, pad="top-right"),
+        dd.InputSpec(multiple=8, scale=0.5, pad="centre"),
+        dd.InputSpec(multiple=8, pad_mode="replicate", min_size=(40, 0)),
+    ],
+    ids=["bgr", "scaled", "replicate"],
+)
+@pytest.mark.parametrize("size", [None, (37, 50)])
+def test_every_preparation_goes_with_the_file(tmp_path, spec, size, suffix):
+    network = Tiny(spec).eval()
+    difference = export(network, tmp_path / f"tiny{suffix}", size, check_sizes=[(37, 50), (48, 33)])
+    assert difference < 1e-2  # hundredths of the mean depth
+    assert len({row.size for row in difference.rows}) == (1 if size else 2)
+
+
+@pytest.mark.parametrize("task", [task for task in list_tasks() if task != "detection"])
+def test_a_network_of_every_task_is_exported(tmp_path, task):
+    network = Tiny(task=task, outputs=5 if task == "segmentation" else 1).eval()
+    file = tmp_path / "tiny.onnx"
+    assert export(network, file, check_sizes=[(37, 50)]) < 1e-2
+    predict = dd.Predictor(load_runtime(file))
+    assert predict.task.name == task
+
+
+def test_a_wrapped_network_is_exported(tmp_path):
+    body = nn.Sequential(nn.Conv2d(6, 1, 3, 1, 1))
+    net = dd.wrap(
+        body, outputs=lambda y: {"disparity": y}, inputs=lambda left, right: torch.cat((left, right), 1)
+    )
+    assert export(net, tmp_path / "wrapped.onnx", check_sizes=[(20, 30)]) < 1e-4
+
+
+@pytest.mark.parametrize(("weights", "limit"), [("float16", 0.01), ("bfloat16", 0.1)])
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_half_precision_halves_the_file(tmp_path, weights, suffix, limit):
+    spec = dd.InputSpec(multiple=8)
+    network = Tiny(spec, "stereo", width=64).eval()
+    sizes = {}
+    for kind in ("float32", weights):
+        file = tmp_path / f"{kind}{suffix}"
+        difference = export(network, file, weights=kind, check_sizes=[(24, 32)], limit=limit)
+        sizes[kind] = file.with_suffix(".bin" if suffix == ".xml" else suffix).stat().st_size
+    assert difference > 0
+    assert sizes[weights] < 0.75 * sizes["float32"]
+    assert read_card(file).weights == weights
+
+
+def test_a_fixed_size_is_refused_for_others_and_batches_are_cut(tmp_path):
+    network = Tiny(task="stereo").eval()
+    export(network, tmp_path / "fixed.onnx", (37, 50), batch=2)
+    runtime = load_runtime(tmp_path / "fixed.onnx")
+    images = [torch.rand(3, 3, 37, 50) for _ in range(2)]
+    torch.testing.assert_close(
+        runtime(*images)["disparity"], dd.Predictor(network)(*images)["disparity"], atol=1e-4, rtol=0
+    )
+    with pytest.raises(UserError, match=r"exported for images of 37x50 .* got 38x50"):
+        runtime(*[torch.rand(1, 3, 38, 50) for _ in range(2)])
+
+
+class Forgetful(Tiny):
+    """Adds something at sizes that it was not traced with."""
+
+    def forward(self, *images):
+        found = super().forward(*images)["depth"]
+        return {"depth": found + 1 if images[0].shape[-1] % 3 else found}
+
+
+def test_what_holds_for_the_traced_size_alone_is_found_out(tmp_path):
+    network = Forgetful().eval()
+    graph = Graph(deployable(network))
+    assert doubtful_sizes(trace(graph), graph)
+    with pytest.raises(UserError, match=r"from torch in the mean .* nothing was written"):
+        export(network, tmp_path / "forgetful.onnx", check_sizes=[(64, 96)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("student.tflite", {}, "end it in .onnx, .xml, .pt2, .engine"),
+        ("student.onnx", {"weights": "float8"}, "there is no number format for weights 'float8'"),
+        ("student.onnx", {"size": (0, 5)}, r"size is \(height, width\)"),
+        ("student.pt2", {"weights": "float16"}, "weights of a .pt2 package are float32"),
+        ("student.engine", {}, "tensorrt is not installed: pip install tensorrt"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, path, options, words):
+    with pytest.raises(UserError, match=words):
+        export(Tiny().eval(), tmp_path / path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
+    class Branching(Tiny):
+        def forward(self, *images):
+            return {"depth": super().forward(*images)["depth"] * (2 if images[0].sum() > 0 else 1)}
+
+    with pytest.raises(UserError, match=r"torch\.export cannot trace tiny"):
+        export(Branching().eval(), tmp_path / "branching.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_stays_as_it_was(tmp_path):
+    network = Tiny().train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    export(network, tmp_path / "tiny.onnx", check_sizes=[(16, 24)])
+    assert network.training
+    assert isinstance(network.body[1], nn.BatchNorm2d)
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[key])
+
+
+def test_differences_are_in_pixels_hundredths_or_percent():
+    one = torch.full((1, 1, 2, 2), 10.0)
+
+    def gap(key, task, other):
+        return float(compare(lambda x: {key: one}, lambda x: {key: other}, get_task(task), [[one]]))
+
+    assert gap("disparity", "stereo", one + 0.5) == 0.5
+    assert gap("depth", "depth", one + 0.5) == 5.0
+    assert gap("disparity", "stereo", one * torch.nan) == float("inf")
+    assert Difference([Row((1, 2), "disparity", 0.25, 1.0)]).to_dict()["mean"] == 0.25
+
+
+def test_real_images_are_photographs_of_the_wanted_size():
+    for task in list_tasks():
+        images = real_images(get_task(task), (30, 40))
+        assert [tuple(image.shape) for image in images] == [(1, 3, 30, 40)] * len(get_task(task).inputs)
+    left, right = real_images(get_task("stereo"), (375, 450))
+    cones = create_dataset("middlebury2003")[0]
+    assert np.allclose(left[0].numpy() * 255, cones["left"].numpy(), atol=1)
+    assert not torch.equal(left, right)
+
+
+def test_the_public_name_returns_the_difference(tmp_path):
+    network = Tiny(task="stereo").eval()
+    difference = dd.export(network, tmp_path / "tiny.onnx", check_sizes=[(16, 24)])
+    assert isinstance(difference, float)
+    runtime = dd.load_runtime(tmp_path / "tiny.onnx")
+    assert measure_difference(network, runtime, get_task("stereo"), [(20, 28)]) < 1e-4

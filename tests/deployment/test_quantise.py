@@ -1,0 +1,78 @@
+"""8-bit files: calibrated on the user's images, with figures before and after."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny import Tiny
+
+import densedistill as dd
+from densedistill import cli
+from densedistill.data.formats import write_image
+from densedistill.deployment.quantise import quantise
+from densedistill.errors import UserError
+from densedistill.runtimes import load_runtime, read_card
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder of rectified pairs without ground truth: windows of Cones."""
+    folder = tmp_path_factory.mktemp("pairs")
+    sample = dd.create_dataset("middlebury2003")[0]
+    for number in range(3):
+        for view in ("left", "right"):
+            window = sample[view][:, 60 * number : 60 * number + 50, 40:120].permute(1, 2, 0)
+            write_image(folder / view / f"{number}.png", np.ascontiguousarray(window.numpy()))
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_quantised_file_says_what_it_cost(tmp_path, pairs, suffix):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo", width=32).eval()
+    file = tmp_path / f"student{suffix}"
+    sample = dd.create_dataset("middlebury2003")[0]
+    small = {k: v[..., :60, :90] if hasattr(v, "ndim") else v for k, v in sample.items()}
+    result = quantise(network, file, pairs, data=[small])
+    assert 0 < result.difference < 1
+    assert result.kept
+    assert read_card(file).weights == "int8"
+    rows = result.evaluation.rows
+    assert [row["name"] for row in rows] == ["float32, torch", f"int8, student{suffix}"]
+    assert rows[1]["epe"] == pytest.approx(rows[0]["epe"], rel=0.05)
+    assert rows[1]["epe"] != rows[0]["epe"]
+    assert load_runtime(file)(*[small[v][None] for v in ("left", "right")])["disparity"].shape[-2:] == (
+        60,
+        90,
+    )
+
+
+def test_too_large_a_difference_writes_nothing(tmp_path, pairs):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo", width=32).eval()
+    with pytest.raises(UserError, match="nothing was written"):
+        quantise(network, tmp_path / "student.onnx", pairs, limit=1e-9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_one_line(tmp_path):
+    network = Tiny(task="stereo").eval()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pairs in"):
+        quantise(network, tmp_path / "student.onnx", tmp_path / "empty")
+    with pytest.raises(UserError, match="no image in"):
+        quantise(Tiny().eval(), tmp_path / "student.onnx", tmp_path / "empty")
+    with pytest.raises(UserError, match=r"8-bit files end in \.onnx or \.xml"):
+        quantise(network, tmp_path / "student.pt2", tmp_path / "empty")
+
+
+def test_flags_that_contradict_each_other_are_refused(tmp_path, capsys):
+    base = ["export", "dsnet_slim", "--out", str(tmp_path / "a.onnx")]
+    for flags, words in (
+        (["--int8", "x", "--weights", "float16"], "--int8 says how weights are stored"),
+        (["--data", "samples"], "for the figures of --int8"),
+        (["--size", "12"], "--size is height x width"),
+    ):
+        assert cli.main([*base, *flags]) == 2
+        assert words in capsys.readouterr().err
+    assert cli.main(["export", "sgbm", "--out", str(tmp_path / "a.onnx")]) == 2
+    assert "sgbm is no network that could be exported" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

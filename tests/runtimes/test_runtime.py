@@ -1,0 +1,218 @@
+"""Exported files answer like networks: to a predictor, to `evaluate` and `predict`, and as teachers."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import shutil
+import zipfile
+
+import pytest
+import torch
+from tiny import Tiny
+
+import densedistill as dd
+from densedistill import cli
+from densedistill.data.formats import write_image
+from densedistill.deployment.export import export
+from densedistill.distillation.teachers import create_teacher
+from densedistill.errors import UserError
+from densedistill.inference.load import load_predictor, task_of_network
+from densedistill.runtimes import RUNTIMES, Card, is_exported, load_runtime, read_card
+from densedistill.runtimes.card import join_engine, part_engine
+
+SPEC = dd.InputSpec(multiple=8, pad="top-right", scale=0.5, channels="bgr", range=255.0, mean=(90, 100, 110))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Tiny(SPEC, "stereo").eval()
+
+
+@pytest.fixture(scope="module")
+def files(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    made = {suffix: folder / f"tiny{suffix}" for suffix in (".onnx", ".xml", ".pt2")}
+    for file in made.values():
+        export(network, file, check_sizes=[(30, 44)])
+    return made
+
+
+@pytest.fixture
+def pair():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 256, (2, 3, 29, 45), generator=generator, dtype=torch.uint8) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "runtime"),
+    [(".onnx", "onnxruntime"), (".onnx", "openvino"), (".xml", "openvino"), (".pt2", "torch")],
+)
+def test_a_runtime_answers_like_the_network(network, files, pair, suffix, runtime):
+    wanted = dd.Predictor(network)(*pair)["disparity"]
+    loaded = load_runtime(files[suffix], runtime)
+    for images in (pair, [image / 255 for image in pair]):
+        torch.testing.assert_close(loaded(*images)["disparity"], wanted, atol=1e-3, rtol=1e-4)
+    predict = dd.Predictor(loaded)
+    torch.testing.assert_close(predict(*pair)["disparity"], wanted, atol=1e-3, rtol=1e-4)
+    assert (predict.task.name, predict.precision, predict.device.type) == ("stereo", "float32", "cpu")
+    assert loaded.name == (
+        "tiny.onnx (openvino)" if (suffix, runtime) == (".onnx", "openvino") else f"tiny{suffix}"
+    )
+
+
+def test_padding_of_a_protocol_reaches_the_file(network, files, pair):
+    def padded(spec):
+        return dataclasses.replace(spec, min_size=(40, 56), pad="top-right")
+
+    ours, theirs = dd.Predictor(network), dd.Predictor(load_runtime(files[".onnx"]))
+    wanted = ours.with_input_spec(padded(ours.input_spec))(*pair)["disparity"]
+    found = theirs.with_input_spec(padded(theirs.input_spec))(*pair)["disparity"]
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(found, theirs(*pair)["disparity"], atol=1e-3)
+
+
+def test_a_card_survives_json_and_every_file():
+    card = Card(
+        "n", "stereo", ("left", "right"), ("disparity",), SPEC, (3, 4), 2, 64, "int8", {"mean": 0.5}, "1"
+    )
+    assert Card.from_json(card.to_json()) == card
+    assert part_engine(join_engine(b"engine", card.to_json())) == (b"engine", card.to_json())
+    assert part_engine(b"some other engine") == (b"some other engine", None)
+    with pytest.raises(ValueError, match="not a card"):
+        Card.from_json('{"name": 3}')
+
+
+def test_what_is_an_exported_file_is_told_by_its_suffix():
+    assert is_exported("a/b.onnx")
+    assert not any(map(is_exported, ("dsnet_slim", "dsnet_slim=a.safetensors", None, 3)))
+
+
+def test_a_file_is_a_network_to_evaluate(network, files):
+    sample = dd.create_dataset("middlebury2003")[0]
+    small = {key: value[..., :60, :90] if torch.is_tensor(value) else value for key, value in sample.items()}
+    result = dd.evaluate([network, files[".onnx"], str(files[".xml"])], [small])
+    epe = [row["epe"] for row in result.rows]
+    assert [row["name"] for row in result.rows] == ["tiny", "tiny.onnx", "tiny.xml"]
+    assert epe == pytest.approx([epe[0]] * 3, abs=1e-3)
+    assert task_of_network(str(files[".pt2"])).name == "stereo"
+
+
+def test_a_file_predicts_from_the_command_line(files, pair, tmp_path, capsys):
+    for name, image in zip(("left", "right"), pair, strict=True):
+        write_image(tmp_path / f"{name}.png", image[0].permute(1, 2, 0).numpy())
+    command = ["predict", str(files[".onnx"]), "--left", str(tmp_path / "left.png"), "--right"]
+    command += [str(tmp_path / "right.png"), "--out", str(tmp_path / "out"), "--runtime", "openvino"]
+    assert cli.main(command) == 0
+    assert (tmp_path / "out" / "left.png").is_file()
+
+
+def test_a_file_is_a_teacher(network, files, pair):
+    teacher = create_teacher(str(files[".onnx"]), runtime="openvino", threads=1)
+    answer = teacher({"left": pair[0], "right": pair[1]})
+    wanted = dd.Predictor(network)(*pair)["disparity"]
+    torch.testing.assert_close(answer["disparity"], wanted, atol=1e-3, rtol=1e-4)
+    with pytest.raises(UserError, match="outputs, but no taps"):
+        teacher.watch(["volume"])
+    student = dd.create_model("dsnet_slim", max_disparity=32)
+    term = {"loss": "smooth_l1", "of": "disparity", "to": "teacher"}
+    batch = {"left": pair[0][:, :, :16, :32], "right": pair[1][:, :, :16, :32]}
+    total, _ = dd.Objective({"output": term}, student, {"teacher": teacher})(batch)
+    total.backward()
+    assert total > 0
+
+
+def test_teacher_options_that_do_not_fit_are_refused(files):
+    with pytest.raises(UserError, match="brings its own weights"):
+        create_teacher(str(files[".onnx"]), weights="a.safetensors")
+    with pytest.raises(UserError, match="takes no option 'runtme'; did you mean 'runtime'"):
+        create_teacher(str(files[".onnx"]), runtme="openvino")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_damaged_file_is_one_line(files, tmp_path, suffix):
+    whole = files[suffix].read_bytes()
+    for number, content in enumerate((whole[: len(whole) // 2], b"nothing of the kind", b"")):
+        file = tmp_path / f"{number}{suffix}"
+        file.write_bytes(content)
+        if suffix == ".xml":
+            shutil.copy(files[suffix].with_suffix(".bin"), file.with_suffix(".bin"))
+        with pytest.raises(UserError, match=rf"{number}\{suffix}.*(damaged|says nothing|says about itself)"):
+            load_runtime(file)
+
+
+def test_files_of_others_are_refused(files, tmp_path):
+    import onnx
+
+    model = onnx.load(files[".onnx"])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="says nothing about itself"):
+        load_runtime(tmp_path / "other.onnx")
+    shutil.copy(files[".xml"], tmp_path / "alone.xml")
+    with pytest.raises(UserError, match=r"alone\.bin is missing"):
+        load_runtime(tmp_path / "alone.xml")
+
+
+def test_a_package_is_never_unpickled(files, tmp_path):
+    with zipfile.ZipFile(files[".pt2"]) as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
+        for name in good.namelist():
+            content = good.read(name)
+            if name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            bad.writestr(name, content)
+    with pytest.raises(UserError, match="pickled objects, which can run code"):
+        load_runtime(tmp_path / "bad.pt2")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("missing.onnx", {}, "there is no file"),
+        ("tiny.h5", {}, r"these end in \.onnx, \.xml, \.pt2, \.engine"),
+        (".onnx", {"runtime": "onnxruntme"}, "did you mean 'onnxruntime'"),
+        (".onnx", {"runtime": "torch"}, "for onnxruntime or openvino"),
+        (".onnx", {"precision": "int4"}, "there is no precision 'int4'"),
+        (".onnx", {"precision": "bfloat16"}, "computes in what the file holds"),
+    ],
+)
+def test_mistakes_are_one_line(files, name, options, words):
+    with pytest.raises(UserError, match=words):
+        load_runtime(files.get(name, name), **options)
+
+
+def test_images_that_the_file_cannot_take_are_one_line(files, pair):
+    runtime = load_runtime(files[".onnx"])
+    with pytest.raises(UserError, match=r"takes 2 images \(left, right\), got 1"):
+        runtime(pair[0])
+    with pytest.raises(UserError, match="views differ in size"):
+        runtime(pair[0], pair[1][..., :40])
+    with pytest.raises(UserError, match="normalises by itself"):
+        runtime(*[image.float() for image in pair])
+
+
+def test_a_missing_runtime_says_what_to_install(files, monkeypatch):
+    real = importlib.import_module
+
+    def missing(name, package=None):
+        if name in ("onnxruntime", "openvino"):
+            raise ImportError(f"No module named '{name}'", name=name)
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    for suffix in (".onnx", ".xml"):
+        with pytest.raises(UserError, match=r"is not installed: pip install 'densedistill\[export\]'"):
+            load_runtime(files[suffix])
+    assert read_card(files[".onnx"]).name == "tiny"
+
+
+def test_a_file_of_another_task_is_refused(files, tmp_path):
+    export(Tiny(task="depth").eval(), tmp_path / "depth.onnx", check_sizes=[(16, 24)])
+    with pytest.raises(UserError, match="networks of one task are compared, these are of stereo and depth"):
+        dd.evaluate([files[".onnx"], tmp_path / "depth.onnx"], "samples")
+
+
+def test_a_runtime_is_for_exported_files():
+    with pytest.raises(UserError, match="onnxruntime runs exported files, and dsnet_slim is none"):
+        load_predictor("dsnet_slim", runtime="onnxruntime")
+    assert set(RUNTIMES) == {"torch", "onnxruntime", "openvino", "tensorrt"}
