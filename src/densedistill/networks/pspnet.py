@@ -47,10 +47,12 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions, both dilated, and a shortcut."""
 
     expansion = 1
+    dilated_first = True
 
     def __init__(self, channels_in: int, planes: int, stride: int, dilation: int, norm: type[nn.Module]):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, planes, 3, stride, dilation, dilation, bias=False)
+        first = dilation if self.dilated_first else 1
+        self.conv1 = nn.Conv2d(channels_in, planes, 3, stride, first, first, bias=False)
         self.bn1 = norm(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, dilation, dilation, bias=False)
         self.bn2 = norm(planes)
@@ -61,6 +63,12 @@ class BasicBlock(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class HalfDilatedBlock(BasicBlock):
+    """The basic block of the CVPR version, which dilates its second convolution alone."""
+
+    dilated_first = False
 
 
 class Bottleneck(nn.Module):
@@ -189,8 +197,8 @@ class PlainResNet(nn.Module):
         norm = nn.BatchNorm2d
         self.layer1 = make_layer(BasicBlock, 64, 64, 2, 1, 1, norm)
         self.layer2 = make_layer(BasicBlock, 64, 128, 2, 2, 1, norm)
-        self.layer3 = make_layer(BasicBlock, 128, 256, 2, 1, 2, norm)
-        self.layer4 = make_layer(BasicBlock, 256, 512, 2, 1, 4, norm)
+        self.layer3 = make_layer(HalfDilatedBlock, 128, 256, 2, 1, 2, norm)
+        self.layer4 = make_layer(HalfDilatedBlock, 256, 512, 2, 1, 4, norm)
         self.head = nn.Conv2d(512, classes, 1)
         initialise(self)
 
