@@ -13,7 +13,7 @@ CHANGES = {
     "data__batch_size": 4,
     "data__train__length": 12,
     "schedule__steps": 12,
-    "trainer": {"log_every": 1, "pictures": 0, "threads": 1, "validate_every": 6},
+    "trainer": {"log_every": 1, "pictures": 0, "threads": 1, "validate_every": 6, "precision": "float32"},
     "optimizer__name": "sgd",
     "student__unused": True,
 }

@@ -112,7 +112,7 @@ def recipe(**changes: Any) -> dict[str, Any]:
         },
         "optimizer": {"lr": 1e-2},
         "schedule": {"steps": 7},
-        "trainer": {"pictures": 1, "log_every": 2},
+        "trainer": {"pictures": 1, "log_every": 2, "precision": "float32"},
     }
     for path, value in changes.items():
         override(fields, path.replace("__", "."), value)

@@ -49,9 +49,8 @@ class Objective(nn.Module):
     own so that the mean of gradients, which data-parallel training takes, is the gradient of the global mean.
 
     Student and teachers are not submodules: `parameters()` and `state_dict()` hold what the terms own
-        (adapters,
-    losses with parameters), which an optimiser takes beside the student's. `to()` moves the teachers, too.
-    Create the objective before the student is compiled. The student may be wrapped in
+    (adapters, losses with parameters), which an optimiser takes beside the student's. `to()` moves the
+    teachers, too. Create the objective before the student is compiled. The student may be wrapped in
     `DistributedDataParallel`.
 
     Args:
@@ -131,9 +130,8 @@ class Objective(nn.Module):
         """
         with torch.no_grad(), self._rehearsal(batch) as rehearsed:
             self(rehearsed)
-        self.adapters.train(
-            self.training
-        )  # new ones were in evaluation mode, for the sake of their statistics
+        # New ones were in evaluation mode, for the sake of their statistics.
+        self.adapters.train(self.training)
 
     def unreachable_parameters(self, batch: Mapping[str, Any] | None = None) -> list[str]:
         """Return the names of the student's trainable parameters that no term can reach.
@@ -214,7 +212,11 @@ class Objective(nn.Module):
         key = str(term.of) if is_output(term, self.task.outputs) else self.task.outputs[0]
         if term.to == GROUND_TRUTH:
             target = answers.batch.get(self.task.targets[key])
-            return torch.zeros_like(answers.student[key]) if target is None else target
+            if target is not None:
+                return target
+            # Nothing of it counts; labels have no axis of channels.
+            like, ignore = answers.student[key], self.task.ignore.get(self.task.targets[key])
+            return torch.zeros_like(like) if ignore is None else torch.full_like(like[:, 0], ignore).long()
         wanted = key if term.to_tap is None else str(term.to_tap)
         if wanted not in answers.teachers[term.to]:
             raise UserError(f"teacher '{term.to}' has no output '{wanted}'")
@@ -236,7 +238,9 @@ class Objective(nn.Module):
         mask: Tensor | None = None
         if term.mask in (GROUND_TRUTH, "both"):
             limit = term.max_disparity or getattr(unwrap(self.student), "max_disparity", None)
-            mask = measured(answers.batch, self.task.targets[key], answers.student[key], limit)
+            target = self.task.targets[key]
+            ignore = self.task.ignore.get(target)
+            mask = measured(answers.batch, target, answers.student[key], limit, ignore)
         if term.mask in ("teacher", "both"):
             vouched = answer_validity(answers.teachers[term.to], key)
             mask = vouched if mask is None else mask & vouched
