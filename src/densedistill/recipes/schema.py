@@ -106,10 +106,11 @@ class Schedule:
     Args:
         epochs, steps, minutes: the length. Minutes count training alone, not validation.
         name: `milestones` multiplies by `gamma` at each milestone and is constant without any; `cosine`
-            falls to `final`; `one_cycle` rises for the `warmup` share (0.05 if not given), then falls
+            falls to `final`; `poly` falls as a power of what is left; `one_cycle` rises for the `warmup` share (0.05 if not given), then falls
             linearly to `final`.
         milestones: in the unit of the length; in epochs it acts from the start of that epoch, counted from 0.
         gamma: factor at each milestone.
+        power: of `poly`.
         warmup: share of the whole during which the rate rises linearly from nearly nothing.
         final: the last learning rate as a share of the largest.
     """
@@ -117,9 +118,10 @@ class Schedule:
     epochs: float | None = None
     steps: int | None = None
     minutes: float | None = None
-    name: Literal["milestones", "cosine", "one_cycle"] = "milestones"
+    name: Literal["milestones", "cosine", "one_cycle", "poly"] = "milestones"
     milestones: list[float] = field(default_factory=list)
     gamma: float = 0.5
+    power: float = 0.9
     warmup: float = 0.0
     final: float = 0.0
 

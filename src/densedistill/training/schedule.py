@@ -53,7 +53,10 @@ class Course:
             return schedule.gamma ** bisect.bisect_right(schedule.milestones, self._position(step, seconds))
         rest = (progress - warmup) / (1 - warmup)
         rest = min(1.0, max(0.0, rest))
-        fall = 1 - rest if schedule.name == "one_cycle" else 0.5 * (1 + math.cos(math.pi * rest))
+        if schedule.name == "poly":
+            fall = (1 - rest) ** schedule.power
+        else:
+            fall = 1 - rest if schedule.name == "one_cycle" else 0.5 * (1 + math.cos(math.pi * rest))
         return schedule.final + (1 - schedule.final) * fall
 
     def _position(self, step: int, seconds: float) -> float:

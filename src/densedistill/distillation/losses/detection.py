@@ -35,8 +35,9 @@ class Targets(NamedTuple):
 def fcos(
     student: Tensor,
     teacher: Tensor,
+    mask: Tensor | None = None,
     *,
-    classes: Tensor,
+    box_classes: Tensor,
     size: tuple[int, int],
     improved: bool = False,
     classification: float = 1.0,
@@ -48,7 +49,8 @@ def fcos(
     Args:
         student: the tap `predictions`, (B, positions, C + 5).
         teacher: true boxes (B, N, 4) xyxy px, padded.
-        classes: their classes (B, N), -1 for padding.
+        mask: not read, the classes say what counts; every loss to the ground truth is given one.
+        box_classes: their classes (B, N), -1 for padding.
         size: (H, W) of the network's input px.
         improved: of the network.
         classification, regression, centerness: weights.
@@ -56,7 +58,7 @@ def fcos(
     Returns:
         Scalar, at least 0.
     """
-    parts = fcos_parts(student, teacher, classes, size, improved)
+    parts = fcos_parts(student, teacher, box_classes, size, improved)
     weights = (classification, regression, centerness)
     return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
 
@@ -64,7 +66,7 @@ def fcos(
 def fcos_parts(
     predictions: Tensor, boxes: Tensor, classes: Tensor, size: tuple[int, int], improved: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses of class, distances and centerness; arguments as of `fcos`."""
+    """Return the losses of class, distances and centerness; `classes` are of the boxes, the rest as in `fcos`."""
     sizes = level_sizes(size)
     if predictions.shape[1] != sum(h * w for h, w in sizes):
         raise UserError(

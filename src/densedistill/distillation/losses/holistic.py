@@ -15,6 +15,8 @@ from ...errors import UserError
 from ...networks.discriminator import Discriminator
 from ._shared import LOSSES, at_least_float32
 
+MOST_KEPT = 8  # score maps that wait for the adversary's step
+
 Kind = Literal["hinge", "wgan-gp"]
 
 
@@ -118,7 +120,8 @@ class Holistic(nn.Module):
                 teacher = F.interpolate(teacher, student.shape[-2:], mode="bilinear", align_corners=True)
             image = image.float() if self.adversary.image and image is not None else None
             if torch.is_grad_enabled() and self.training:
-                self._seen.append((student.detach(), teacher, image))
+                # A loop that never trains the adversary must not fill the memory.
+                self._seen = [*self._seen[-MOST_KEPT + 1 :], (student.detach(), teacher, image)]
             # Its gradients are not wanted in the student's step, which they would only slow down.
             trained = [p for p in self.adversary.parameters() if p.requires_grad]
             for parameter in trained:
