@@ -17,7 +17,9 @@ from ..tasks import Task, get_task
 from .answers import input_spec, run_network
 from .taps import Spec, Taps, unwrap
 
-TEACHERS = Registry("teacher", ("densedistill.distillation.teachers",))
+TEACHERS = Registry(
+    "teacher", ("densedistill.distillation.teachers", "densedistill.distillation.remembering")
+)
 
 
 class Teacher(nn.Module):

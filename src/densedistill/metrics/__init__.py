@@ -3,18 +3,20 @@
 from .disparity import D1, EPE, RMS, Bad, bad, d1, epe, rms
 from .published import DSNetMean, dsnet_mean
 from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_name, register_metric
-from .segmentation import MeanIoU, mean_iou
+from .segmentation import MeanIoU, class_iou, confusion_matrix, mean_iou
 
 __all__ = [
+    "Bad",
     "D1",
+    "DSNetMean",
     "EPE",
     "METRICS",
-    "RMS",
-    "Bad",
-    "DSNetMean",
     "MeanIoU",
     "MetricInfo",
+    "RMS",
     "bad",
+    "class_iou",
+    "confusion_matrix",
     "create_metric",
     "d1",
     "dsnet_mean",
