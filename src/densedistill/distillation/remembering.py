@@ -74,11 +74,11 @@ def _part(answer: Mapping[str, Any], index: int, count: int, outputs: bool) -> A
 
 def _joined(parts: list[Answer]) -> Answer:
     together: Answer = {
-        key: torch.stack([part[key] for part in parts]).float() for key in parts[0] if key != "taps"
+        key: torch.stack([part[key].float() for part in parts]) for key in parts[0] if key != "taps"
     }
     together["taps"] = {
         name: tuple(
-            torch.stack([part["taps"][name][i] for part in parts]).float() for i in range(len(tensors))
+            torch.stack([part["taps"][name][i].float() for part in parts]) for i in range(len(tensors))
         )
         for name, tensors in parts[0]["taps"].items()
     }

@@ -19,7 +19,7 @@ class AdversarialModule(TrainingModule):
     step. Both learning rates follow the recipe's course. Parts of a step are accumulated for both.
 
     An adversary's gradients are averaged over processes here rather than by data-parallel training, which
-    expects one backward pass a step.
+    expects one backward pass a step. As published, its loss is multiplied by the term's weight, too.
     """
 
     automatic_optimization = False
@@ -74,9 +74,10 @@ class AdversarialModule(TrainingModule):
         """Add the batch's gradients to both sides', and step both after the last part of a step."""
         parts = self.recipe.trainer.accumulate
         self.manual_backward(self.total(batch) / parts)
+        weights = {term.name: term.weight for term in self.objective.terms}
         for name, term in self.objective.adversaries.items():
             loss: Tensor = term.adversary_loss()
-            (loss / parts).backward()
+            (weights[name] * loss / parts).backward()
             self.parts[f"{name}_adversary"] = loss.detach()
         if (batch_idx + 1) % parts:
             return

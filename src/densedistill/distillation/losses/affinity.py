@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...errors import UserError
-from ._shared import fill_masked, register_loss
+from ._shared import fill_masked, fit_mask, register_loss
 
 
 @register_loss("mf_main", same_shape=False, dims=(4,))
@@ -55,6 +55,7 @@ def pairwise(
     if min(window) < 1:
         raise UserError(f"pair-wise loss: a window of {scale:g} times {height}x{width} positions is empty")
     teacher = _to_size(student, teacher)
+    mask = None if mask is None else fit_mask("pairwise", mask, student)
     if mask is None:
         kept = None
         pooled = [_pool(x, window, pool) for x in (student, teacher)]
@@ -114,6 +115,9 @@ def pairwise_cvpr19(
         Scalar, at least 0; 0 for equal inputs.
     """
     teacher = _to_size(student, teacher)
+    if mask is not None:
+        mask = fit_mask("pairwise_cvpr19", mask, student)[:, :1].expand(-1, 1, *student.shape[-2:])
+        student, teacher = fill_masked(mask, student, teacher)
     if pool > 1:
         student, teacher = (F.avg_pool2d(x, pool, pool, ceil_mode=True) for x in (student, teacher))
     matrices = []
@@ -196,9 +200,7 @@ def _pool_masked(
 ) -> tuple[list[Tensor], Tensor]:
     """Return both features pooled over what counts, and which nodes hold any of it, (B, M)."""
     height, width = student.shape[-2:]
-    if mask.dtype != torch.bool or mask.ndim != 4:
-        raise UserError(f"loss 'pairwise' wants a bool mask (B, 1, H, W), got {tuple(mask.shape)}")
-    mask = mask.expand(-1, -1, height, width)
+    mask = mask[:, :1].expand(-1, -1, height, width)
     share = _pool(mask.to(student.dtype), window, kind)
     if kind == "max":
         lowest = torch.finfo(student.dtype).min

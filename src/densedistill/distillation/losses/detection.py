@@ -16,7 +16,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from ...errors import UserError
 from ...networks.layers.boxes import locations
-from ._shared import masked_mean, register_loss
+from ._shared import fill_masked, masked_mean, register_loss
 
 STRIDES = (8, 16, 32, 64, 128)
 RANGES = ((-1, 64), (64, 128), (128, 256), (256, 512), (512, 1e8))
@@ -156,6 +156,7 @@ def class_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Te
     Returns:
         Scalar, at least 0; 0 for equal inputs.
     """
+    student, teacher = fill_masked(mask, student, teacher)
     probability = teacher.sigmoid()
     entropy = F.binary_cross_entropy_with_logits(teacher, probability, reduction="none")
     cross = F.binary_cross_entropy_with_logits(student, probability, reduction="none")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
-from ._shared import masked_mean, register_loss
+from ._shared import fill_masked, fit_mask, masked_mean, register_loss
 
 IGNORE = 255
 OHEM_FACTOR = 8
@@ -104,12 +104,14 @@ def pixel_wise(
         `standardise` a positive factor does not, either.
     """
     student, teacher = _same_size("pixel_wise", student, teacher)
+    mask = None if mask is None else fit_mask("pixel_wise", mask, student)
+    student, teacher = fill_masked(mask, student, teacher)
     if standardise:
         student, teacher = _standardised(student), _standardised(teacher)
     log_s = (student / temperature).log_softmax(1)
     log_t = (teacher / temperature).log_softmax(1)
     divergence = (log_t.exp() * (log_t - log_s)).sum(1, keepdim=True)
-    return masked_mean(divergence, fit_pixels(mask, student)) * temperature**2
+    return masked_mean(divergence, None if mask is None else mask[:, :1]) * temperature**2
 
 
 @register_loss(same_shape=False, dims=(4,))
@@ -152,17 +154,6 @@ def pixel_wise_cvpr19(student: Tensor, teacher: Tensor, temperature: float = 1.0
     size = (8 * student.shape[-2], 8 * student.shape[-1])
     log_s, log_t = (_resized(x / temperature, size).log_softmax(1) for x in (student, teacher))
     return (log_t.exp() * (log_t - log_s)).mean()
-
-
-def fit_pixels(mask: Tensor | None, tensor: Tensor) -> Tensor | None:
-    """Return `mask` (B, 1, H, W) or (B, H, W) at the size of `tensor` (B, C, h, w), nearest pixel."""
-    if mask is None:
-        return None
-    if mask.ndim == 3:
-        mask = mask[:, None]
-    if mask.shape[-2:] != tensor.shape[-2:]:
-        mask = F.interpolate(mask.float(), tensor.shape[-2:], mode="nearest-exact") > 0
-    return mask
 
 
 def _fit(student: Tensor, labels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

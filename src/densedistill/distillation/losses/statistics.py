@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ...errors import UserError
 from ._shared import fill_masked, register_loss
-from .segmentation import fit_pixels
 
 _LEAST = 1e-8
 
@@ -29,7 +28,7 @@ def channel_wise(
         channel changes nothing.
     """
     lowest = torch.finfo(student.dtype).min / 1e4
-    student, teacher = fill_masked(fit_pixels(mask, student), student, teacher, value=lowest)
+    student, teacher = fill_masked(mask, student, teacher, value=lowest)
     log_s = (student / temperature).flatten(2).log_softmax(-1)
     log_t = (teacher / temperature).flatten(2).log_softmax(-1)
     return (log_t.exp() * (log_t - log_s)).sum(-1).mean() * temperature**2
@@ -58,9 +57,11 @@ def dist(
     Returns:
         Scalar, at least 0; 0 for equal inputs.
     """
+    student, teacher = fill_masked(mask, student, teacher)
     probabilities = [(x / temperature).softmax(1).flatten(2) for x in (student, teacher)]
-    kept = fit_pixels(mask, student)
-    counts = torch.ones_like(probabilities[0][:, :1]) if kept is None else kept.flatten(2).to(student.dtype)
+    counts = torch.ones_like(probabilities[0][:, :1])
+    if mask is not None:
+        counts = counts * mask[:, :1].expand(-1, 1, *student.shape[2:]).flatten(2)
     between = 1 - _correlation(*probabilities, torch.ones_like(probabilities[0]), 1)
     within = 1 - _correlation(*probabilities, counts.expand_as(probabilities[0]), 2)
     known = counts.sum((1, 2)) > 0

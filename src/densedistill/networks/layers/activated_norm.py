@@ -15,6 +15,8 @@ class ActivatedNorm(_BatchNorm):
     The in-place form saves memory by recomputing its input from its output; values and gradients are those of
     this plain form. A published checkpoint may hold negative weights, whose sign has no effect.
 
+    In training, a single value a channel is normalised by the running statistics, which then stay.
+
     It is no `nn.BatchNorm2d`, so that nothing folds `weight` itself into a convolution.
 
     Args:
@@ -29,13 +31,15 @@ class ActivatedNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised `input` (B, C, H, W)."""
         self._check_input_dim(input)
+        # One value a channel, a mean over the image of a batch of one, has no variance to be divided by.
+        alone = input.numel() == input.shape[1]
         output = F.batch_norm(
             input,
             self.running_mean,
             self.running_var,
             self.weight.abs() + self.eps,
             self.bias,
-            self.training,
+            self.training and not alone,
             self.momentum or 0.0,
             self.eps,
         )
