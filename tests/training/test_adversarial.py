@@ -26,7 +26,7 @@ QUIET = {"pictures": 0, "log_every": 1, "threads": 1, "precision": "float32"}
 
 
 def recipe(**changes):
-    return toy.recipe(**{"objective__holistic": HOLISTIC, "trainer": QUIET, "schedule__steps": 3, **changes})
+    return toy.recipe(**{"objective__holistic": dict(HOLISTIC), "trainer": dict(QUIET), "schedule__steps": 3, **changes})
 
 
 def adversary(state):
@@ -137,7 +137,7 @@ class Broken(dd.losses.Holistic):
 
 def test_own_loops_find_the_adversary_and_its_loss():
     student, teacher = toy.Tiny(), toy.Tiny()
-    terms = {"holistic": HOLISTIC, "truth": {"loss": "l1", "of": "disparity", "to": "ground_truth"}}
+    terms = {"holistic": dict(HOLISTIC), "truth": {"loss": "l1", "of": "disparity", "to": "ground_truth"}}
     objective = dd.Objective(terms, student.train(), {"teacher": teacher})
     sample = toy.Dots()[0]
     batch = {key: value[None] for key, value in sample.items() if isinstance(value, torch.Tensor)}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..networks import create_model
 from ..networks.input_spec import Placement
+from ..networks.precision import fastest_dtype
 from .teachers import TEACHERS, NetworkTeacher
 
 Answer = dict[str, Any]
@@ -21,7 +22,7 @@ class RememberingTeacher(NetworkTeacher):
     """A network whose answers to each image are kept in memory, told by the pixels themselves.
 
     Whatever augmentation does, an image that differs in one level is another image, so the answers are
-    exactly the network's, but for half precision. It pays where images are only mirrored, not cropped or
+    the network's in the fastest precision, kept in half precision. It pays where images are only mirrored, not cropped or
     scaled at random: each is then seen twice, whatever the number of epochs.
 
     Args:
@@ -41,7 +42,10 @@ class RememberingTeacher(NetworkTeacher):
         images = [batch[key] for key in self.task.inputs]
         keys = [_digest([image[i] for image in images]) for i in range(len(images[0]))]
         if not all(key in self._known for key in keys):
-            answer = super().forward(batch)
+            device = images[0].device.type
+            half = fastest_dtype(device) is torch.bfloat16
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                answer = super().forward(batch)
             parts = [_part(answer, i, len(keys), self.outputs) for i in range(len(keys))]
             self._placement = answer["placement"]
             for key, part in zip(keys, parts, strict=True):

@@ -87,7 +87,7 @@ def pairwise_4d(student: Tensor, teacher: Tensor, mask: Tensor | None = None, sc
             f"{teacher.shape[2]}"
         )
     if mask is not None:
-        mask = mask[:, :, None] if mask.ndim == 4 else mask
+        mask = fit_mask("pairwise_4d", mask, student)
         mask = _slices(mask[:, :1].expand(-1, -1, student.shape[2], *student.shape[-2:]))
     return pairwise(_slices(student), _slices(teacher), mask, scale=scale)
 
