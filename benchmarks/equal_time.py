@@ -1,8 +1,9 @@
 """A teacher, then students that all get the same processor time, whatever their terms cost; for the studies.
 
-The cost of a rung's step, the adversary's included, is measured first, and the number of steps follows; the time
-that the teacher needs to answer for the training images is taken off the rungs that ask it. Processor time rather
-than the clock's, because other work on the machine changes the latter. Stopped, a study goes on where it was.
+The cost of a rung's step, the adversary's included, is measured first, and the number of steps follows; the
+time that the teacher needs to answer for the training images is taken off the rungs that ask it. Processor
+time rather than the clock's, because other work on the machine changes the latter. Stopped, a study goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -188,7 +189,12 @@ def read(study: Study, folder: Path) -> dict[str, Any]:
             row[f"{figure}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
             row[f"{figure}_each"] = values
         rows.append(row)
-    return {"rows": rows, "machine": cpu_model(), "torch": torch.__version__, "date": date.today().isoformat()}
+    return {
+        "rows": rows,
+        "machine": cpu_model(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
 
 
 def _student(path: Path) -> dict[str, float]:
@@ -207,7 +213,9 @@ def show(study: Study, found: Mapping[str, Any]) -> None:
         cells = []
         for figure in study.figures:
             deviation = row[f"{figure}_deviation"]
-            cells.append(f"{100 * row[figure]:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}"))
+            cells.append(
+                f"{100 * row[figure]:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+            )
         gain = "" if base is None or row["rung"] == "teacher" else f"{100 * (row[first] - base):+.2f}"
         step = f"{row['step']:.3f}" if "step" in row else ""
         table.add_row(row["rung"], str(row["seeds"]), str(row.get("steps", "")), step, *cells, gain)

@@ -73,7 +73,7 @@ def test_labelled_and_unlabelled_images_mix_in_one_batch(camvid):
         (np.full((12, 16), 12), "holds label 12, the data set 'camvid' has classes 0 to 10"),
         (np.full((12, 16), 11), "all void"),
         (np.zeros((12, 15)), "15x12 px, its image 16x12"),
-        (np.zeros((12, 16, 3)), "is a RGB picture"),
+        (np.zeros((12, 16, 3)), "is a RGB image"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_in_one_line(camvid, values, says):
@@ -107,13 +107,17 @@ def test_cityscapes_maps_label_ids_to_train_ids(tmp_path):
     labels(tmp_path / "gtFine" / "train" / "ulm" / "ulm_000000_000019_gtFine_labelIds.png", stored)
     dataset = create_dataset("cityscapes", root=tmp_path, split="train")
     assert dataset.names == ["ulm/ulm_000000_000019"]
-    expected = torch.tensor([[0, 1, 18, 255], [255, 13, 255, 255]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    expected = (
+        torch.tensor([[0, 1, 18, 255], [255, 13, 255, 255]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    )
     assert torch.equal(dataset[0]["labels"], expected)
     assert "labels" not in create_dataset("cityscapes", root=tmp_path, split="test")[0]
 
 
 def test_cityscapes_table_is_that_of_its_own_scripts():
-    theirs = {label.id: label.trainId for label in scripts.labels if 0 <= label.trainId < 19 and label.id >= 0}
+    theirs = {
+        label.id: label.trainId for label in scripts.labels if 0 <= label.trainId < 19 and label.id >= 0
+    }
     assert theirs == TRAIN_IDS
     assert tuple(scripts.trainId2label[i].name for i in range(19)) == tuple(Cityscapes.classes)
     assert tuple(scripts.trainId2label[i].color for i in range(19)) == Cityscapes.colours

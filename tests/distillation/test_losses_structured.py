@@ -137,7 +137,9 @@ def test_fcos_targets_and_losses(case):
     levels = []
     for number, stride in zip(range(3, 8), STRIDES, strict=True):
         distances = 32 * F.softplus(given[f"fcos_box{number}"]) / (stride if improved else 1)
-        levels.append(torch.cat((given[f"fcos_cls{number}"], distances, given[f"fcos_ctr{number}"]), 1).flatten(2))
+        levels.append(
+            torch.cat((given[f"fcos_cls{number}"], distances, given[f"fcos_ctr{number}"]), 1).flatten(2)
+        )
     predictions = torch.cat(levels, 2).transpose(1, 2)
     boxes, classes = torch.zeros(2, 3, 4), torch.full((2, 3), -1)
     for i, (some, labels) in enumerate(zip(parameters["boxes"], parameters["labels"], strict=True)):
@@ -174,7 +176,9 @@ def test_pixel_wise_ignores_a_constant_and_standardised_a_factor_too():
     torch.testing.assert_close(dd.losses.pixel_wise(student + shift, teacher, temperature=2.0), loss)
     standardised = dd.losses.standardised_kl(student, teacher)
     torch.testing.assert_close(dd.losses.standardised_kl(factor * student + shift, teacher), standardised)
-    assert not torch.isclose(dd.losses.pixel_wise(factor * student, teacher), dd.losses.pixel_wise(student, teacher))
+    assert not torch.isclose(
+        dd.losses.pixel_wise(factor * student, teacher), dd.losses.pixel_wise(student, teacher)
+    )
 
 
 def test_pixel_wise_as_coded_contains_the_entropy_of_the_teacher_and_the_batch():
@@ -182,7 +186,8 @@ def test_pixel_wise_as_coded_contains_the_entropy_of_the_teacher_and_the_batch()
     entropy = -(teacher.softmax(1) * teacher.log_softmax(1)).sum(1).mean()
     batch = len(student)
     torch.testing.assert_close(
-        dd.losses.pixel_wise_published(student, teacher), batch * (dd.losses.pixel_wise(student, teacher) + entropy)
+        dd.losses.pixel_wise_published(student, teacher),
+        batch * (dd.losses.pixel_wise(student, teacher) + entropy),
     )
 
 
@@ -237,11 +242,11 @@ def test_pair_wise_takes_other_channels_and_sizes_and_connects_the_near_alone():
     full = dd.losses.pairwise(student, maps(9)[1], scale=0.2)
     torch.testing.assert_close(dd.losses.pairwise(student, maps(9)[1], scale=0.2, connection_range=8), full)
     near = dd.losses.pairwise(student, maps(9)[1], scale=0.2, connection_range=1, block=5)
-    torch.testing.assert_close(
-        dd.losses.pairwise(student, maps(9)[1], scale=0.2, connection_range=1), near
-    )
+    torch.testing.assert_close(dd.losses.pairwise(student, maps(9)[1], scale=0.2, connection_range=1), near)
     assert not torch.isclose(near, full)
-    torch.testing.assert_close(dd.losses.pairwise(3 * student, 0.1 * student, scale=0.2), torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(
+        dd.losses.pairwise(3 * student, 0.1 * student, scale=0.2), torch.zeros((), dtype=torch.float64)
+    )
 
 
 def test_the_blocked_pair_wise_form_keeps_no_matrix_of_all_pairs():
@@ -260,23 +265,25 @@ def test_the_blocked_pair_wise_form_keeps_no_matrix_of_all_pairs():
 def test_channel_wise_ignores_a_constant_of_a_channel():
     student, teacher = maps()
     loss = dd.losses.channel_wise(student, teacher)
-    torch.testing.assert_close(dd.losses.channel_wise(student + torch.randn(3, 5, 1, 1).double(), teacher), loss)
+    torch.testing.assert_close(
+        dd.losses.channel_wise(student + torch.randn(3, 5, 1, 1).double(), teacher), loss
+    )
     assert loss > 0
 
 
 def test_dist_ignores_affine_maps_of_the_probabilities():
     student, teacher = maps(2)
     confident = student.softmax(1) * 0.5 + 0.25  # an affine map for two classes, again probabilities
-    torch.testing.assert_close(
-        dd.losses.dist(confident.log(), teacher), dd.losses.dist(student, teacher)
-    )
+    torch.testing.assert_close(dd.losses.dist(confident.log(), teacher), dd.losses.dist(student, teacher))
 
 
 def test_cross_image_relations_ignore_a_rotation_of_the_feature_space():
     student, teacher = maps()
     rotation = torch.linalg.qr(torch.randn(5, 5).double()).Q
     turned = torch.einsum("ij,bjhw->bihw", rotation, student)
-    torch.testing.assert_close(dd.losses.cross_image(turned, teacher), dd.losses.cross_image(student, teacher))
+    torch.testing.assert_close(
+        dd.losses.cross_image(turned, teacher), dd.losses.cross_image(student, teacher)
+    )
     assert dd.losses.cross_image(student, torch.cat((teacher, teacher), 1)).isfinite()
 
 
@@ -314,7 +321,7 @@ def test_masked_generation_drops_whole_positions():
 
 def test_a_detectors_loss_refuses_classes_and_sizes_that_do_not_fit():
     predictions, boxes = torch.zeros(1, 2, 8), torch.tensor([[[0.0, 0, 8, 8]]])
-    with pytest.raises(dd.UserError, match="2 positions are not those of an input of 64x64 px"):
+    with pytest.raises(dd.UserError, match="2 positions are not those of an input of 64x64"):
         dd.losses.fcos(predictions, boxes, box_classes=torch.zeros(1, 1).long(), size=(64, 64))
     predictions = torch.zeros(1, 64 + 16 + 4 + 1 + 1, 8)
     with pytest.raises(dd.UserError, match="hold class 3, the network tells 3 apart"):

@@ -74,7 +74,12 @@ def test_a_submission_that_is_complete_passes(tmp_path):
     ("name", "value", "size", "says"),
     [
         ("berlin_000001_000019.png", 7, (512, 1024), "1024x512 px; predictions are 2048x1024"),
-        ("berlin_000001_000019.png", 0, SIZE, "holds label id 0, which is not evaluated; are these train ids"),
+        (
+            "berlin_000001_000019.png",
+            0,
+            SIZE,
+            "holds label id 0, which is not evaluated; are these train ids",
+        ),
         ("picture.png", 7, SIZE, "names no frame"),
         ("berlin_000000_000019_again.png", 7, SIZE, "are both of berlin_000000_000019"),
     ],

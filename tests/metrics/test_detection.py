@@ -36,7 +36,7 @@ def test_nothing_true_is_no_figure():
     empty = {"boxes": torch.zeros(1, 0, 4), "classes": torch.zeros(1, 0, dtype=torch.int64)}
     outputs = {**empty, "scores": torch.zeros(1, 0)}
     assert mean_average_precision(outputs, empty).isnan()
-    with pytest.raises(UserError, match="at an overlap of 0.5"):
+    with pytest.raises(UserError, match=r"at an overlap of 0\.5"):
         mean_average_precision(outputs, empty, overlap=0.3)
 
 

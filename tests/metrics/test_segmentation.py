@@ -25,7 +25,10 @@ def test_miou_equals_that_of_the_cityscapes_scripts(tmp_path):
     truth, guess = maps()
     theirs, ours = [], []
     for i in range(2):
-        for name, values in (("gt", truth[i]), ("pred", np.vectorize(LABEL_IDS.get)(guess[i]).astype(np.uint8))):
+        for name, values in (
+            ("gt", truth[i]),
+            ("pred", np.vectorize(LABEL_IDS.get)(guess[i]).astype(np.uint8)),
+        ):
             Image.fromarray(values).save(tmp_path / f"{name}{i}.png")
         theirs.append(str(tmp_path / f"gt{i}.png"))
         ours.append(str(tmp_path / f"pred{i}.png"))

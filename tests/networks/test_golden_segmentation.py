@@ -127,8 +127,13 @@ def test_training_and_evaluation_give_the_recorded_logits_at_the_size_of_the_ima
 
 def test_the_teachers_other_layout_and_a_prefixed_file_load_too(tmp_path):
     layouts = {
-        "teacher": lambda key: key.replace("pspmodule.", "head.0.") if "pspmodule" in key
-        else key.replace("head.", "head.1.", 1) if key.startswith("head.") else key,
+        "teacher": lambda key: (
+            key.replace("pspmodule.", "head.0.")
+            if "pspmodule" in key
+            else key.replace("head.", "head.1.", 1)
+            if key.startswith("head.")
+            else key
+        ),
         "prefixed": lambda key: f"module.{key}",
     }
     for name, rename in layouts.items():

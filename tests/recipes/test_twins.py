@@ -35,6 +35,8 @@ def test_a_twin_runs_twenty_steps(name, tmp_path):
         },
     )
     run = distill(recipe, run_dir=tmp_path / "run")
-    figure = get_task(recipe.task if isinstance(recipe, Recipe) else next(iter(recipe.recipes.values())).task).metrics[0]
+    figure = get_task(
+        recipe.task if isinstance(recipe, Recipe) else next(iter(recipe.recipes.values())).task
+    ).metrics[0]
     assert all(math.isfinite(row[figure]) for row in run.metrics["rows"])
     assert (run.path / "report.html").stat().st_size > 1000

@@ -26,7 +26,9 @@ QUIET = {"pictures": 0, "log_every": 1, "threads": 1, "precision": "float32"}
 
 
 def recipe(**changes):
-    return toy.recipe(**{"objective__holistic": dict(HOLISTIC), "trainer": dict(QUIET), "schedule__steps": 3, **changes})
+    return toy.recipe(
+        **{"objective__holistic": dict(HOLISTIC), "trainer": dict(QUIET), "schedule__steps": 3, **changes}
+    )
 
 
 def adversary(state):
@@ -92,7 +94,9 @@ def test_a_resumed_run_ends_with_the_same_student_adversary_and_optimisers(tmp_p
 
 
 def test_accumulated_parts_step_once(tmp_path):
-    parts = train(recipe(data__batch_size=4, trainer__accumulate=2, schedule__steps=2), run=tmp_path / "parts")
+    parts = train(
+        recipe(data__batch_size=4, trainer__accumulate=2, schedule__steps=2), run=tmp_path / "parts"
+    )
     assert load_checkpoint(parts.last)["counters"]["step"] == 2
     assert [line["step"] for line in parts.history if "loss/total" in line] == [1, 2]
 
@@ -119,7 +123,11 @@ def test_both_rates_follow_the_schedule(tmp_path):
 def test_the_published_form_trains_in_bfloat16(tmp_path):
     changes = {"objective__holistic__kind": "wgan-gp", "trainer": {**QUIET, "precision": "bf16"}}
     run = train(recipe(**changes), run=tmp_path / "run")
-    assert all(value.isfinite().all() for value in adversary(load_checkpoint(run.last)).values() if value.is_floating_point())
+    assert all(
+        value.isfinite().all()
+        for value in adversary(load_checkpoint(run.last)).values()
+        if value.is_floating_point()
+    )
 
 
 def test_an_adversary_that_becomes_no_number_stops_the_run_in_one_line(tmp_path):
@@ -149,7 +157,11 @@ def test_own_loops_find_the_adversary_and_its_loss():
 @pytest.mark.full
 def test_two_processes_with_an_adversary_train_and_agree_with_one(tmp_path):
     fields = recipe(
-        data__batch_size=4, data__train__length=12, optimizer__name="sgd", student__frozen_bn=True, schedule__steps=4
+        data__batch_size=4,
+        data__train__length=12,
+        optimizer__name="sgd",
+        student__frozen_bn=True,
+        schedule__steps=4,
     )
     fields["objective"]["holistic"]["prepare"] = "tanh"  # no statistics of a batch
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(fields))

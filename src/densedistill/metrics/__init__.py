@@ -6,14 +6,14 @@ from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_na
 from .segmentation import MeanIoU, class_iou, confusion_matrix, mean_iou
 
 __all__ = [
-    "Bad",
     "D1",
-    "DSNetMean",
     "EPE",
     "METRICS",
+    "RMS",
+    "Bad",
+    "DSNetMean",
     "MeanIoU",
     "MetricInfo",
-    "RMS",
     "bad",
     "class_iou",
     "confusion_matrix",

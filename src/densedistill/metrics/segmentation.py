@@ -49,7 +49,8 @@ def class_iou(confusion: Tensor) -> Tensor:
 
 
 def published_mean_iou(confusion: Tensor, classes: int) -> Tensor:
-    """Return the mean of the first `classes` as structured distillation's code takes it: absent ones are 0."""
+    """Return the mean of the first `classes` as structured distillation's code takes it: absent ones are
+    0."""
     return class_iou(confusion)[:classes].nan_to_num(0.0).mean()
 
 

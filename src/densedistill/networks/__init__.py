@@ -11,8 +11,12 @@ __all__ = [
     "acvnet",
     "create_model",
     "dsnet",
+    "espnet",
+    "fcos",
     "gwcnet",
     "lacgwcnet",
     "list_models",
+    "pspnet",
     "register_model",
+    "zoo",
 ]

@@ -1,7 +1,8 @@
-"""Discriminators of structured distillation's holistic term, which tell a teacher's score maps from a student's.
+"""Discriminators of structured distillation's holistic term, which tell a teacher's score maps from a
+student's.
 
-Structured Knowledge Distillation for Dense Prediction (https://arxiv.org/abs/1903.04197), section 3.3: spectral
-normalisation (ICLR 2018), self-attention (SAGAN, ICML 2019) on two levels.
+Structured Knowledge Distillation for Dense Prediction (https://arxiv.org/abs/1903.04197), section 3.3:
+spectral normalisation (ICLR 2018), self-attention (SAGAN, ICML 2019) on two levels.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """ESPNet and its encoder ESPNet-C: segmentation with a third of a million parameters.
 
 ESPNet: Efficient Spatial Pyramid of Dilated Convolutions, Mehta et al., ECCV 2018
-(https://arxiv.org/abs/1803.06815); students of structured knowledge distillation on CamVid and Cityscapes. The
-published weights come in three layouts, which differ in what the decoder's last step reads; see `ESPNet`.
+(https://arxiv.org/abs/1803.06815); students of structured knowledge distillation on CamVid and Cityscapes.
+The published weights come in three layouts, which differ in what the decoder's last step reads; see `ESPNet`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +33,7 @@ UPSTREAM_SPEC = InputSpec(
 
 def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Module:
     padding = (kernel - 1) // 2 * dilation
-    return _Named(
-        conv=nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, bias=False)
-    )
+    return _Named(conv=nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, bias=False))
 
 
 class _Named(nn.Sequential):
@@ -143,11 +141,15 @@ class ESPNetC(nn.Module):
         upstream: prepare images as the authors of ESPNet do.
     """
 
-    taps = {"features.encoder": ("encoder.b3",), "scores": ("encoder.classifier",)}
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
+        "features.encoder": ("encoder.b3",),
+        "scores": ("encoder.classifier",),
+    }
     published = Layout(
-        rules=tuple((name, f"encoder.{name}") for name in (
-            "level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3", "classifier"
-        ))
+        rules=tuple(
+            (name, f"encoder.{name}")
+            for name in ("level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3", "classifier")
+        )
     )
 
     def __init__(self, classes: int = 19, upstream: bool = False):
@@ -176,7 +178,7 @@ class ESPNet(nn.Module):
         upstream: prepare images as the authors of ESPNet do.
     """
 
-    taps = {
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
         "features.encoder": ("encoder.b3",),
         "scores.encoder": ("encoder.classifier",),
         "scores": ("classifier",),
@@ -184,15 +186,14 @@ class ESPNet(nn.Module):
     published = Layout(
         rules=(
             ("classifier_1", "encoder.classifier"),
-            *((name, f"encoder.{name}") for name in (
-                "level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3"
-            )),
+            *(
+                (name, f"encoder.{name}")
+                for name in ("level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3")
+            ),
         )
     )
 
-    def __init__(
-        self, classes: int = 19, skip: Literal["b1", "level1"] = "b1", upstream: bool = False
-    ):
+    def __init__(self, classes: int = 19, skip: Literal["b1", "level1"] = "b1", upstream: bool = False):
         super().__init__()
         if skip not in ("b1", "level1"):
             raise UserError(f"skip is b1 or level1, got '{skip}'")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -113,9 +113,7 @@ class FeaturePyramid(nn.Module):
     def __init__(self, widths: Sequence[int], channels: int):
         super().__init__()
         self.inner = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
-        self.outer = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, 2 if i > 2 else 1, 1) for i in range(5)
-        )
+        self.outer = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2 if i > 2 else 1, 1) for i in range(5))
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_uniform_(conv.weight, a=1)
@@ -199,7 +197,7 @@ class FCOS(nn.Module):
     """
 
     published = PUBLISHED
-    taps = {
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
         "pyramid": tuple(f"pyramid.outer.{i}" for i in range(5)),
         "classification": ("head.classification",),
         "regression": ("head.regression",),
@@ -281,8 +279,6 @@ def fcos_mnv2(classes: int = 80, improved: bool = False) -> FCOS:
 
 
 @register_model("detection")
-def fcos(
-    encoder: str = "resnet18", classes: int = 80, channels: int = 128, improved: bool = True
-) -> FCOS:
+def fcos(encoder: str = "resnet18", classes: int = 80, channels: int = 128, improved: bool = True) -> FCOS:
     """FCOS on any convolutional encoder of timm."""
     return FCOS(Encoder(encoder), classes, channels, improved)

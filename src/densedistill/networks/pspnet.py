@@ -1,16 +1,16 @@
 """PSPNet with dilated residual encoders, as structured knowledge distillation trains it.
 
-Pyramid Scene Parsing Network, Zhao et al., CVPR 2017 (https://arxiv.org/abs/1612.01105); teacher and student of
-Structured Knowledge Distillation for Dense Prediction, Liu et al., CVPR 2019 and TPAMI
-(https://arxiv.org/abs/1903.04197): a deep stem, output stride 8 by dilation, in-place activated normalisation.
-`resnet18_cvpr19` is the student of the earlier version, without pyramid and with a 7x7 stem.
+Pyramid Scene Parsing Network, Zhao et al., CVPR 2017 (https://arxiv.org/abs/1612.01105); teacher and student
+of Structured Knowledge Distillation for Dense Prediction, Liu et al., CVPR 2019 and TPAMI
+(https://arxiv.org/abs/1903.04197): a deep stem, output stride 8 by dilation, in-place activated
+normalisation. `resnet18_cvpr19` is the student of the earlier version, without pyramid and with a 7x7 stem.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +132,7 @@ class PSPNet(nn.Module):
 
     input_spec = CAFFE_SPEC
     published = PUBLISHED
-    taps = {
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
         **{f"features.layer{i}": (f"layer{i}",) for i in (1, 2, 3, 4)},
         "pyramid": ("pyramid",),
         "scores": ("head",),
@@ -186,7 +186,10 @@ class PlainResNet(nn.Module):
 
     input_spec = CAFFE_SPEC
     published = Layout(rules=(("layer6", "head"),), ignored=(r"fc(\.|$)",))
-    taps = {**{f"features.layer{i}": (f"layer{i}",) for i in (1, 2, 3, 4)}, "scores": ("head",)}
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
+        **{f"features.layer{i}": (f"layer{i}",) for i in (1, 2, 3, 4)},
+        "scores": ("head",),
+    }
 
     def __init__(self, classes: int = 19):
         super().__init__()

@@ -1,14 +1,14 @@
 """Other libraries' networks by name: timm's encoders, segmentation_models.pytorch, torchvision's detectors.
 
-`timm_pyramid` puts PSPNet's head on any encoder of timm; `smp` is any architecture of segmentation_models.pytorch
-with any of its encoders; `torchvision_detector` any of torchvision's, as a teacher. All start from random weights;
-`weights` loads a file.
+`timm_pyramid` puts PSPNet's head on any encoder of timm; `smp` is any architecture of
+segmentation_models.pytorch with any of its encoders; `torchvision_detector` any of torchvision's, as a
+teacher. All start from random weights; `weights` loads a file.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from ..errors import UserError, nearest
 from .input_spec import InputSpec
 from .pspnet import Pyramid, full_precision, resize
 from .registry import register_model
-
 
 LABELS = 1000  # more than any detector of torchvision tells apart
 
@@ -44,7 +43,9 @@ class TimmPyramid(nn.Module):
             self.encoder = timm.create_model(encoder, **options)
         except Exception as error:  # timm raises what each of its networks happens to
             if encoder not in timm.list_models():
-                raise UserError(f"timm has no network '{encoder}'{nearest(encoder, timm.list_models())}") from None
+                raise UserError(
+                    f"timm has no network '{encoder}'{nearest(encoder, timm.list_models())}"
+                ) from None
             raise UserError(
                 f"timm gives no features of stride {stride} of '{encoder}': {str(error).splitlines()[0]}"
             ) from None
@@ -56,9 +57,10 @@ class TimmPyramid(nn.Module):
             "features.encoder": ("features",),
         }
         config = self.encoder.default_cfg if hasattr(self.encoder, "default_cfg") else {}
-        mean, std = (config.get(key) or fallback for key, fallback in (
-            ("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))
-        ))
+        mean, std = (
+            config.get(key) or fallback
+            for key, fallback in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)))
+        )
         self.input_spec = InputSpec(mean=tuple(mean), std=tuple(std), multiple=32)
         self.classes, self.levels = classes, levels
         self.features = nn.Identity()
@@ -83,7 +85,10 @@ class SegmentationModel(nn.Module):
         **options: of the architecture.
     """
 
-    taps = {"features.decoder": ("module.decoder",), "scores": ("module.segmentation_head",)}
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
+        "features.decoder": ("module.decoder",),
+        "scores": ("module.segmentation_head",),
+    }
 
     def __init__(self, architecture: str, encoder: str, classes: int = 19, **options: Any):
         super().__init__()
@@ -125,7 +130,11 @@ class TorchvisionDetector(nn.Module):
     input_spec = InputSpec(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), multiple=1)
 
     def __init__(
-        self, name: str = "fcos_resnet50_fpn", classes: int = 91, numbers: list[int] | None = None, **options: Any
+        self,
+        name: str = "fcos_resnet50_fpn",
+        classes: int = 91,
+        numbers: list[int] | None = None,
+        **options: Any,
     ):
         super().__init__()
         from torchvision.models import detection, get_model, list_models
@@ -138,8 +147,12 @@ class TorchvisionDetector(nn.Module):
         self.numbers = numbers
         paths = dict(self.module.named_modules())
         wanted = {
-            "pyramid": [p for p in paths if p.startswith(("backbone.fpn.layer_blocks.", "backbone.fpn.extra_blocks."))
-                        and p.count(".") == 3],
+            "pyramid": [
+                p
+                for p in paths
+                if p.startswith(("backbone.fpn.layer_blocks.", "backbone.fpn.extra_blocks."))
+                and p.count(".") == 3
+            ],
             "classification": [p for p in paths if p.endswith(("head.cls_logits", "predictor.cls_score"))],
         }
         self.taps = {key: tuple(f"module.{p}" for p in found) for key, found in wanted.items() if found}
@@ -150,7 +163,8 @@ class TorchvisionDetector(nn.Module):
         return super().train(False)
 
     def forward(self, image: Tensor) -> dict[str, Any]:
-        """Return `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N) for images (B, 3, H, W) in [0, 1]."""
+        """Return `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N) for images (B, 3, H, W) in [0,
+        1]."""
         answers = self.module(list(image))
         longest = max(len(answer["boxes"]) for answer in answers)
         padded: dict[str, list[Tensor]] = {"boxes": [], "scores": [], "classes": []}
@@ -170,7 +184,9 @@ class TorchvisionDetector(nn.Module):
 
 
 def _answer(network: nn.Module, logits: Tensor) -> dict[str, Any]:
-    return {"logits": logits, "intermediate": [{"logits": logits}]} if network.training else {"logits": logits}
+    return (
+        {"logits": logits, "intermediate": [{"logits": logits}]} if network.training else {"logits": logits}
+    )
 
 
 def _check_multiple(image: Tensor, multiple: int) -> None:

@@ -106,8 +106,8 @@ class Schedule:
     Args:
         epochs, steps, minutes: the length. Minutes count training alone, not validation.
         name: `milestones` multiplies by `gamma` at each milestone and is constant without any; `cosine`
-            falls to `final`; `poly` falls as a power of what is left; `one_cycle` rises for the `warmup` share (0.05 if not given), then falls
-            linearly to `final`.
+            falls to `final`; `poly` falls as a power of what is left; `one_cycle` rises for the `warmup`
+            share (0.05 if not given), then falls linearly to `final`.
         milestones: in the unit of the length; in epochs it acts from the start of that epoch, counted from 0.
         gamma: factor at each milestone.
         power: of `poly`.

@@ -15,8 +15,8 @@ class AdversarialModule(TrainingModule):
     """Trains the student of an objective one of whose terms owns an adversary.
 
     In each step the student learns from the whole objective, in which the adversary only judges; then the
-    adversary learns from the teacher's and the student's answers to the same batch, given before the student's
-    step. Both learning rates follow the recipe's course. Parts of a step are accumulated for both.
+    adversary learns from the teacher's and the student's answers to the same batch, given before the
+    student's step. Both learning rates follow the recipe's course. Parts of a step are accumulated for both.
 
     An adversary's gradients are averaged over processes here rather than by data-parallel training, which
     expects one backward pass a step. As published, its loss is multiplied by the term's weight, too.

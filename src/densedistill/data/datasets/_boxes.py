@@ -53,8 +53,8 @@ class Boxes(ImageFiles):
         for thing in objects:
             if thing.label not in self.classes:
                 raise UserError(
-                    f"{where} holds an object of class '{thing.label}', which data set '{self.name}' does not "
-                    f"have{nearest(thing.label, self.classes)}"
+                    f"{where} holds an object of class '{thing.label}', which data set '{self.name}' does "
+                    f"not have{nearest(thing.label, self.classes)}"
                 )
             fault = _fault(thing.box, image.shape)
             if fault and self.bad_boxes == "refuse":
@@ -127,7 +127,9 @@ def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
         if element.findtext("difficult", "0").strip() == "1" and not difficult:
             continue
         try:
-            sides = [float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")]
+            sides = [
+                float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
+            ]
         except ValueError:
             raise UserError(f"{path}: an object lacks a side of its box (xmin, ymin, xmax, ymax)") from None
         objects.append(

@@ -148,7 +148,9 @@ class ImageFiles(Dataset[Sample]):
         height, width = self.size
         factors = np.array([width / image.shape[1], height / image.shape[0]] * 2, np.float32)
         smaller = height < image.shape[0]
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        image = cv2.resize(
+            image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        )
         resized = dict(truth)
         if "labels" in truth:
             labels = truth["labels"].astype(np.uint8)
@@ -196,7 +198,7 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as picture:
             if picture.mode not in ("L", "P", "1", "I", "I;16"):
                 raise UserError(
-                    f"{path} is a {picture.mode} picture; labels are numbers in one channel, or give `colours`"
+                    f"{path} is a {picture.mode} image; labels are numbers in one channel, or give colours"
                 )
             values = np.asarray(picture)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:

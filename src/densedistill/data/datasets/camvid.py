@@ -1,7 +1,7 @@
 """CamVid: driving scenes from Cambridge, 11 classes, in SegNet's split.
 
-G. Brostow et al., Semantic object classes in video: A high-definition ground truth database, PRL 2009; the split
-at 480x360 of 367, 101 and 233 images is that of SegNet's tutorial.
+G. Brostow et al., Semantic object classes in video: A high-definition ground truth database, PRL 2009; the
+split at 480x360 of 367, 101 and 233 images is that of SegNet's tutorial.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "Segmentation
 class LabelledFolder(ClassMaps):
     """Images in `images/`, class maps in `labels/` under the same names.
 
-    Folders inside these are read too. With a split its folder is looked for in both (`images/train/`). Without
-    a map, a stored number is the class and 255 is void.
+    Folders inside these are read too. With a split its folder is looked for in both (`images/train/`).
+    Without a map, a stored number is the class and 255 is void.
 
     Args:
         classes: names in the order of their numbers.
@@ -56,9 +56,11 @@ class LabelledFolder(ClassMaps):
         self.classes = tuple(classes) or tuple(colours or ())
         if labelled and not self.classes:
             raise UserError(
-                "data set 'labelled_folder' needs classes, the names in the order of their numbers, or colours"
+                "data set 'labelled_folder' needs classes, names in the order of their numbers, or colours"
             )
-        self.table = None if ids is None else lookup({self._stored(k): self._number(v) for k, v in ids.items()})
+        self.table = (
+            None if ids is None else lookup({self._stored(k): self._number(v) for k, v in ids.items()})
+        )
         self.colours = None
         if colours is not None:
             self.colours = {_packed(colour, name): self._number(name) for name, colour in colours.items()}
@@ -67,7 +69,9 @@ class LabelledFolder(ClassMaps):
 
     def _stored(self, value: Any) -> int:
         if not str(value).isdigit() or int(value) > IGNORE_LABEL:
-            raise UserError(f"data set 'labelled_folder': ids maps stored numbers from 0 to 255, got '{value}'")
+            raise UserError(
+                f"data set 'labelled_folder': ids maps stored numbers from 0 to 255, got '{value}'"
+            )
         return int(value)
 
     def _number(self, value: Any) -> int:

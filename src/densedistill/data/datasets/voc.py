@@ -1,7 +1,7 @@
 """Pascal VOC: 20 classes of objects, as class maps (with the augmented labels) and as boxes.
 
-M. Everingham et al., The Pascal visual object classes challenge, IJCV 2010; 10,582 augmented labels by B. Hariharan
-et al., Semantic contours from inverse detectors, ICCV 2011.
+M. Everingham et al., The Pascal visual object classes challenge, IJCV 2010; 10,582 augmented labels by B.
+Hariharan et al., Semantic contours from inverse detectors, ICCV 2011.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class VOC(ClassMaps):
                 lists = ["train_aug", "trainaug"]
             ids = read_list(base, ("SegmentationAug", "Segmentation"), lists)
             folder = "SegmentationClassAug" if self.augmented else "SegmentationClass"
-            return [
-                Picture(i, base / "JPEGImages" / f"{i}.jpg", base / folder / f"{i}.png") for i in ids
-            ]
+            return [Picture(i, base / "JPEGImages" / f"{i}.jpg", base / folder / f"{i}.png") for i in ids]
         return []
 
 

@@ -25,9 +25,9 @@ from .segmentation import (
 from .statistics import channel_wise, cross_image, dist
 
 __all__ = [
-    "Holistic",
     "LOSSES",
     "MGD",
+    "Holistic",
     "channel_wise",
     "class_kl",
     "cosine",

@@ -87,7 +87,8 @@ def _check(name: str, student: Tensor, teacher: Tensor, same_shape: bool, dims: 
 
 
 def fit_mask(name: str, mask: Tensor, student: Tensor) -> Tensor:
-    """Return `mask` with the student's number of dimensions; UserError when it is no mask of its positions."""
+    """Return `mask` with the student's number of dimensions; UserError when it is no mask of its
+    positions."""
     if mask.dtype != torch.bool:
         raise UserError(f"loss '{name}' wants a bool mask, got {str(mask.dtype).removeprefix('torch.')}")
     given = mask

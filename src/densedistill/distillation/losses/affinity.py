@@ -147,7 +147,8 @@ def _compare(
     reach: int | None,
     block: int | None,
 ) -> Tensor:
-    """Return the mean squared difference of similarities of unit vectors (B, C, M) over the pairs that count."""
+    """Return the mean squared difference of similarities of unit vectors (B, C, M) over the pairs that
+    count."""
     count = student.shape[-1]
     total, pairs = student.new_zeros(()), student.new_zeros(())
     for start in range(0, count, block or count):
@@ -177,9 +178,7 @@ def _counted(
     if reach is not None:
         nodes = torch.arange(grid[0] * grid[1], device=like.device)
         y, x = nodes // grid[1], nodes % grid[1]
-        apart = torch.maximum(
-            (y[rows, None] - y[None]).abs(), (x[rows, None] - x[None]).abs()
-        )
+        apart = torch.maximum((y[rows, None] - y[None]).abs(), (x[rows, None] - x[None]).abs())
         counted = (apart <= reach)[None]
     if kept is not None:
         both = kept[:, rows, None] & kept[:, None, :]
@@ -213,9 +212,7 @@ def _pool_masked(
 
 def _to_size(student: Tensor, teacher: Tensor) -> Tensor:
     if len(student) != len(teacher):
-        raise UserError(
-            f"pair-wise loss: the student has {len(student)} samples, the teacher {len(teacher)}"
-        )
+        raise UserError(f"pair-wise loss: the student has {len(student)} samples, the teacher {len(teacher)}")
     if student.shape[-2:] == teacher.shape[-2:]:
         return teacher
     return F.interpolate(teacher, student.shape[-2:], mode="bilinear", align_corners=True)

@@ -25,7 +25,8 @@ _FAR = 1e8
 
 
 class Targets(NamedTuple):
-    """What positions should predict: `classes` (positions) with -1 for background, `distances` (positions, 4)."""
+    """What positions should predict: `classes` (positions) with -1 for background, `distances` (positions,
+    4)."""
 
     classes: Tensor
     distances: Tensor
@@ -66,11 +67,12 @@ def fcos(
 def fcos_parts(
     predictions: Tensor, boxes: Tensor, classes: Tensor, size: tuple[int, int], improved: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the losses of class, distances and centerness; `classes` are of the boxes, the rest as in `fcos`."""
+    """Return the losses of class, distances and centerness; `classes` are of the boxes, the rest as in
+    `fcos`."""
     sizes = level_sizes(size)
     if predictions.shape[1] != sum(h * w for h, w in sizes):
         raise UserError(
-            f"loss 'fcos': {predictions.shape[1]} positions are not those of an input of {size[1]}x{size[0]} px"
+            f"loss 'fcos': {predictions.shape[1]} positions are not those of an input of {size[1]}x{size[0]}"
         )
     number = predictions.shape[-1] - 5
     if classes.numel() and int(classes.max()) >= number:
@@ -98,9 +100,7 @@ def fcos_parts(
     return of_class / count, of_box, of_centre / count
 
 
-def fcos_targets(
-    boxes: Tensor, classes: Tensor, sizes: Sequence[tuple[int, int]], improved: bool
-) -> Targets:
+def fcos_targets(boxes: Tensor, classes: Tensor, sizes: Sequence[tuple[int, int]], improved: bool) -> Targets:
     """Return what the positions of all levels should predict for one image.
 
     Args:
@@ -118,9 +118,7 @@ def fcos_targets(
         return Targets(nothing, boxes.new_zeros(len(places), 4))
     reach = torch.tensor(RANGES, device=boxes.device).repeat_interleave(per_place, 0)
     x, y = places[:, None, 0], places[:, None, 1]
-    distances = torch.stack(
-        (x - boxes[:, 0], y - boxes[:, 1], boxes[:, 2] - x, boxes[:, 3] - y), -1
-    )
+    distances = torch.stack((x - boxes[:, 0], y - boxes[:, 1], boxes[:, 2] - x, boxes[:, 3] - y), -1)
     inside = distances.amin(-1) > 0
     if improved:
         radius = (RADIUS * strides)[:, None]
@@ -165,9 +163,7 @@ def class_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Te
 
 def _centerness(distances: Tensor) -> Tensor:
     across, down = distances[:, (0, 2)], distances[:, (1, 3)]
-    least, most = (
-        f(across, 1) * f(down, 1) for f in (torch.amin, torch.amax)
-    )
+    least, most = (f(across, 1) * f(down, 1) for f in (torch.amin, torch.amax))
     return (least / most.clamp(min=1e-9)).clamp(min=0).sqrt()
 
 

@@ -1,8 +1,8 @@
 """Losses of class maps: cross-entropy with the labels, and pixel-wise distillation.
 
-Pixel-wise distillation is that of Structured Knowledge Distillation (https://arxiv.org/abs/1903.04197, section
-3.1) in three forms: the paper's (`pixel_wise`, the default), that of the published code, and that of the CVPR
-version's code.
+Pixel-wise distillation is that of Structured Knowledge Distillation (https://arxiv.org/abs/1903.04197,
+section 3.1) in three forms: the paper's (`pixel_wise`, the default), that of the published code, and that of
+the CVPR version's code.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def ohem_cross_entropy(
 ) -> Tensor:
     """Return the mean cross-entropy over the hard pixels (online hard example mining, as published).
 
-    A pixel is hard when its true class's probability is at most the limit: `threshold`, or more, so that about
-    `min_kept` pixels of the batch stay. The limit is found on maps of an eighth of the size.
+    A pixel is hard when its true class's probability is at most the limit: `threshold`, or more, so that
+    about `min_kept` pixels of the batch stay. The limit is found on maps of an eighth of the size.
 
     Args:
         student: logits (B, C, h, w), resized to the labels (bilinear, aligned corners).
@@ -205,9 +205,7 @@ def _weights(class_weights: Sequence[float], logits: Tensor) -> Tensor:
     return logits.new_tensor(list(class_weights))
 
 
-def _hardness_limit(
-    probabilities: Tensor, labels: Tensor, threshold: float, min_kept: int
-) -> Tensor | float:
+def _hardness_limit(probabilities: Tensor, labels: Tensor, threshold: float, min_kept: int) -> Tensor | float:
     height, width = (max(1, round(side / OHEM_FACTOR)) for side in labels.shape[-2:])
     small = _resized(probabilities, (height, width))
     rows, columns = (

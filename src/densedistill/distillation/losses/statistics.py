@@ -1,4 +1,5 @@
-"""Losses between distributions that came after structured distillation: over positions, classes and images."""
+"""Losses between distributions that came after structured distillation: over positions, classes and
+images."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ def dist(
 ) -> Tensor:
     """Return how far class probabilities are from correlating (DIST, Huang et al., NeurIPS 2022).
 
-    `inter`: 1 less Pearson's correlation over classes, mean over pixels. `intra`: over the pixels of a sample,
-    mean over classes and samples.
+    `inter`: 1 less Pearson's correlation over classes, mean over pixels. `intra`: over the pixels of a
+    sample, mean over classes and samples.
 
     Args:
         student, teacher: logits (B, C, H, W).
@@ -71,9 +72,7 @@ def dist(
 
 
 @register_loss(same_shape=False, dims=(4,))
-def cross_image(
-    student: Tensor, teacher: Tensor, temperature: float = 0.1, positions: int = 64
-) -> Tensor:
+def cross_image(student: Tensor, teacher: Tensor, temperature: float = 0.1, positions: int = 64) -> Tensor:
     """Return the KL between rows of similarities of pixels across images (CIRKD, Yang et al., CVPR 2022).
 
     The mini-batch pixel relation: for each pair of images of the batch, the cosines of all pixels of one with
@@ -98,9 +97,7 @@ def cross_image(
         )
     size = (min(student.shape[-2], positions), min(student.shape[-1], positions))
     of_student, of_teacher = (
-        F.normalize(
-            x if tuple(x.shape[-2:]) == size else F.adaptive_avg_pool2d(x, size), dim=1
-        ).flatten(2)
+        F.normalize(x if tuple(x.shape[-2:]) == size else F.adaptive_avg_pool2d(x, size), dim=1).flatten(2)
         for x in (student, teacher)
     )
     total = student.new_zeros(())

@@ -68,9 +68,7 @@ def decode(
         ]
         boxes, scores, classes = (torch.cat(values) for values in zip(*candidates, strict=True))
         height, width = image
-        boxes = torch.stack(
-            [boxes[:, i].clamp(0, (width, height)[i % 2]) for i in range(4)], 1
-        )
+        boxes = torch.stack([boxes[:, i].clamp(0, (width, height)[i % 2]) for i in range(4)], 1)
         kept = batched_nms(boxes.float(), scores.float(), classes, overlap)[:detections]
         found.append((boxes[kept], scores[kept], classes[kept]))
     longest = max(len(boxes) for boxes, _, _ in found)
@@ -81,8 +79,7 @@ def decode(
         padded[1].append(F.pad(answer[1], (0, more)))
         padded[2].append(F.pad(answer[2], (0, more), value=-1))
     return {
-        key: torch.stack(values)
-        for key, values in zip(("boxes", "scores", "classes"), padded, strict=True)
+        key: torch.stack(values) for key, values in zip(("boxes", "scores", "classes"), padded, strict=True)
     }
 
 
