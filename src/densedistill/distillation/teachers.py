@@ -193,6 +193,22 @@ def _ensemble(members: Iterable[Mapping[str, Any]], reduce: str = "mean") -> Tea
     return EnsembleTeacher([create_teacher(**member) for member in members], reduce)
 
 
+@TEACHERS.register("torchvision")
+def _torchvision(
+    detector: str = "fcos_resnet50_fpn",
+    classes: int = 91,
+    numbers: list[int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    from ..networks.zoo import torchvision_detector
+
+    weights = options.pop("weights", None)
+    network = torchvision_detector(detector, classes, numbers, **options)
+    if weights is not None:
+        load_weights(network.module, weights)
+    return network
+
+
 @TEACHERS.register("sgbm")
 def _sgbm(max_disparity: int = 192, fill: bool = False) -> Teacher:
     from ..inference.classical import SGBM

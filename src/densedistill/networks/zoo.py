@@ -120,7 +120,7 @@ class TorchvisionDetector(nn.Module):
     Its classes are its own: COCO's networks count from 1 with 91 numbers, of which `numbers` picks.
 
     Args:
-        name: of torchvision, for example `fcos_resnet50_fpn`.
+        detector: its name in torchvision, for example `fcos_resnet50_fpn`.
         classes: its number of classes, background included where it has one.
         numbers: class numbers there, in the order of the classes here; what is not listed is dropped. None:
             all, as they are.
@@ -131,7 +131,7 @@ class TorchvisionDetector(nn.Module):
 
     def __init__(
         self,
-        name: str = "fcos_resnet50_fpn",
+        detector: str = "fcos_resnet50_fpn",
         classes: int = 91,
         numbers: list[int] | None = None,
         **options: Any,
@@ -140,10 +140,10 @@ class TorchvisionDetector(nn.Module):
         from torchvision.models import detection, get_model, list_models
 
         known = list_models(detection)
-        if name not in known:
-            raise UserError(f"torchvision has no detector '{name}'{nearest(name, known)}")
+        if detector not in known:
+            raise UserError(f"torchvision has no detector '{detector}'{nearest(detector, known)}")
         # Its own resizing would move the boxes of what is compared; images come in the size they are wanted.
-        self.module = get_model(name, weights=None, weights_backbone=None, num_classes=classes, **options)
+        self.module = get_model(detector, weights=None, weights_backbone=None, num_classes=classes, **options)
         self.numbers = numbers
         paths = dict(self.module.named_modules())
         wanted = {
@@ -216,10 +216,10 @@ def smp(
 
 
 def torchvision_detector(
-    name: str = "fcos_resnet50_fpn", classes: int = 91, numbers: list[int] | None = None, **options: Any
+    detector: str = "fcos_resnet50_fpn", classes: int = 91, numbers: list[int] | None = None, **options: Any
 ) -> TorchvisionDetector:
     """Return any detector of torchvision as a teacher."""
-    network = TorchvisionDetector(name, classes, numbers, **options)
+    network = TorchvisionDetector(detector, classes, numbers, **options)
     network.task = "detection"  # type: ignore[assignment]
-    network.name = name  # type: ignore[assignment]
+    network.name = detector  # type: ignore[assignment]
     return network
