@@ -2,8 +2,10 @@
 
     python benchmarks/holistic_stability.py --kind hinge --steps 10000 --json benchmarks/results/holistic.json
 
-A small student, whose convolutions run under autocast to bfloat16, learns from the adversarial term alone to give a
-teacher's score maps, the worst case: nothing else holds it. Every 500 steps both losses and the largest logit are
+A small student, whose convolutions run under autocast to bfloat16, learns from the adversarial term alone
+to give a
+teacher's score maps, the worst case: nothing else holds it. Every 500 steps both losses and the largest
+logit are
 printed; it stops at the first value that is no number and says where.
 """
 
@@ -27,7 +29,10 @@ CLASSES, SIZE = 5, 33
 
 def network(width: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, CLASSES, 3, padding=1)
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, CLASSES, 3, padding=1),
     )
 
 
@@ -67,7 +72,10 @@ def main() -> None:
         if step % 500 == 0:
             curve.append({"step": step, "student": values[0], "adversary": values[1], "largest": values[2]})
             print(step, *(f"{value:.4g}" for value in values), flush=True)
-    print(f"{arguments.kind}: " + (f"no number at step {failed}" if failed else f"{arguments.steps} steps finite"))
+    print(
+        f"{arguments.kind}: "
+        + (f"no number at step {failed}" if failed else f"{arguments.steps} steps finite")
+    )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         found = {"kind": arguments.kind, "steps": arguments.steps, "failed": failed, "curve": curve}

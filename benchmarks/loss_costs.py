@@ -2,7 +2,8 @@
 
     python benchmarks/loss_costs.py --json benchmarks/results/loss_costs.json
 
-Logits of 19 classes and features of 128 channels at an eighth of 512x512 px, a batch of 2, one core: seconds of
+Logits of 19 classes and features of 128 channels at an eighth of 512x512 px, a batch of 2, one core:
+seconds of
 the processor, median of five, and the largest tensor that a loss keeps for its gradient.
 """
 

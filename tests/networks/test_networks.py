@@ -9,8 +9,18 @@ from torch import nn
 
 import densedistill as dd
 from densedistill.networks.published import save_weights
-from densedistill.networks.registry import MODELS
+from densedistill.networks.registry import MODELS, task_of
 from densedistill.tasks import get_task
+
+# Of 70 million parameters and more: too slow for the short suite.
+HEAVY = (
+    "lapdepth_resnext101",
+    "lapdepth_resnext101_gn",
+    "pspnet_r101",
+    "spatialkd_resnext101",
+    "vnl_resnext101",
+    "vnl_resnext50",
+)
 
 # Parameters that the training outputs do not depend on: they are frozen, or only losses read them.
 WITHOUT_GRADIENT = {
@@ -38,7 +48,15 @@ def images(network, dtype=torch.float32, add=0):
     return [torch.randn(shape, generator=generator).to(dtype) for _ in get_task(network.task).inputs]
 
 
-@pytest.fixture(scope="module", params=dd.list_models())
+def by_weight(name):
+    return pytest.param(name, marks=pytest.mark.full) if name in HEAVY else name
+
+
+# Detectors answer with boxes, and have tests of their own.
+MAPS = [name for name in dd.list_models() if get_task(task_of(name)).maps]
+
+
+@pytest.fixture(scope="module", params=[by_weight(name) for name in MAPS])
 def network(request):
     torch.manual_seed(0)
     network = create(request.param)

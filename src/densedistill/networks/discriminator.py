@@ -7,7 +7,7 @@ spectral normalisation (ICLR 2018), self-attention (SAGAN, ICML 2019) on two lev
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of `x` with the normalised kernel."""
-        conv = self.module
+        conv: Any = self.module
         flat = conv.weight_bar.flatten(1)
         with torch.no_grad():
             # Clones, because a second pass must not change what the first one's gradient reads.
@@ -131,9 +131,10 @@ class Discriminator(nn.Module):
         size = [side if side >= LEAST else PUBLISHED_SIZE for side in x.shape[-2:]]
         if list(x.shape[-2:]) != size:
             x = F.interpolate(x, size, mode="bilinear", align_corners=True)
-        x = self.l3(self.l2(self.l1(x)))
+        for i in (1, 2, 3):
+            x = self.get_submodule(f"l{i}")(x)
         x, first = self.attn1(x)
-        x, second = self.attn2(self.l4(x))
+        x, second = self.attn2(self.get_submodule("l4")(x))
         return Judgement(self.last(x), (first, second))
 
     def _prepared(self, scores: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ class DilatedUnit(nn.Module):
         self.d1 = _conv(narrow, first, 3)
         for dilation in (2, 4, 8, 16):
             setattr(self, f"d{dilation}", _conv(narrow, narrow, 3, dilation=dilation))
+        self.bn: nn.Module
         if down:
             self.bn = nn.BatchNorm2d(channels_out, eps=1e-3)
             self.act = nn.PReLU(channels_out)

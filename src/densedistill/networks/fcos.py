@@ -237,7 +237,7 @@ class FCOS(nn.Module):
             raise UserError(f"FCOS wants sides that are multiples of 32, got {width}x{height}")
         levels = [self.head(level, i) for i, level in enumerate(self.pyramid(self.body(image)))]
         together = self.predictions(levels)
-        if not self.training:
+        if not self.training and not together.is_meta:  # where costs are counted there are no detections
             sizes = [tuple(level[0].shape[-2:]) for level in levels]
             return decode(
                 together,

@@ -171,13 +171,14 @@ class PSPNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(image)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = self.pool(F.relu(self.bn3(self.conv3(x))))
-        third = self.layer3(self.layer2(self.layer1(x)))
-        scores = self.head(self.pyramid(self.layer4(third)))
+        for i in (1, 2, 3):
+            x = self.get_submodule(f"layer{i}")(x)
+        scores = self.head(self.pyramid(self.get_submodule("layer4")(x)))
         size = image.shape[-2:]
         logits = resize(full_precision(scores), size)
         if not self.training:
             return {"logits": logits}
-        auxiliary = resize(full_precision(self.auxiliary(third)), size)
+        auxiliary = resize(full_precision(self.auxiliary(x)), size)
         return {"logits": logits, "intermediate": [{"logits": auxiliary}, {"logits": logits}]}
 
 

@@ -7,6 +7,7 @@ teacher. All start from random weights; `weights` loads a file.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from typing import Any, ClassVar
 
@@ -92,10 +93,8 @@ class SegmentationModel(nn.Module):
 
     def __init__(self, architecture: str, encoder: str, classes: int = 19, **options: Any):
         super().__init__()
-        try:
-            import segmentation_models_pytorch as smp
-        except ImportError:
-            raise UserError("network 'smp' needs an extra: pip install 'densedistill[zoo]'") from None
+        import segmentation_models_pytorch as smp
+
         try:
             self.module = smp.create_model(
                 architecture, encoder_name=encoder, encoder_weights=None, classes=classes, **options
@@ -207,12 +206,15 @@ def timm_pyramid(
     return TimmPyramid(encoder, classes, width, stride)
 
 
-@register_model("segmentation")
 def smp(
     architecture: str = "unet", encoder: str = "resnet18", classes: int = 19, **options: Any
 ) -> SegmentationModel:
     """Any network of segmentation_models.pytorch."""
     return SegmentationModel(architecture, encoder, classes, **options)
+
+
+if importlib.util.find_spec("segmentation_models_pytorch"):  # whoever has not, has no such network
+    register_model("segmentation")(smp)
 
 
 def torchvision_detector(

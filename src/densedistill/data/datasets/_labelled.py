@@ -148,9 +148,8 @@ class ImageFiles(Dataset[Sample]):
         height, width = self.size
         factors = np.array([width / image.shape[1], height / image.shape[0]] * 2, np.float32)
         smaller = height < image.shape[0]
-        image = cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-        )
+        way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=way), np.uint8)
         resized = dict(truth)
         if "labels" in truth:
             labels = truth["labels"].astype(np.uint8)

@@ -59,12 +59,12 @@ def dist(
         Scalar, at least 0; 0 for equal inputs.
     """
     student, teacher = fill_masked(mask, student, teacher)
-    probabilities = [(x / temperature).softmax(1).flatten(2) for x in (student, teacher)]
-    counts = torch.ones_like(probabilities[0][:, :1])
+    own, wanted = ((x / temperature).softmax(1).flatten(2) for x in (student, teacher))
+    counts = torch.ones_like(own[:, :1])
     if mask is not None:
         counts = counts * mask[:, :1].expand(-1, 1, *student.shape[2:]).flatten(2)
-    between = 1 - _correlation(*probabilities, torch.ones_like(probabilities[0]), 1)
-    within = 1 - _correlation(*probabilities, counts.expand_as(probabilities[0]), 2)
+    between = 1 - _correlation(own, wanted, torch.ones_like(own), 1)
+    within = 1 - _correlation(own, wanted, counts.expand_as(own), 2)
     known = counts.sum((1, 2)) > 0
     within = torch.where(known[:, None], within, 0.0).sum() / (known.sum().clamp(min=1) * student.shape[1])
     between = (between * counts[:, 0]).sum() / counts.sum().clamp(min=1)
