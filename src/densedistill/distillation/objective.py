@@ -94,7 +94,7 @@ class Objective(nn.Module):
         return self._hidden[1]
 
     @property
-    def adversaries(self) -> dict[str, nn.Module]:
+    def adversaries(self) -> dict[str, Any]:
         """The active terms that own an adversary, by name: `adversary_loss()` is what that learns by."""
         active = {term.name for term in self._active}
         return {n: loss for n, loss in self.own_losses.items() if n in active and hasattr(loss, "adversary")}

@@ -91,7 +91,7 @@ class Encoder(nn.Module):
             self.features = timm.create_model(name, features_only=True, pretrained=False)
         except (RuntimeError, ValueError, AttributeError) as error:
             raise UserError(f"timm gives no feature pyramid of '{name}': {error}") from None
-        info = self.features.feature_info
+        info: Any = self.features.feature_info
         at = {stride: i for i, stride in enumerate(info.reduction())}
         missing = [stride for stride in STRIDES[:3] if stride not in at]
         if missing:
@@ -115,7 +115,7 @@ class FeaturePyramid(nn.Module):
         self.inner = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
         self.outer = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2 if i > 2 else 1, 1) for i in range(5))
         for conv in self.modules():
-            if isinstance(conv, nn.Conv2d):
+            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
                 nn.init.kaiming_uniform_(conv.weight, a=1)
                 nn.init.zeros_(conv.bias)
 
@@ -159,10 +159,11 @@ class Head(nn.Module):
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         self.distances = nn.ModuleList(Distance(improved) for _ in STRIDES)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
-        nn.init.constant_(self.classification.bias, -math.log((1 - PRIOR) / PRIOR))
+        assert self.classification.bias is not None
+        self.classification.bias.data.fill_(-math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, level: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return class logits (B, classes, h, w), distances (B, 4, h, w) and centerness (B, 1, h, w)."""

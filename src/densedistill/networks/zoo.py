@@ -50,20 +50,19 @@ class TimmPyramid(nn.Module):
             raise UserError(
                 f"timm gives no features of stride {stride} of '{encoder}': {str(error).splitlines()[0]}"
             ) from None
-        info = self.encoder.feature_info
-        levels = len(info.channels())
+        info: Any = self.encoder.feature_info
         self.taps = {
             "pyramid": ("pyramid",),
             "scores": ("head",),
             "features.encoder": ("features",),
         }
-        config = self.encoder.default_cfg if hasattr(self.encoder, "default_cfg") else {}
+        config: Any = getattr(self.encoder, "default_cfg", {})
         mean, std = (
             config.get(key) or fallback
             for key, fallback in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)))
         )
         self.input_spec = InputSpec(mean=tuple(mean), std=tuple(std), multiple=32)
-        self.classes, self.levels = classes, levels
+        self.classes = classes
         self.features = nn.Identity()
         self.pyramid = Pyramid(info.channels()[-1], width)
         self.head = nn.Conv2d(width, classes, 1)

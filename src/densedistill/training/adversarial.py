@@ -35,7 +35,7 @@ class AdversarialModule(TrainingModule):
         ]
 
     @property
-    def rivals(self) -> list[nn.Module]:
+    def rivals(self) -> list[Any]:
         """The terms that own an adversary."""
         return list(self.objective.adversaries.values())
 
@@ -59,7 +59,7 @@ class AdversarialModule(TrainingModule):
         """Begin, or go on, where the counters say."""
         super().on_train_start()
         for term in self.rivals:
-            term.forget()  # type: ignore[operator]
+            term.forget()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the step's learning rates and randomness, which depend on the seed and the step alone."""
@@ -86,8 +86,8 @@ class AdversarialModule(TrainingModule):
         student.step()
         student.zero_grad()
         for optimizer, term in zip(adversaries, self.rivals, strict=True):
-            _average_gradients(term.adversary)  # type: ignore[arg-type]
-            self.clip(optimizer, term.clip, "adversary's gradient")  # type: ignore[arg-type]
+            _average_gradients(term.adversary)
+            self.clip(optimizer, term.clip, "adversary's gradient")
             optimizer.step()
             optimizer.zero_grad()
 
