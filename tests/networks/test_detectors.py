@@ -13,7 +13,7 @@ DETECTORS = dd.list_models(task="detection")
 
 
 def small(name):
-    options = {"channels": 32} if name == "fcos" else {}
+    options = {"channels": 64} if name == "fcos" else {}
     return dd.create_model(name, classes=3, **options)
 
 
