@@ -1,6 +1,6 @@
 """Networks: one file an architecture, plain `nn.Module`s that know nothing of distillation."""
 
-from . import acvnet, dsnet, espnet, fcos, gwcnet, lacgwcnet, pspnet, zoo
+from . import acvnet, dsnet, espnet, fcos, gwcnet, lacgwcnet, pspnet, tsnnet, zoo
 from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from .registry import create_model, list_models, register_model
 
@@ -18,5 +18,6 @@ __all__ = [
     "list_models",
     "pspnet",
     "register_model",
+    "tsnnet",
     "zoo",
 ]
