@@ -91,3 +91,20 @@ if there("flow/sintel"):
 
         assert error(1) < 3
         assert error(-1) > 2 * error(1)
+
+
+if there("detection/bccd"):
+
+    def test_bccd_is_complete_but_for_boxes_without_size():
+        root = DATA / "detection/bccd"
+        parts = [create_dataset("bccd", root=root, split=split) for split in ("trainval", "test")]
+        assert [len(part) for part in parts] == [292, 72]
+        assert sum(len(part[i]["boxes"]) for part in parts for i in range(len(part))) == 4886
+
+
+if there("segmentation/camvid"):
+
+    def test_camvid_has_eleven_classes_and_void():
+        dataset = create_dataset("camvid", root=DATA / "segmentation/camvid", split="train")
+        assert len(dataset) == 367
+        assert set(dataset[0]["labels"].unique().tolist()) <= {*range(11), 255}

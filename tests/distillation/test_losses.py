@@ -15,7 +15,10 @@ NAMES = [n for n in LOSSES if not (n in OWN_TESTS or inspect.isclass(LOSSES[n]) 
 MASKED = [name for name in NAMES if "mask" in inspect.signature(LOSSES[name]).parameters]
 SAME_SHAPE = [name for name in NAMES if LOSSES[name].same_shape]
 # Cross-entropies have the teacher's entropy as their floor, `log_l1_published` has ln 0.5.
-FLOORED = {"focal", "kld", "log_l1_published", "log_l1_v2", "soft_kl", "soft_kl4d", "soft_kl4d_v2"}
+FLOORED = {
+    *("focal", "kld", "log_l1_published", "log_l1_v2", "pixel_wise_published"),
+    *("soft_kl", "soft_kl4d", "soft_kl4d_v2"),
+}
 # The norm carries no gradient as published, so that it is not the derivative of the value.
 DETACHED = {"mf_4d", "mf_main", "pairwise", "pairwise_4d"}
 POOLED = {*DETACHED, "hcl", "pkt", "rkd", "scale_and_shift_invariant", "stereo_kld"}

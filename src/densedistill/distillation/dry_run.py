@@ -40,14 +40,14 @@ def tiny_batch(
 
 
 def example_truth(task: Task, samples: int, height: int, width: int) -> dict[str, Tensor]:
-    """Return ground truth of every kind that `task` has, all ones."""
+    """Return ground truth of every kind that `task` has, all ones; boxes are of class 0, which all have."""
     made: dict[str, Tensor] = {}
     for target in task.targets.values():
         kind = KINDS.get(target, "nearest")
         if kind == "boxes":
             made[target] = torch.tensor([0.0, 0.0, width / 2, height / 2]).expand(samples, 1, 4).clone()
         elif kind == "classes":
-            made[target] = torch.ones(samples, 1, dtype=torch.int64)
+            made[target] = torch.zeros(samples, 1, dtype=torch.int64)
         elif kind == "nearest":
             made[target] = torch.ones(samples, height, width, dtype=torch.int64)
         else:

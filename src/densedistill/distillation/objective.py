@@ -100,6 +100,12 @@ class Objective(nn.Module):
         """The teachers by name."""
         return self._hidden[1]
 
+    @property
+    def adversaries(self) -> dict[str, Any]:
+        """The active terms that own an adversary, by name: `adversary_loss()` is what that learns by."""
+        active = {term.name for term in self._active}
+        return {n: loss for n, loss in self.own_losses.items() if n in active and hasattr(loss, "adversary")}
+
     def forward(self, batch: Mapping[str, Any], epoch: float = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the terms, and each term's own value, without its weight and gradient.
 
@@ -116,7 +122,7 @@ class Objective(nn.Module):
                     for pair in self._pairs(term, answers):
                         terms.append(term.name)
                         weights.append(pair.weight)
-                        values.append(self._compare(term, pair, answers.placement))
+                        values.append(self._compare(term, pair, answers))
                         counts.append(_count(pair))
         shares = self._shares(torch.stack(counts))
         parts: dict[str, Tensor] = {}
@@ -301,10 +307,16 @@ class Objective(nn.Module):
             )
         return student, teacher
 
-    def _compare(self, term: Term, pair: Pair, placement: Placement) -> Tensor:
+    def _compare(self, term: Term, pair: Pair, answers: Answers) -> Tensor:
         loss = self._losses[term.name]
-        facts = self._facts(term, placement)
-        arguments: dict[str, Any] = {key: facts[key] for key in facts_wanted(loss)}
+        wanted = facts_wanted(loss)
+        facts = self._facts(term, answers.placement) if wanted else {}
+        if "image" in wanted:
+            image = answers.batch[self.task.inputs[0]]
+            facts["image"] = input_spec(unwrap(self.student)).normalise(image)
+        if "box_classes" in wanted:
+            facts["box_classes"] = answers.batch.get("classes")
+        arguments: dict[str, Any] = {key: facts[key] for key in wanted}
         if pair.mask is not None:
             arguments["mask"] = pair.mask
         if not isinstance(loss, nn.Module):  # which has its options already

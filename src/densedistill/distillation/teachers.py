@@ -18,7 +18,10 @@ from ..tasks import Task, get_task
 from .answers import input_spec, run_network
 from .taps import Spec, Taps, unwrap
 
-TEACHERS = Registry("teacher", ("densedistill.distillation.teachers", "densedistill.distillation.hub_depth"))
+TEACHERS = Registry(
+    "teacher",
+    tuple(f"densedistill.distillation.{module}" for module in ("teachers", "hub_depth", "remembering")),
+)
 
 
 class Teacher(nn.Module):
@@ -190,6 +193,22 @@ class PredictorTeacher(Teacher):
 @TEACHERS.register("ensemble")
 def _ensemble(members: Iterable[Mapping[str, Any]], reduce: str = "mean") -> Teacher:
     return EnsembleTeacher([create_teacher(**member) for member in members], reduce)
+
+
+@TEACHERS.register("torchvision")
+def _torchvision(
+    detector: str = "fcos_resnet50_fpn",
+    classes: int = 91,
+    numbers: list[int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    from ..networks.zoo import torchvision_detector
+
+    weights = options.pop("weights", None)
+    network = torchvision_detector(detector, classes, numbers, **options)
+    if weights is not None:
+        load_weights(network.module, weights)
+    return network
 
 
 @TEACHERS.register("sgbm")

@@ -21,7 +21,10 @@ MASKS = ("none", "ground_truth", "teacher", "both")
 
 # Keyword parameters of a loss that the objective fills in, because they are facts of the networks or of the
 # batch.
-FACTS = ("max_disparity", "size", "align_corners", "teacher_max_disparity", "teacher_align_corners")
+FACTS = (
+    *("max_disparity", "size", "align_corners", "teacher_max_disparity", "teacher_align_corners"),
+    *("image", "box_classes"),
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from .kitti import as_kitti_png, fill_missing, kitti_errors
 from .published import DSNetMean, dsnet_mean
 from .quantile import AverageError, ErrorQuantile, error_quantile
 from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_name, register_metric
-from .segmentation import MeanIoU, mean_iou
+from .segmentation import MeanIoU, class_iou, confusion_matrix, mean_iou
 
 __all__ = [
     "D1",
@@ -20,6 +20,8 @@ __all__ = [
     "MetricInfo",
     "as_kitti_png",
     "bad",
+    "class_iou",
+    "confusion_matrix",
     "create_metric",
     "d1",
     "dsnet_mean",

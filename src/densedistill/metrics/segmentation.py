@@ -41,10 +41,21 @@ def confusion_matrix(prediction: Tensor, target: Tensor, valid: Tensor | None = 
     return torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
 
 
-def _mean_iou_compute(confusion: Tensor) -> Tensor:
+def class_iou(confusion: Tensor) -> Tensor:
+    """Return each class's intersection over union (256,); NaN where it occurs in neither."""
     hits = confusion.diagonal().double()
     union = confusion.sum(0) + confusion.sum(1) - hits
-    return (hits / union)[union > 0].mean().float()
+    return (hits / union).float()
+
+
+def published_mean_iou(confusion: Tensor, classes: int) -> Tensor:
+    """Return the mean of the first `classes` as structured distillation's code takes it: absent ones are
+    0."""
+    return class_iou(confusion)[:classes].nan_to_num(0.0).mean()
+
+
+def _mean_iou_compute(confusion: Tensor) -> Tensor:
+    return class_iou(confusion).nanmean()
 
 
 @register_metric("miou", of="logits", unit="%", heading="mIoU", function=mean_iou)
@@ -65,3 +76,27 @@ class MeanIoU(Metric):
 
     def compute(self) -> Tensor:
         return _mean_iou_compute(self.confusion)
+
+
+@register_metric("iou", of="logits", unit="%", heading="IoU", parameter="number")
+class ClassIoU(MeanIoU):
+    """The intersection over union of one class; `iou3` is that of class 3. NaN where it never occurs.
+
+    Args:
+        number: of the class, from 0.
+    """
+
+    def __init__(self, number: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.number = int(number)
+
+    def compute(self) -> Tensor:
+        return class_iou(self.confusion)[self.number]
+
+
+@register_metric("accuracy", of="logits", unit="%", heading="accuracy")
+class PixelAccuracy(MeanIoU):
+    """The share of pixels whose class is right."""
+
+    def compute(self) -> Tensor:
+        return (self.confusion.diagonal().sum() / self.confusion.sum()).float()

@@ -50,7 +50,7 @@ TASK = Task(
     targets={"boxes": "boxes", "classes": "classes"},
     ignore={"classes": -1},
     restore={"boxes": "boxes"},
-    metrics=("map",),
+    metrics=("map", "map50"),
     takes="image",
     writers={
         "json": Writer("{}.json", "boxes (left, top, right, bottom in px), scores and classes", _json),

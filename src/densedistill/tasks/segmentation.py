@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import formats
+from ..errors import UserError
 from .colours import label_colours, label_error_map, labels_of
 from .files import Predicted, Writer, array_writer, colour_writer
 from .task import Task
@@ -24,6 +25,19 @@ def _overlay(path: Path, predicted: Predicted) -> None:
     formats.write_image(path, np.rint(mixed).astype(np.uint8))
 
 
+def _label_ids(path: Path, predicted: Predicted) -> None:
+    from ..data.datasets.cityscapes import LABEL_IDS
+
+    train_ids = labels_of(predicted.outputs["logits"])
+    if train_ids.max() >= len(LABEL_IDS):
+        raise UserError(
+            f"label ids are those of Cityscapes' {len(LABEL_IDS)} classes; the network predicts class "
+            f"{train_ids.max()}"
+        )
+    table = np.array([LABEL_IDS[number] for number in range(len(LABEL_IDS))], np.uint8)
+    formats.write_image(path, table[train_ids])
+
+
 TASK = Task(
     name="segmentation",
     inputs=("image",),
@@ -31,12 +45,13 @@ TASK = Task(
     targets={"logits": "labels"},
     ignore={"labels": 255},
     restore={"logits": "bilinear"},
-    metrics=("miou",),
+    metrics=("miou", "accuracy"),
     takes="image",
     writers={
         "png": Writer("{}.png", "8-bit PNG of the classes' numbers", _png),
         "color": colour_writer("logits", label_colours, says="picture, a colour a class"),
         "overlay": Writer("{}.overlay.png", "the colours laid over the image", _overlay),
+        "labelids": Writer("{}_pred_labelIds.png", "Cityscapes' label ids, for a submission", _label_ids),
         "npy": array_writer("logits", says="float32 NumPy array of the logits (C, H, W)"),
     },
     writes=("png", "overlay"),

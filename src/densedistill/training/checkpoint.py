@@ -34,14 +34,13 @@ class Counters:
 def state_of(module: TrainingModule) -> dict[str, Any]:
     """Return everything that resuming needs; `student` is what would be handed over, so the average where
     one is kept."""
-    optimizer = module.optimizers(use_pl_optimizer=False)
     module.counters.seconds = module.watch.seconds
     return {
         "format": FORMAT,
         "student": module.average.state if module.average else module.student.state_dict(),
         "trained": module.student.state_dict() if module.average else None,
         "terms": module.objective.state_dict(),
-        "optimizer": optimizer.state_dict(),  # type: ignore[union-attr]
+        "optimizer": module.optimizer_states(),
         "counters": asdict(module.counters),
     }
 

@@ -101,6 +101,10 @@ class TrainingModule(L.LightningModule):
             self.optimizer_state = None
         return optimizer
 
+    def optimizer_states(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the optimiser."""
+        return self.optimizers(use_pl_optimizer=False).state_dict()  # type: ignore[union-attr]
+
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> dict[str, Any]:
@@ -118,13 +122,21 @@ class TrainingModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the step's learning rate and randomness, which depend on the seed and the step alone."""
-        part = batch_idx % self.recipe.trainer.accumulate
-        entropy = [self.recipe.seed, self.step, part, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        self.seed_part(batch_idx)
         for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
             group["lr"] = self.rate
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def seed_part(self, batch_idx: int) -> None:
+        """Seed this process for the part of the step that `batch_idx` is."""
+        part = batch_idx % self.recipe.trainer.accumulate
+        entropy = [self.recipe.seed, self.step, part, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """Return the objective's total for `batch`; UserError when it is not a number."""
+        return self.total(batch)
+
+    def total(self, batch: dict[str, Any]) -> Tensor:
         """Return the objective's total for `batch`; UserError when it is not a number."""
         if not self._batch:
             refuse_out_of_range(batch, getattr(self.student, "max_disparity", None))
@@ -143,14 +155,18 @@ class TrainingModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradient's norm; UserError before a gradient that is not a number reaches the weights."""
+        self.norm = self.clip(optimizer, self.recipe.trainer.clip)
+
+    def clip(self, optimizer: torch.optim.Optimizer, limit: float | None, whose: str = "gradient") -> Tensor:
+        """Clip the gradient's norm to `limit` and return it; UserError when it is no number."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        limit = self.recipe.trainer.clip
         if limit is None:
-            self.norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         else:
-            self.norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if not torch.isfinite(self.norm):
-            self._fail(f"the gradient is {self.norm.item()}")
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if not torch.isfinite(norm):
+            self._fail(f"the {whose} is {norm.item()}")
+        return norm
 
     def _fail(self, what: str) -> None:
         from .checkpoint import save_batch
@@ -177,5 +193,8 @@ def refuse_out_of_range(batch: Mapping[str, Any], max_disparity: float | None) -
 
 
 def trained_parameters(module: TrainingModule) -> list[nn.Parameter]:
-    """Return the parameters of the student and of the terms that training changes, in a fixed order."""
-    return [p for part in (module.student, module.objective) for p in part.parameters() if p.requires_grad]
+    """Return the parameters of the student and of the terms that training changes, in a fixed order; those of
+    adversaries, which learn the opposite, have an optimiser of their own."""
+    rivals = {p for term in module.objective.adversaries.values() for p in term.adversary.parameters()}
+    parts = (module.student, module.objective)
+    return [p for part in parts for p in part.parameters() if p.requires_grad and p not in rivals]

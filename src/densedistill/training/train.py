@@ -22,6 +22,7 @@ from ..networks.precision import channels_last, fastest_dtype
 from ..networks.published import save_weights
 from ..networks.registry import create_model
 from ..recipes import Recipe, Stages, load_recipe
+from .adversarial import AdversarialModule
 from .callbacks import AtOnce, Interrupted, Pilot
 from .checkpoint import Counters, load_checkpoint, restore
 from .ema import WeightAverage
@@ -150,7 +151,11 @@ def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tup
             objective.student.get_parameter(name).requires_grad_(False)
     if config.compile:
         objective.student.compile()
-    return TrainingModule(objective, recipe, course, run, counters, average), loader
+    kind = TrainingModule
+    if objective.adversaries:
+        kind = AdversarialModule
+        trainer.accumulate_grad_batches = 1  # it accumulates itself
+    return kind(objective, recipe, course, run, counters, average), loader
 
 
 def _hand_over(module: TrainingModule, run: Run) -> None:

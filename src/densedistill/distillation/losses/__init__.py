@@ -7,17 +7,38 @@ student only.
 from ._shared import LOSSES, register_loss
 from .decomposition import laplacian_fine, laplacian_low, laplacian_middle
 from .depth import bin_cross_entropy, depth_gradient, scale_and_shift_invariant, silog, virtual_normal
+from .affinity import pairwise, pairwise_4d, pairwise_cvpr19
+from .detection import class_kl, fcos
 from .distribution import focal, kl, kld, soft_kl, soft_kl4d, soft_kl4d_v2, stereo_kld
 from .feature import cosine
+from .generation import MGD
+from .holistic import Holistic
 from .laplacian import laplacian_cross_entropy
 from .regression import huber, l1, log_l1, log_l1_published, log_ratio, mse, smooth_l1
-from .relation import hcl, mf_old, pairwise, pairwise_4d, pkt, rkd
+from .relation import hcl, mf_old, pkt, rkd
+from .segmentation import (
+    cross_entropy,
+    ohem_cross_entropy,
+    pixel_wise,
+    pixel_wise_cvpr19,
+    pixel_wise_published,
+    standardised_kl,
+)
+from .statistics import channel_wise, cross_image, dist
 
 __all__ = [
+    "Holistic",
     "LOSSES",
+    "MGD",
     "bin_cross_entropy",
+    "channel_wise",
+    "class_kl",
     "cosine",
+    "cross_entropy",
+    "cross_image",
     "depth_gradient",
+    "dist",
+    "fcos",
     "focal",
     "hcl",
     "huber",
@@ -33,8 +54,13 @@ __all__ = [
     "log_ratio",
     "mf_old",
     "mse",
+    "ohem_cross_entropy",
     "pairwise",
     "pairwise_4d",
+    "pairwise_cvpr19",
+    "pixel_wise",
+    "pixel_wise_cvpr19",
+    "pixel_wise_published",
     "pkt",
     "register_loss",
     "rkd",
@@ -44,6 +70,7 @@ __all__ = [
     "soft_kl",
     "soft_kl4d",
     "soft_kl4d_v2",
+    "standardised_kl",
     "stereo_kld",
     "virtual_normal",
 ]

@@ -39,7 +39,7 @@ def register_loss(
             mask = options.pop("mask", None) if not args else args[0]
             _check(name, student, teacher, same_shape, dims)
             if mask is not None:
-                options["mask"] = _fit_mask(name, mask, student) if same_shape else mask
+                options["mask"] = fit_mask(name, mask, student) if same_shape else mask
             with torch.autocast(student.device.type, enabled=False):
                 return function(
                     at_least_float32(student), at_least_float32(teacher.detach()), *args[1:], **options
@@ -86,7 +86,9 @@ def _check(name: str, student: Tensor, teacher: Tensor, same_shape: bool, dims: 
         )
 
 
-def _fit_mask(name: str, mask: Tensor, student: Tensor) -> Tensor:
+def fit_mask(name: str, mask: Tensor, student: Tensor) -> Tensor:
+    """Return `mask` with the student's number of dimensions; UserError when it is no mask of its
+    positions."""
     if mask.dtype != torch.bool:
         raise UserError(f"loss '{name}' wants a bool mask, got {str(mask.dtype).removeprefix('torch.')}")
     given = mask

@@ -1,4 +1,4 @@
-"""Losses between relations: of positions within an image, or of samples within a batch."""
+"""Losses between relations of samples within a batch, and between pooled features."""
 
 from __future__ import annotations
 
@@ -8,49 +8,6 @@ from torch import Tensor
 
 from ...errors import UserError
 from ._shared import fill_masked, masked_mean, register_loss
-
-
-@register_loss("mf_main", dims=(4,))
-def pairwise(student: Tensor, teacher: Tensor, mask: Tensor | None = None, scale: float = 0.5) -> Tensor:
-    """Return the squared difference of the similarities of all pairs of pooled positions (DSNet's "mf_main").
-
-    Structured knowledge distillation (CVPR 2019, section 3.2, pair-wise): features are max-pooled, normalised
-        over
-    channels, and multiplied into a similarity matrix. As published, the norm carries no gradient.
-
-    Args:
-        student, teacher: features (B, C, H, W).
-        mask: bool (B, 1, H, W), True where a position counts; a window pools what counts in it, and one
-            without any is left out.
-        scale: side of the pooling window as a fraction of height and width, rounded down.
-
-    Returns:
-        Scalar, the mean over pairs and samples, at least 0; 0 for equal inputs.
-
-    Raises:
-        UserError: a window of less than one position.
-    """
-    return _pairwise(student, teacher, mask, scale)
-
-
-@register_loss("mf_4d", dims=(5,))
-def pairwise_4d(student: Tensor, teacher: Tensor, mask: Tensor | None = None, scale: float = 0.1) -> Tensor:
-    """Return `pairwise` of every disparity of a volume, averaged over disparities (DSNet's "mf_4D").
-
-    Args:
-        student, teacher: volumes (B, C, D, H, W).
-        mask: bool (B, 1, H, W) or broadcastable to (B, 1, D, H, W), True where a position counts.
-        scale: side of the pooling window as a fraction of height and width, rounded down.
-
-    Returns:
-        Scalar, at least 0; 0 for equal inputs.
-
-    Raises:
-        UserError: a window of less than one position: with the default, height or width below 10.
-    """
-    if mask is not None:
-        mask = _slices(mask[:, :1].expand(-1, -1, student.shape[2], *student.shape[-2:]))
-    return _pairwise(_slices(student), _slices(teacher), mask, scale)
 
 
 @register_loss(dims=(4,))
@@ -165,42 +122,6 @@ def _shrink(features: Tensor, length: int) -> Tensor:
     if features.ndim == 4:
         return F.adaptive_avg_pool2d(features, (length, length))
     return F.adaptive_avg_pool3d(features, (length, length, length))
-
-
-def _slices(volume: Tensor) -> Tensor:
-    """Return a volume (B, C, D, H, W) as B * D images (B D, C, H, W)."""
-    return volume.transpose(1, 2).flatten(0, 1)
-
-
-def _pairwise(student: Tensor, teacher: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    height, width = student.shape[-2:]
-    window = (int(height * scale), int(width * scale))
-    if min(window) < 1:
-        raise UserError(f"pair-wise loss: a window of {scale:g} times {height}x{width} positions is empty")
-    kept = None
-    if mask is not None:
-        kept = _pool(mask.to(student.dtype).expand(-1, -1, height, width), window).flatten(1)
-        lowest = torch.finfo(student.dtype).min
-        student, teacher = fill_masked(mask, student, teacher, value=lowest)
-    pooled = [_pool(x, window).flatten(2) for x in (student, teacher)]
-    if kept is not None:
-        pooled = [torch.where(kept[:, None] > 0, x, 0) for x in pooled]
-    of_student, of_teacher = (_similarities(x) for x in pooled)
-    squared = (of_teacher - of_student).square()
-    if kept is None:
-        return squared.mean()
-    both = (kept[:, :, None] > 0) & (kept[:, None, :] > 0)
-    return masked_mean(squared, both)
-
-
-def _pool(features: Tensor, window: tuple[int, int]) -> Tensor:
-    return F.max_pool2d(features, window, stride=window, ceil_mode=True)
-
-
-def _similarities(vectors: Tensor) -> Tensor:
-    """Return the matrix (B, P, P) of cosines of `vectors` (B, C, P); no gradient flows through norms."""
-    vectors = vectors / (vectors.detach().norm(dim=1, keepdim=True) + 1e-8)
-    return vectors.transpose(1, 2) @ vectors
 
 
 def _relative_distances(vectors: Tensor) -> Tensor:

@@ -1,0 +1,230 @@
+"""A teacher, then students that all get the same processor time, whatever their terms cost; for the studies.
+
+The cost of a rung's step, the adversary's included, is measured first, and the number of steps follows; the
+time that the teacher needs to answer for the training images is taken off the rungs that ask it. Processor
+time rather than the clock's, because other work on the machine changes the latter. Stopped, a study goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from densedistill.data.loader import make_loader, open_mixture
+from densedistill.files import write_text
+from densedistill.machine import cpu_model
+from densedistill.networks.precision import fastest_dtype
+from densedistill.recipes import load_recipe
+from densedistill.training import Run, make_objective, open_run, train
+from densedistill.training.final import evaluate_run
+
+MEASURED_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Args:
+        title: of the table.
+        teacher, student: recipes.
+        truth: the student's term that every rung has.
+        rungs: name to the terms beside it, with their weights, the most telling first.
+        figures: metrics of the table and their headings, in %.
+        views: times that the teacher answers for a training image: 2 with mirror images.
+    """
+
+    title: str
+    teacher: str
+    student: str
+    truth: str
+    rungs: Mapping[str, Mapping[str, float]]
+    figures: Mapping[str, str]
+    views: int = 2
+
+
+def run_study(study: Study, description: str, data: str, minutes: float, teacher_steps: int) -> None:
+    """Read the command line and train, or read, what it says; the rest are defaults of its flags."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path(data), help="folder of the data")
+    parser.add_argument("--run", type=Path, default=Path("runs") / study.teacher.partition("/")[0])
+    parser.add_argument("--minutes", type=float, default=minutes, help="processor minutes of each student")
+    parser.add_argument("--teacher-steps", type=int, default=teacher_steps)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--json", type=Path, help="where to write the figures, after each run")
+    parser.add_argument("--read", action="store_true", help="only read runs that are there")
+    arguments = parser.parse_args()
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    if not arguments.read:
+        _train(study, arguments)
+    show(study, _write(study, arguments))
+
+
+def _train(study: Study, arguments: argparse.Namespace) -> None:
+    changed = _overrides(study, arguments, None) | {"schedule.steps": arguments.teacher_steps}
+    go(arguments.run / "teacher", study.teacher, changed)
+    costs = _measure(study, arguments)
+    for seed in arguments.seeds:
+        for rung, terms in study.rungs.items():
+            changed = _overrides(study, arguments, terms)
+            changed |= {"schedule.steps": costs[rung]["steps"], "seed": seed}
+            go(arguments.run / name_of(rung, seed), study.student, changed)
+            show(study, _write(study, arguments))
+
+
+def _overrides(
+    study: Study, arguments: argparse.Namespace, terms: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """Return what a run changes in its recipe; `terms` None for the teacher."""
+    changed: dict[str, Any] = {
+        "data.train.root": str(arguments.data),
+        "data.validate.root": str(arguments.data),
+    }
+    if terms is not None:
+        changed["teachers.teacher.weights"] = str(arguments.run / "teacher" / "student.safetensors")
+        for name in load_recipe(study.student).objective:
+            if name != study.truth:
+                changed[f"objective.{name}.weight"] = terms.get(name, 0.0)
+    return changed
+
+
+def cost_of_a_step(recipe: Any) -> tuple[float, float]:
+    """Return processor seconds of a training step, and of the teacher's first answer to a batch."""
+    torch.set_num_threads(1)
+    objective = make_objective(recipe)
+    mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
+    loader, _ = make_loader(mixture, recipe.data.batch_size, recipe.seed)
+    batch = next(iter(loader))
+    rivals = {id(p) for t in objective.adversaries.values() for p in t.adversary.parameters()}
+    own = [p for m in (objective.student, objective) for p in m.parameters() if id(p) not in rivals]
+    optimizers: list[Any] = [torch.optim.AdamW(own)]
+    optimizers += [torch.optim.SGD(t.adversary.parameters(), 1e-4) for t in objective.adversaries.values()]
+    objective.student.train()
+    half = recipe.trainer.precision == "bf16" or (
+        recipe.trainer.precision == "auto" and fastest_dtype("cpu") is torch.bfloat16
+    )
+    answer, seconds = 0.0, []
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        if objective.teachers:
+            start = time.process_time()
+            objective.teachers["teacher"](batch)
+            answer = time.process_time() - start
+    for _ in range(MEASURED_STEPS):
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            total, _ = objective(batch)
+        total.backward()
+        for term in objective.adversaries.values():
+            term.adversary_loss().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds[1:]), answer
+
+
+def _measure(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return each rung's costs, measured once for a folder of runs."""
+    path = arguments.run / "costs.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    costs: dict[str, dict[str, float]] = {}
+    for rung, terms in study.rungs.items():
+        recipe = load_recipe(study.student, overrides=_overrides(study, arguments, terms))
+        step, answer = cost_of_a_step(recipe)
+        images = study.views * len(open_mixture(recipe.data.train, recipe.data.augment, recipe.task, 1))
+        asked = answer * images / recipe.data.batch_size if terms else 0.0
+        steps = max(10, round((60 * arguments.minutes - asked) / step))
+        costs[rung] = {"step": step, "answers": asked, "steps": steps}
+        print(f"{rung}: {step:.3f} s a step, {asked:.0f} s of answers, {steps} steps", flush=True)
+    write_text(path, json.dumps(costs, indent=1) + "\n")
+    return costs
+
+
+def go(path: Path, recipe: str, changed: Mapping[str, Any]) -> Run:
+    """Return the finished run in `path`, trained or gone on with."""
+    if (path / "recipe.yaml").exists():
+        run = train(resume=path)
+    else:
+        run = train(recipe, run=path, overrides=changed)
+    if not run.metrics:
+        found = evaluate_run(run)
+        if found is not None:
+            found.write_json(run.path / "metrics.json")
+    return run
+
+
+def name_of(rung: str, seed: int) -> str:
+    """Return the folder of a run."""
+    return f"{rung.replace(' + ', '-')}-seed{seed}"
+
+
+def read(study: Study, folder: Path) -> dict[str, Any]:
+    """Return the figures of the runs that are finished."""
+    costs = json.loads((folder / "costs.json").read_text()) if (folder / "costs.json").is_file() else {}
+    rows = []
+    for rung in ("teacher", *study.rungs):
+        pattern = "teacher" if rung == "teacher" else name_of(rung, 0).replace("seed0", "seed[0-9]")
+        found = [_student(path) for path in sorted(folder.glob(pattern)) if (path / "metrics.json").is_file()]
+        if not found:
+            continue
+        row: dict[str, Any] = {"rung": rung, "seeds": len(found), **costs.get(rung, {})}
+        for figure in study.figures:
+            values = [one[figure] for one in found]
+            row[figure] = statistics.mean(values)
+            row[f"{figure}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+            row[f"{figure}_each"] = values
+        rows.append(row)
+    return {
+        "rows": rows,
+        "machine": cpu_model(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def _student(path: Path) -> dict[str, float]:
+    return next(row for row in open_run(path).metrics["rows"] if row["name"] == "student")
+
+
+def show(study: Study, found: Mapping[str, Any]) -> None:
+    """Print the figures as a table."""
+    table = Table(title=study.title)
+    table.add_column("terms")
+    for heading in ("seeds", "steps", "s/step", *study.figures.values(), "over baseline"):
+        table.add_column(heading, justify="right")
+    first = next(iter(study.figures))
+    base = next((row[first] for row in found["rows"] if row["rung"] == "baseline"), None)
+    for row in found["rows"]:
+        cells = []
+        for figure in study.figures:
+            deviation = row[f"{figure}_deviation"]
+            cells.append(
+                f"{100 * row[figure]:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+            )
+        gain = "" if base is None or row["rung"] == "teacher" else f"{100 * (row[first] - base):+.2f}"
+        step = f"{row['step']:.3f}" if "step" in row else ""
+        table.add_row(row["rung"], str(row["seeds"]), str(row.get("steps", "")), step, *cells, gain)
+    Console(width=110).print(table)
+
+
+def _write(study: Study, arguments: argparse.Namespace) -> dict[str, Any]:
+    found = read(study, arguments.run)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+    return found

@@ -1,0 +1,153 @@
+"""Images with boxes: what the readers share, and Pascal VOC's XML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError, nearest
+from .. import formats
+from ._labelled import ImageFiles, Picture
+
+SLACK = 1.0  # px that a box may reach beyond the image: several tools count its last pixel
+
+
+class Annotated(NamedTuple):
+    """One object: its class by name, and its sides in px."""
+
+    label: str
+    box: tuple[float, float, float, float]
+
+
+class Boxes(ImageFiles):
+    """Images with boxes.
+
+    Args:
+        bad_boxes: what becomes of a box without size or outside the image: `refuse` or `skip`.
+        **options: as every data set of images.
+    """
+
+    task = "detection"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        bad_boxes: str = "refuse",
+        **options: Any,
+    ):
+        if bad_boxes not in ("refuse", "skip"):
+            raise UserError(f"data set '{self.name}': bad_boxes is refuse or skip, got '{bad_boxes}'")
+        self.bad_boxes = bad_boxes
+        super().__init__(root, split, **options)
+
+    def truth_of(self, objects: Sequence[Annotated], image: NDArray[np.uint8], where: Path) -> dict[str, Any]:
+        """Return `boxes` (N, 4) float32 xyxy px and `classes` (N) int64 of `objects`."""
+        boxes, classes = [], []
+        for thing in objects:
+            if thing.label not in self.classes:
+                raise UserError(
+                    f"{where} holds an object of class '{thing.label}', which data set '{self.name}' does "
+                    f"not have{nearest(thing.label, self.classes)}"
+                )
+            fault = _fault(thing.box, image.shape)
+            if fault and self.bad_boxes == "refuse":
+                raise UserError(
+                    f"{where}: the box {_sides(thing.box)} of a '{thing.label}' {fault}; mend it, or set "
+                    "bad_boxes: skip"
+                )
+            if not fault:
+                boxes.append(thing.box)
+                classes.append(self.classes.index(thing.label))
+        limits = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+        return {
+            "boxes": np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits),
+            "classes": np.array(classes, np.int64),
+        }
+
+
+class XmlBoxes(Boxes):
+    """Boxes in Pascal VOC's XML, with a list file for each split.
+
+    Args:
+        difficult: keep objects that are marked difficult.
+        **options: as every data set of boxes.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        difficult: bool = False,
+        **options: Any,
+    ):
+        self.difficult = difficult
+        super().__init__(root, split, **options)
+
+    def list_pictures(self) -> list[Picture]:
+        from .voc import read_list
+
+        for base in self.index.bases(self.root, "Annotations"):
+            ids = read_list(base, ("Main",), (self.split,))
+            return [
+                Picture(i, base / "JPEGImages" / f"{i}.jpg", base / "Annotations" / f"{i}.xml") for i in ids
+            ]
+        return []
+
+    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
+        assert picture.labels is not None
+        return self.truth_of(read_xml(picture.labels, self.difficult), image, picture.labels)
+
+
+def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
+    """Return the objects in a Pascal VOC annotation.
+
+    VOC counts pixels from 1 and includes the last, so that (1, 1, W, H) is the whole image: `left` and `top`
+    are one less here.
+
+    Args:
+        path: of the XML file.
+        difficult: keep objects that are marked difficult.
+
+    Raises:
+        UserError: the file is damaged or a box is incomplete.
+    """
+    try:
+        tree = ElementTree.fromstring(formats.read_bytes(path))
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path} is no XML: {error}") from None
+    objects = []
+    for element in tree.iter("object"):
+        if element.findtext("difficult", "0").strip() == "1" and not difficult:
+            continue
+        try:
+            sides = [
+                float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
+            ]
+        except ValueError:
+            raise UserError(f"{path}: an object lacks a side of its box (xmin, ymin, xmax, ymax)") from None
+        objects.append(
+            Annotated(element.findtext("name", "").strip(), (sides[0] - 1, sides[1] - 1, sides[2], sides[3]))
+        )
+    return objects
+
+
+def _fault(box: Sequence[float], shape: Sequence[int]) -> str:
+    """Return what is wrong with `box` in an image of `shape`, or nothing."""
+    left, top, right, bottom = box
+    if right - left <= SLACK or bottom - top <= SLACK:
+        return "has no size"
+    height, width = shape[:2]
+    if left < -SLACK or top < -SLACK or right > width + SLACK or bottom > height + SLACK:
+        return f"lies outside its image of {width}x{height} px"
+    return ""
+
+
+def _sides(box: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{side:g}" for side in box) + ")"

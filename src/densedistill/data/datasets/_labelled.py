@@ -1,0 +1,215 @@
+"""What the data sets of single images on disk have in common, labelled by class maps or by boxes."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from ...errors import UserError, unknown
+from .. import formats
+from ..sample import IGNORE_LABEL, Sample, full_view, image_tensor
+from ._base import FolderIndex
+
+
+class Picture(NamedTuple):
+    """One image on disk, and the file of its labels, None where it has none."""
+
+    name: str
+    image: Path
+    labels: Path | None
+
+
+class ImageFiles(Dataset[Sample]):
+    """Single images on disk with ground truth, or without.
+
+    A data set says where its files lie (`list_pictures`) and how its labels are read.
+
+    Args:
+        root: the folder of the files.
+        split: one of `splits`; default the first.
+        size: (height, width) px that images and labels are resized to; None keeps them.
+        labelled: False reads the images alone, for training on a teacher's answers.
+        cache: keep what was read in memory, for small sets and small sizes: reading is then done once.
+        limit: at most so many samples, evenly spread.
+
+    Raises:
+        UserError: nothing found, or an image without its labels.
+    """
+
+    task: ClassVar[str]
+    name: ClassVar[str]
+    layout: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    unlabelled: ClassVar[tuple[str, ...]] = ()
+    classes: Sequence[str] = ()
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        size: Sequence[int] | None = None,
+        labelled: bool = True,
+        cache: bool = False,
+        limit: int | None = None,
+    ):
+        if root is None:
+            raise UserError(f"data set '{self.name}' needs root, the folder of its files ({self.layout})")
+        self.root = Path(root).expanduser()
+        if not self.root.is_dir():
+            raise UserError(f"data set '{self.name}': there is no folder {self.root}")
+        self.split = self.splits[0] if split is None else split
+        if self.split not in self.splits:
+            raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise UserError(f"data set '{self.name}' needs size [height, width] in px, got {list(size)}")
+        if limit is not None and limit < 1:
+            raise UserError(f"limit is the number of samples, 1 or more, got {limit}")
+        self.size = None if size is None else (int(size[0]), int(size[1]))
+        self.cache: dict[int, Sample] | None = {} if cache else None
+        self.labelled = labelled and self.split not in self.unlabelled
+        self.index = FolderIndex()
+        pictures = self.list_pictures()
+        if not pictures:
+            raise UserError(
+                f"data set '{self.name}': nothing of split '{self.split}' in {root}; expected {self.layout}"
+            )
+        if self.labelled:
+            self._refuse_unlabelled(pictures)
+        del self.index  # workers need no copy of it
+        count = len(pictures) if limit is None else min(limit, len(pictures))
+        self.pictures = [pictures[i * len(pictures) // count] for i in range(count)]
+
+    def _refuse_unlabelled(self, pictures: Sequence[Picture]) -> None:
+        bare = [p for p in pictures if p.labels is None or not self.index.has(p.labels)]
+        if bare:
+            more = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
+            raise UserError(
+                f"data set '{self.name}': {bare[0].name} has no labels, {bare[0].labels} is missing{more}; "
+                "set labelled: false to train on a teacher's answers alone"
+            )
+
+    @abstractmethod
+    def list_pictures(self) -> list[Picture]:
+        """Return the samples of `self.split` with the files that should be there."""
+
+    @abstractmethod
+    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return the ground truth of a picture as NumPy arrays, at the size of its file."""
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' names, in order."""
+        return [picture.name for picture in self.pictures]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; UserError for a damaged file, or labels that do not fit."""
+        if self.cache is None:
+            return self._read(index)
+        if index not in self.cache:
+            self.cache[index] = self._read(index)
+        # Tensors are shared: nothing downstream changes one in place.
+        return dict(self.cache[index])
+
+    def _read(self, index: int) -> Sample:
+        picture = self.pictures[index]
+        image = formats.read_image(picture.image)
+        truth = self.read_truth(picture, image) if self.labelled else {}
+        source = image.shape[:2]
+        if self.size is not None and self.size != source:
+            image, truth = self._resized(image, truth)
+        sample: Sample = {"image": image_tensor(image)}
+        sample |= {key: torch.from_numpy(value) for key, value in truth.items()}
+        sample["meta"] = {
+            "name": picture.name,
+            "dataset": self.name,
+            "size": image.shape[:2],
+            "source_size": source,
+            "classes": tuple(self.classes),
+            "view": full_view(*image.shape[:2]),
+        }
+        return sample
+
+    def _resized(
+        self, image: NDArray[np.uint8], truth: Mapping[str, NDArray[Any]]
+    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+        assert self.size is not None
+        height, width = self.size
+        factors = np.array([width / image.shape[1], height / image.shape[0]] * 2, np.float32)
+        smaller = height < image.shape[0]
+        way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=way), np.uint8)
+        resized = dict(truth)
+        if "labels" in truth:
+            labels = truth["labels"].astype(np.uint8)
+            resized["labels"] = cv2.resize(
+                labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+            ).astype(np.int64)
+        if "boxes" in truth:
+            resized["boxes"] = truth["boxes"] * factors
+        return image, resized
+
+
+class ClassMaps(ImageFiles):
+    """Images with a class for each pixel."""
+
+    task = "segmentation"
+
+    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
+        assert picture.labels is not None
+        stored = self.read_labels(picture.labels)
+        if stored.shape != image.shape[:2]:
+            raise UserError(
+                f"{picture.labels} is {stored.shape[1]}x{stored.shape[0]} px, its image "
+                f"{image.shape[1]}x{image.shape[0]}; labels have the size of their image"
+            )
+        known = stored != IGNORE_LABEL
+        if not known.any():
+            raise UserError(f"{picture.labels} is all void, it labels no pixel; leave this sample out")
+        if stored[known].max() >= len(self.classes):
+            raise UserError(
+                f"{picture.labels} holds label {stored[known].max()}, the data set '{self.name}' has classes "
+                f"0 to {len(self.classes) - 1} and 255 for void; map its values"
+            )
+        return {"labels": stored.astype(np.int64)}
+
+    def read_labels(self, path: Path) -> NDArray[np.uint8]:
+        """Return the class of each pixel in `path`, (H, W); 255 is void."""
+        return read_indices(path)
+
+
+def read_indices(path: Path) -> NDArray[np.uint8]:
+    """Return the indices of a one-channel or palette PNG, (H, W) uint8; UserError when it has colours."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in ("L", "P", "1", "I", "I;16"):
+                raise UserError(
+                    f"{path} is a {picture.mode} image; labels are numbers in one channel, or give colours"
+                )
+            values = np.asarray(picture)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise UserError(f"cannot read labels from {path}: {str(error).splitlines()[0]}") from None
+    if values.max(initial=0) > IGNORE_LABEL:
+        raise UserError(f"{path} holds label {values.max()}; labels are 0 to 254, 255 is void")
+    return values.astype(np.uint8)
+
+
+def lookup(known: Mapping[int, int]) -> NDArray[np.uint8]:
+    """Return the table (256,) from stored values to classes; what is not `known` is void."""
+    table = np.full(256, IGNORE_LABEL, np.uint8)
+    for stored, number in known.items():
+        table[stored] = number
+    return table

@@ -1,0 +1,74 @@
+"""COCO: 80 classes of objects in everyday scenes.
+
+T.-Y. Lin et al., Microsoft COCO: Common objects in context, ECCV 2014, https://cocodataset.org.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from .. import formats
+from . import DATASETS
+from ._boxes import Annotated, Boxes
+from ._labelled import Picture
+
+
+@DATASETS.register("coco")
+class COCO(Boxes):
+    """COCO 2017's `train` and `val` boxes; classes are numbered in the order of the file's categories.
+
+    Crowds are left out. Images without a box stay, as background.
+
+    Args:
+        annotations: another JSON file in COCO's format, relative to `root`; images then lie in `images`.
+        images: the folder of the images, relative to `root`.
+        **options: as every data set of boxes; `bad_boxes` is `skip` here, since COCO holds a few.
+    """
+
+    name = "coco"
+    layout = "train2017/NAME.jpg and annotations/instances_train2017.json, val2017 likewise"
+    splits = ("train", "val")
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        annotations: str | None = None,
+        images: str | None = None,
+        bad_boxes: str = "skip",
+        **options: Any,
+    ):
+        self.annotations, self.images = annotations, images
+        self.objects: dict[str, list[Annotated]] = {}
+        super().__init__(root, split, bad_boxes=bad_boxes, **options)
+
+    def list_pictures(self) -> list[Picture]:
+        path = self.root / (self.annotations or f"annotations/instances_{self.split}2017.json")
+        if not path.is_file():
+            return []
+        try:
+            content = json.loads(formats.read_bytes(path))
+            categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+            pictures = {p["id"]: p["file_name"] for p in content["images"]}
+            for thing in content["annotations"]:
+                if thing.get("iscrowd"):
+                    continue
+                left, top, width, height = thing["bbox"]
+                self.objects.setdefault(Path(pictures[thing["image_id"]]).stem, []).append(
+                    Annotated(categories[thing["category_id"]], (left, top, left + width, top + height))
+                )
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not in COCO's format: {type(error).__name__} {error}") from None
+        self.classes = tuple(categories.values())
+        folder = self.root / (self.images or f"{self.split}2017")
+        return [Picture(Path(name).stem, folder / name, path) for name in pictures.values()]
+
+    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
+        return self.truth_of(self.objects.get(picture.name, ()), image, picture.image)

@@ -1,0 +1,77 @@
+"""How well objects are found: COCO's mean average precision, computed by torchmetrics over pycocotools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.detection import MeanAveragePrecision
+
+from ..errors import UserError
+from .registry import register_metric
+
+OUTPUTS = ("boxes", "scores", "classes")
+
+
+def mean_average_precision(
+    outputs: Mapping[str, Tensor], truth: Mapping[str, Tensor], overlap: float | None = None
+) -> Tensor:
+    """Return COCO's mean average precision of a batch, in [0, 1]; NaN without a true box.
+
+    Args:
+        outputs: `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N), -1 for padding.
+        truth: `boxes` (B, M, 4) and `classes` (B, M), -1 for padding.
+        overlap: least intersection over union of a hit; None: the mean over 0.5, 0.55, … 0.95.
+    """
+    metric = AveragePrecision() if overlap is None else AveragePrecision50()
+    if overlap not in (None, 0.5):
+        raise UserError(f"average precision is at an overlap of 0.5 or over all (None), got {overlap}")
+    metric.update(outputs, truth)
+    return metric.compute()
+
+
+class _Precision(MeanAveragePrecision):
+    """torchmetrics' class, fed with a batch as networks and data sets give it, and giving one figure."""
+
+    higher_is_better = True
+    full_state_update = False
+    figure: str
+
+    def __init__(self, **kwargs: Any):
+        try:
+            super().__init__(box_format="xyxy", iou_type="bbox", **kwargs)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"average precision needs pycocotools: pip install 'densedistill[data]' ({error})"
+            ) from None
+
+    def update(self, outputs: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> None:  # type: ignore[override]
+        found, known = [], []
+        for index in range(len(outputs["boxes"])):
+            kept = outputs["classes"][index] >= 0
+            boxes, scores, labels = (outputs[key][index][kept].detach().cpu() for key in OUTPUTS)
+            found.append({"boxes": boxes.float(), "scores": scores.float(), "labels": labels.long()})
+            there = truth["classes"][index] >= 0
+            boxes, labels = (truth[key][index][there].cpu() for key in ("boxes", "classes"))
+            known.append({"boxes": boxes.float(), "labels": labels.long()})
+        super().update(found, known)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        value = super().compute()[self.figure]
+        return torch.where(value < 0, torch.nan, value)  # -1 stands for no true box there
+
+
+@register_metric("map", of=OUTPUTS, unit="%", heading="mAP")
+class AveragePrecision(_Precision):
+    """COCO's mean average precision: over overlaps of 0.5 to 0.95, classes and images."""
+
+    figure = "map"
+
+
+@register_metric("map50", of=OUTPUTS, unit="%", heading="AP50")
+class AveragePrecision50(_Precision):
+    """Mean average precision at an overlap of 0.5, Pascal VOC's measure."""
+
+    figure = "map_50"

@@ -1,0 +1,226 @@
+"""Other libraries' networks by name: timm's encoders, segmentation_models.pytorch, torchvision's detectors.
+
+`timm_pyramid` puts PSPNet's head on any encoder of timm; `smp` is any architecture of
+segmentation_models.pytorch with any of its encoders; `torchvision_detector` any of torchvision's, as a
+teacher. All start from random weights; `weights` loads a file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest
+from .input_spec import InputSpec
+from .pspnet import Pyramid, full_precision, resize
+from .registry import register_model
+
+LABELS = 1000  # more than any detector of torchvision tells apart
+
+
+class TimmPyramid(nn.Module):
+    """An encoder of timm, PSPNet's pyramid on its last feature, and a 1x1 head.
+
+    Args:
+        encoder: its name in timm.
+        classes: that are told apart.
+        width: channels of the pyramid.
+        stride: of the last feature: 8, 16 or 32; below 32 the encoder is dilated, which not all can be.
+    """
+
+    def __init__(self, encoder: str, classes: int = 19, width: int = 128, stride: int = 16):
+        super().__init__()
+        import timm
+
+        options: dict[str, Any] = {"features_only": True, "pretrained": False}
+        if stride != 32:
+            options["output_stride"] = stride
+        try:
+            self.encoder = timm.create_model(encoder, **options)
+        except Exception as error:  # timm raises what each of its networks happens to
+            if encoder not in timm.list_models():
+                raise UserError(
+                    f"timm has no network '{encoder}'{nearest(encoder, timm.list_models())}"
+                ) from None
+            raise UserError(
+                f"timm gives no features of stride {stride} of '{encoder}': {str(error).splitlines()[0]}"
+            ) from None
+        info: Any = self.encoder.feature_info
+        self.taps = {
+            "pyramid": ("pyramid",),
+            "scores": ("head",),
+            "features.encoder": ("features",),
+        }
+        config: Any = getattr(self.encoder, "default_cfg", {})
+        mean, std = (
+            config.get(key) or fallback
+            for key, fallback in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)))
+        )
+        self.input_spec = InputSpec(mean=tuple(mean), std=tuple(std), multiple=32)
+        self.classes = classes
+        self.features = nn.Identity()
+        self.pyramid = Pyramid(info.channels()[-1], width)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W), sides multiples of 32."""
+        _check_multiple(image, 32)
+        feature = self.features(self.encoder(image)[-1])
+        logits = resize(full_precision(self.head(self.pyramid(feature))), image.shape[-2:])
+        return _answer(self, logits)
+
+
+class SegmentationModel(nn.Module):
+    """A network of segmentation_models.pytorch.
+
+    Args:
+        architecture: `unet`, `fpn`, `deeplabv3plus`, `pspnet`, `segformer`, …
+        encoder: its name there, or `tu-NAME` for timm's.
+        classes: that are told apart.
+        **options: of the architecture.
+    """
+
+    taps: ClassVar[dict[str, tuple[str, ...]]] = {
+        "features.decoder": ("module.decoder",),
+        "scores": ("module.segmentation_head",),
+    }
+
+    def __init__(self, architecture: str, encoder: str, classes: int = 19, **options: Any):
+        super().__init__()
+        import segmentation_models_pytorch as smp
+
+        try:
+            self.module = smp.create_model(
+                architecture, encoder_name=encoder, encoder_weights=None, classes=classes, **options
+            )
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"segmentation_models.pytorch makes no '{architecture}' of '{encoder}': "
+                f"{str(error).splitlines()[0]}"
+            ) from None
+        self.classes = classes
+        self.input_spec = InputSpec(multiple=32)
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W), sides multiples of 32."""
+        _check_multiple(image, 32)
+        return _answer(self, resize(full_precision(self.module(image)), image.shape[-2:]))
+
+
+class TorchvisionDetector(nn.Module):
+    """A detector of torchvision, its answers padded as the task has them; it does not train here.
+
+    Its classes are its own: COCO's networks count from 1 with 91 numbers, of which `numbers` picks.
+
+    Args:
+        detector: its name in torchvision, for example `fcos_resnet50_fpn`.
+        classes: its number of classes, background included where it has one.
+        numbers: class numbers there, in the order of the classes here; what is not listed is dropped. None:
+            all, as they are.
+        **options: of the detector, for example `box_score_thresh`.
+    """
+
+    input_spec = InputSpec(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), multiple=1)
+
+    def __init__(
+        self,
+        detector: str = "fcos_resnet50_fpn",
+        classes: int = 91,
+        numbers: list[int] | None = None,
+        **options: Any,
+    ):
+        super().__init__()
+        from torchvision.models import detection, get_model, list_models
+
+        known = list_models(detection)
+        if detector not in known:
+            raise UserError(f"torchvision has no detector '{detector}'{nearest(detector, known)}")
+        # Its own resizing would move the boxes of what is compared; images come in the size they are wanted.
+        self.module = get_model(detector, weights=None, weights_backbone=None, num_classes=classes, **options)
+        self.numbers = numbers
+        paths = dict(self.module.named_modules())
+        wanted = {
+            "pyramid": [
+                p
+                for p in paths
+                if p.startswith(("backbone.fpn.layer_blocks.", "backbone.fpn.extra_blocks."))
+                and p.count(".") == 3
+            ],
+            "classification": [p for p in paths if p.endswith(("head.cls_logits", "predictor.cls_score"))],
+        }
+        self.taps = {key: tuple(f"module.{p}" for p in found) for key, found in wanted.items() if found}
+        self.eval()
+
+    def train(self, mode: bool = True) -> TorchvisionDetector:
+        """Stay in evaluation mode: torchvision's detectors compute their own losses in training."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> dict[str, Any]:
+        """Return `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N) for images (B, 3, H, W) in [0,
+        1]."""
+        answers = self.module(list(image))
+        longest = max(len(answer["boxes"]) for answer in answers)
+        padded: dict[str, list[Tensor]] = {"boxes": [], "scores": [], "classes": []}
+        for answer in answers:
+            boxes, scores, classes = answer["boxes"], answer["scores"], answer["labels"]
+            if self.numbers is not None:
+                table = classes.new_full((max(LABELS, *self.numbers) + 1,), -1)
+                table[self.numbers] = torch.arange(len(self.numbers), device=classes.device)
+                classes = table[classes]
+                kept = classes >= 0
+                boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+            more = longest - len(boxes)
+            padded["boxes"].append(F.pad(boxes, (0, 0, 0, more)))
+            padded["scores"].append(F.pad(scores, (0, more)))
+            padded["classes"].append(F.pad(classes, (0, more), value=-1))
+        return {key: torch.stack(values) for key, values in padded.items()}
+
+
+def _answer(network: nn.Module, logits: Tensor) -> dict[str, Any]:
+    return (
+        {"logits": logits, "intermediate": [{"logits": logits}]} if network.training else {"logits": logits}
+    )
+
+
+def _check_multiple(image: Tensor, multiple: int) -> None:
+    height, width = image.shape[-2:]
+    if height % multiple or width % multiple:
+        nearest_size = [multiple * math.ceil(side / multiple) for side in (width, height)]
+        raise UserError(
+            f"this network wants sides that are multiples of {multiple}, got {width}x{height}; "
+            f"use {nearest_size[0]}x{nearest_size[1]}"
+        )
+
+
+@register_model("segmentation")
+def timm_pyramid(
+    encoder: str = "resnet18", classes: int = 19, width: int = 128, stride: int = 16
+) -> TimmPyramid:
+    """PSPNet's head on any encoder of timm."""
+    return TimmPyramid(encoder, classes, width, stride)
+
+
+def smp(
+    architecture: str = "unet", encoder: str = "resnet18", classes: int = 19, **options: Any
+) -> SegmentationModel:
+    """Any network of segmentation_models.pytorch."""
+    return SegmentationModel(architecture, encoder, classes, **options)
+
+
+if importlib.util.find_spec("segmentation_models_pytorch"):  # whoever has not, has no such network
+    register_model("segmentation")(smp)
+
+
+def torchvision_detector(
+    detector: str = "fcos_resnet50_fpn", classes: int = 91, numbers: list[int] | None = None, **options: Any
+) -> TorchvisionDetector:
+    """Return any detector of torchvision as a teacher."""
+    network = TorchvisionDetector(detector, classes, numbers, **options)
+    network.task = "detection"  # type: ignore[assignment]
+    network.name = detector  # type: ignore[assignment]
+    return network

@@ -1,0 +1,274 @@
+"""Images with class maps and with boxes: files made in each data set's layout, real ones where there are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from cityscapesscripts.helpers import labels as scripts
+from PIL import Image
+
+import densedistill as dd
+from densedistill.data.augment import build_augmentation
+from densedistill.data.datasets import create_dataset
+from densedistill.data.datasets.cityscapes import LABEL_IDS, TRAIN_IDS, Cityscapes
+from densedistill.data.sample import collate
+
+
+def picture(path, size=(12, 16), value=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(str(path)))
+    Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8) if value is None else value).save(path)
+
+
+def labels(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint8)).save(path)
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for i in range(count):
+            picture(tmp_path / split / f"{i}.png")
+            values = np.full((12, 16), i)
+            values[0] = 11
+            labels(tmp_path / f"{split}annot" / f"{i}.png", values)
+    return tmp_path
+
+
+def test_camvid_has_eleven_classes_and_its_unlabelled_pixels_are_void(camvid):
+    dataset = create_dataset("camvid", root=camvid, split="train")
+    assert (len(dataset), len(dataset.classes), dataset.task) == (3, 11, "segmentation")
+    sample = dataset[2]
+    assert sample["image"].shape == (3, 12, 16)
+    assert sample["image"].dtype == torch.uint8
+    assert sample["labels"].dtype == torch.int64
+    assert (sample["labels"][0] == 255).all()
+    assert (sample["labels"][1:] == 2).all()
+    assert len(create_dataset("camvid", root=camvid, split="val")) == 2
+
+
+def test_images_and_labels_are_resized_together_and_cached(camvid):
+    dataset = create_dataset("camvid", root=camvid, split="train", size=[6, 8], cache=True)
+    sample = dataset[1]
+    assert sample["image"].shape == (3, 6, 8)
+    assert set(sample["labels"].unique().tolist()) <= {1, 255}
+    (camvid / "train" / "1.png").unlink()
+    assert torch.equal(dataset[1]["labels"], sample["labels"])
+
+
+def test_labelled_and_unlabelled_images_mix_in_one_batch(camvid):
+    known = create_dataset("camvid", root=camvid, split="train")
+    bare = create_dataset("camvid", root=camvid, split="val", labelled=False)
+    batch = collate([known[0], bare[0]])
+    assert "labels" not in bare[0]
+    assert (batch["labels"][1] == 255).all()
+    assert (batch["labels"][0] != 255).any()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (np.full((12, 16), 12), "holds label 12, the data set 'camvid' has classes 0 to 10"),
+        (np.full((12, 16), 11), "all void"),
+        (np.zeros((12, 15)), "15x12 px, its image 16x12"),
+        (np.zeros((12, 16, 3)), "is a RGB image"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_in_one_line(camvid, values, says):
+    labels(camvid / "trainannot" / "0.png", values)
+    dataset = create_dataset("camvid", root=camvid, split="train")
+    with pytest.raises(dd.UserError, match=says) as refused:
+        dataset[0]
+    assert "\n" not in str(refused.value)
+    assert "0.png" in str(refused.value)
+
+
+def test_missing_labels_damaged_labels_and_a_missing_folder_are_told(camvid):
+    (camvid / "trainannot" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(dd.UserError, match=r"cannot read labels from .*1\.png"):
+        create_dataset("camvid", root=camvid, split="train")[1]
+    (camvid / "trainannot" / "1.png").unlink()
+    with pytest.raises(dd.UserError, match=r"1 has no labels, .* is missing.*labelled: false"):
+        create_dataset("camvid", root=camvid, split="train")
+    with pytest.raises(dd.UserError, match="nothing of split 'test'"):
+        create_dataset("camvid", root=camvid, split="test")
+    with pytest.raises(dd.UserError, match="there is no folder"):
+        create_dataset("camvid", root=camvid / "nowhere")
+    with pytest.raises(dd.UserError, match=r"size \[height, width\]"):
+        create_dataset("camvid", root=camvid, split="val", size=[3])
+
+
+def test_cityscapes_maps_label_ids_to_train_ids(tmp_path):
+    for split in ("train", "test"):
+        picture(tmp_path / "leftImg8bit" / split / "ulm" / "ulm_000000_000019_leftImg8bit.png", (4, 8))
+    stored = np.array([[7, 8, 33, 0], [1, 26, 255, 29]]).repeat(2, 0).repeat(2, 1)
+    labels(tmp_path / "gtFine" / "train" / "ulm" / "ulm_000000_000019_gtFine_labelIds.png", stored)
+    dataset = create_dataset("cityscapes", root=tmp_path, split="train")
+    assert dataset.names == ["ulm/ulm_000000_000019"]
+    expected = (
+        torch.tensor([[0, 1, 18, 255], [255, 13, 255, 255]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    )
+    assert torch.equal(dataset[0]["labels"], expected)
+    assert "labels" not in create_dataset("cityscapes", root=tmp_path, split="test")[0]
+
+
+def test_cityscapes_table_is_that_of_its_own_scripts():
+    theirs = {
+        label.id: label.trainId for label in scripts.labels if 0 <= label.trainId < 19 and label.id >= 0
+    }
+    assert theirs == TRAIN_IDS
+    assert tuple(scripts.trainId2label[i].name for i in range(19)) == tuple(Cityscapes.classes)
+    assert tuple(scripts.trainId2label[i].color for i in range(19)) == Cityscapes.colours
+    assert {train: stored for stored, train in theirs.items()} == LABEL_IDS
+
+
+def test_voc_reads_its_lists_and_borders_are_void(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        values = np.full((12, 16), 20)
+        values[:, 0] = 255
+        labels(tmp_path / "SegmentationClassAug" / f"{name}.png", values)
+    lists = tmp_path / "ImageSets" / "SegmentationAug"
+    lists.mkdir(parents=True)
+    (lists / "train_aug.txt").write_text("a\nb\n")
+    (lists / "val.txt").write_text("b\n")
+    dataset = create_dataset("voc", root=tmp_path)
+    assert dataset.names == ["a", "b"]
+    assert dataset[0]["labels"].unique().tolist() == [20, 255]
+    assert create_dataset("voc", root=tmp_path, split="val").names == ["b"]
+
+
+def test_a_folder_of_your_own_takes_numbers_ids_and_colours(tmp_path):
+    picture(tmp_path / "images" / "day" / "x.jpg", (2, 3))
+    labels(tmp_path / "labels" / "day" / "x.png", [[0, 1, 9], [1, 1, 255]])
+    plain = create_dataset("labelled_folder", root=tmp_path, classes=["sky", "road"], ids={0: "sky", 1: 1})
+    assert plain.names == ["day/x"]
+    assert plain[0]["labels"].tolist() == [[0, 1, 255], [1, 1, 255]]
+    with pytest.raises(dd.UserError, match="holds label 9"):
+        create_dataset("labelled_folder", root=tmp_path, classes=["sky", "road"])[0]
+    colours = np.array([[[0, 0, 255], [128, 64, 0], [1, 1, 1]]] * 2, np.uint8)
+    picture(tmp_path / "painted" / "day" / "x.png", value=colours)
+    painted = create_dataset(
+        "labelled_folder", root=tmp_path, labels="painted", colours={"sky": [0, 0, 255], "road": [128, 64, 0]}
+    )
+    assert painted.classes == ("sky", "road")
+    assert painted[0]["labels"].tolist() == [[0, 1, 255]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "needs classes"),
+        ({"classes": ["sky"], "ids": {0: "road"}}, r"'road' is none of its classes \(sky\)"),
+        ({"classes": ["sky"], "ids": {300: "sky"}}, "from 0 to 255, got '300'"),
+        ({"colours": {"sky": [0, 0]}}, "colour of 'sky' is three numbers"),
+        ({"classes": ["sky"], "ids": {}, "colours": {}}, "ids or colours, not both"),
+        ({"classes": ["sky"], "labels": "nowhere"}, "there is no folder"),
+    ],
+)
+def test_a_map_that_makes_no_sense_is_refused(tmp_path, options, says):
+    picture(tmp_path / "images" / "x.jpg", (2, 3))
+    with pytest.raises(dd.UserError, match=says):
+        create_dataset("labelled_folder", root=tmp_path, **options)
+
+
+def annotation(*objects):
+    inside = "".join(
+        f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox><xmin>{box[0]}</xmin>"
+        f"<ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"
+        for name, box, hard in objects
+    )
+    return f"<annotation>{inside}</annotation>"
+
+
+@pytest.fixture
+def cells(tmp_path):
+    base = tmp_path / "BCCD"
+    picture(base / "JPEGImages" / "one.jpg", (60, 80))
+    (base / "Annotations").mkdir()
+    (base / "ImageSets" / "Main").mkdir(parents=True)
+    (base / "ImageSets" / "Main" / "train.txt").write_text("one\n")
+    write_cells(base, ("RBC", (1, 1, 80, 60), 0), ("WBC", (11, 21, 30, 40), 0), ("WBC", (5, 5, 9, 9), 1))
+    return base
+
+
+def write_cells(base, *objects):
+    (base / "Annotations" / "one.xml").write_text(annotation(*objects))
+
+
+def test_boxes_in_xml_count_pixels_from_one(cells):
+    sample = create_dataset("bccd", root=cells.parent)[0]
+    assert sample["boxes"].tolist() == [[0, 0, 80, 60], [10, 20, 30, 40]]
+    assert sample["boxes"].dtype == torch.float32
+    assert sample["classes"].tolist() == [0, 1]
+    small = create_dataset("bccd", root=cells.parent, size=[30, 40])[0]
+    assert small["boxes"].tolist() == [[0, 0, 40, 30], [5, 10, 15, 20]]
+    assert len(create_dataset("bccd", root=cells.parent, difficult=True)[0]["boxes"]) == 3
+
+
+def test_boxes_follow_the_image_through_crop_and_mirror(cells):
+    sample = create_dataset("bccd", root=cells.parent)[0]
+    augment = build_augmentation({"crop": [60, 80], "flip_horizontal": 1.0}, "detection")
+    mirrored = augment(sample, np.random.default_rng(0))
+    assert mirrored["boxes"].tolist() == [[0, 0, 80, 60], [50, 20, 70, 40]]
+
+
+@pytest.mark.parametrize(
+    ("thing", "says"),
+    [
+        (("RBC", (10, 10, 10, 30), 0), r"box \(9, 9, 10, 30\) of a 'RBC' has no size"),
+        (("RBC", (10, 10, 95, 30), 0), "lies outside its image of 80x60 px"),
+        (("RCB", (10, 10, 20, 30), 0), "class 'RCB', which .* does not have; did you mean 'RBC'"),
+        (("RBC", ("x", 10, 20, 30), 0), "lacks a side of its box"),
+    ],
+)
+def test_boxes_and_classes_that_do_not_fit_are_refused_in_one_line(cells, thing, says):
+    write_cells(cells, ("WBC", (11, 21, 30, 40), 0), thing)
+    with pytest.raises(dd.UserError, match=says) as refused:
+        create_dataset("bccd", root=cells.parent, bad_boxes="refuse")[0]
+    assert "one.xml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_boxes_are_skipped_when_told_and_broken_xml_is_refused(cells):
+    write_cells(cells, ("WBC", (11, 21, 30, 40), 0), ("RBC", (10, 10, 10, 30), 0))
+    assert len(create_dataset("bccd", root=cells.parent)[0]["boxes"]) == 1
+    (cells / "Annotations" / "one.xml").write_text("<annotation>")
+    with pytest.raises(dd.UserError, match="is no XML"):
+        create_dataset("bccd", root=cells.parent)[0]
+    with pytest.raises(dd.UserError, match="bad_boxes is refuse or skip"):
+        create_dataset("bccd", root=cells.parent, bad_boxes="drop")
+
+
+def test_voc_detection_takes_your_own_classes(cells):
+    dataset = create_dataset("voc_detection", root=cells, classes=["WBC", "RBC"])
+    assert dataset[0]["classes"].tolist() == [1, 0]
+
+
+def test_coco_numbers_its_categories_in_order_and_leaves_crowds_out(tmp_path):
+    for name in ("000000000001.jpg", "000000000002.jpg"):
+        picture(tmp_path / "val2017" / name, (40, 50))
+    content = {
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
+        "images": [{"id": 1, "file_name": "000000000001.jpg"}, {"id": 2, "file_name": "000000000002.jpg"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 90, "bbox": [10, 5, 20, 30]},
+            {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "iscrowd": 1},
+        ],
+    }
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    dataset = create_dataset("coco", root=tmp_path, split="val")
+    assert dataset.classes == ("person", "toothbrush")
+    assert dataset[0]["boxes"].tolist() == [[10, 5, 30, 35]]
+    assert dataset[0]["classes"].tolist() == [1]
+    assert dataset[1]["boxes"].shape == (0, 4)
+    batch = collate([dataset[0], dataset[1]])
+    assert batch["classes"].tolist() == [[1], [-1]]
+    del content["categories"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(dd.UserError, match="is not in COCO's format"):
+        create_dataset("coco", root=tmp_path, split="val")

@@ -1,0 +1,117 @@
+"""How segmentation networks are asked, and what is written for Cityscapes' server."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import densedistill as dd
+from densedistill.inference.cityscapes import SIZE, check_submission
+from densedistill.inference.protocols import get_protocol, list_protocols
+from densedistill.inference.protocols.segmentation import multi_scale, sliding
+from densedistill.tasks import get_task
+from densedistill.tasks.files import Predicted
+
+
+def brightness(image):
+    """A network whose logits are the image's channels: what tiles and scales must leave as they are."""
+    image = image.float() / 255 if image.dtype == torch.uint8 else image
+    return {"logits": image if image.ndim == 4 else image[None]}
+
+
+def test_tiles_and_scales_of_a_pixelwise_answer_leave_it():
+    image = torch.rand(1, 3, 50, 70)
+    tiled = sliding(24, 32)(brightness)(image)["logits"]
+    torch.testing.assert_close(tiled, image)
+    smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), (64, 64), mode="bilinear")
+    scaled = multi_scale((0.5, 1.0, 2.0))(brightness)(smooth)["logits"]
+    assert (scaled - smooth).abs().mean() < 0.02
+
+
+def test_tiles_overlap_by_a_third_and_reach_the_edges():
+    seen = []
+
+    def record(image):
+        seen.append(tuple(image.shape[-2:]))
+        return brightness(image)
+
+    sliding(30, 30)(record)(torch.rand(1, 3, 30, 90))
+    assert seen == [(30, 30)] * 4
+    seen.clear()
+    sliding(30, 30)(record)(torch.rand(1, 3, 20, 25))
+    assert seen == [(20, 25)]
+
+
+def test_protocols_have_mirrored_variants():
+    names = list_protocols("segmentation")
+    assert {"images", "images+flip", "multiscale", "multiscale+flip", "sliding", "sliding+flip"} <= set(names)
+    assert len(get_protocol("multiscale+flip", get_task("segmentation")).procedures) == 2
+
+
+def test_evaluation_by_any_protocol_of_a_network(tmp_path):
+    torch.manual_seed(0)
+    network = dd.create_model("espnet_c", classes=3).eval()
+    labels = torch.randint(0, 3, (24, 32))
+    sample = {"image": torch.randint(0, 255, (3, 24, 32), dtype=torch.uint8), "labels": labels, "meta": {}}
+    for protocol in ("plain", "images+flip", "sliding"):
+        (row,) = dd.evaluate(network, [sample], protocol=protocol, metrics=["miou", "iou0", "accuracy"]).rows
+        assert 0 <= row["miou"] <= 1
+        assert 0 <= row["accuracy"] <= 1
+
+
+def write(path, value=7, size=SIZE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size, value, np.uint8)).save(path)
+
+
+def test_a_submission_that_is_complete_passes(tmp_path):
+    write(tmp_path / "berlin" / "berlin_000000_000019_pred_labelIds.png")
+    write(tmp_path / "bonn_000003_000019.png", 33)
+    assert check_submission(tmp_path, images=2) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "size", "says"),
+    [
+        ("berlin_000001_000019.png", 7, (512, 1024), "1024x512 px; predictions are 2048x1024"),
+        (
+            "berlin_000001_000019.png",
+            0,
+            SIZE,
+            "holds label id 0, which is not evaluated; are these train ids",
+        ),
+        ("picture.png", 7, SIZE, "names no frame"),
+        ("berlin_000000_000019_again.png", 7, SIZE, "are both of berlin_000000_000019"),
+    ],
+)
+def test_a_fault_of_a_submission_is_told_in_one_line(tmp_path, name, value, size, says):
+    write(tmp_path / "berlin_000000_000019.png")
+    write(tmp_path / name, value, size)
+    with pytest.raises(dd.UserError, match=says) as refused:
+        check_submission(tmp_path, images=2)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_submission_of_too_few_or_of_other_cities_is_refused(tmp_path):
+    write(tmp_path / "berlin_000000_000019.png")
+    with pytest.raises(dd.UserError, match="for 1 images, the test set has 1525"):
+        check_submission(tmp_path)
+    write(tmp_path / "ulm_000000_000019.png")
+    with pytest.raises(dd.UserError, match="is of ulm, which is not in the test set"):
+        check_submission(tmp_path)
+    with pytest.raises(dd.UserError, match="there is no folder"):
+        check_submission(tmp_path / "nowhere")
+
+
+def test_label_ids_are_written_from_train_ids(tmp_path):
+    logits = np.zeros((19, 2, 3), np.float32)
+    logits[13, 0] = logits[0, 1] = 1
+    writer = get_task("segmentation").writers["labelids"]
+    image = np.zeros((2, 3, 3), np.uint8)
+    writer.write(tmp_path / "x.png", Predicted({"logits": logits}, image))
+    assert np.asarray(Image.open(tmp_path / "x.png")).tolist() == [[26] * 3, [7] * 3]
+    other = np.zeros((21, 2, 3), np.float32)
+    other[20] = 1
+    with pytest.raises(dd.UserError, match="19 classes; the network predicts class 20"):
+        writer.write(tmp_path / "y.png", Predicted({"logits": other}, image))
+    assert not (tmp_path / "y.png").exists()

@@ -1,0 +1,134 @@
+"""FCOS and other libraries' detectors: what they answer, and how they learn."""
+
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.distillation.teachers import create_teacher
+from densedistill.networks.counting import count_model
+from densedistill.networks.layers.boxes import decode, locations
+from densedistill.networks.published import save_weights
+
+DETECTORS = dd.list_models(task="detection")
+
+
+def small(name):
+    options = {"channels": 64} if name == "fcos" else {}
+    return dd.create_model(name, classes=3, **options)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_answers_in_boxes_and_learns_every_parameter(name, tmp_path):
+    torch.manual_seed(0)
+    network = small(name)
+    image = torch.randn(2, 3, 64, 96)
+    objective = dd.Objective(
+        {"boxes": {"loss": "fcos", "of": "predictions", "to": "ground_truth", "improved": network.improved}},
+        network,
+    )
+    batch = {
+        "image": torch.randint(0, 255, (2, 3, 64, 96), dtype=torch.uint8),
+        "boxes": torch.tensor([[[4.0, 4, 60, 60], [0, 0, 0, 0]], [[10, 10, 40, 30], [30, 5, 90, 60]]]),
+        "classes": torch.tensor([[0, -1], [2, 1]]),
+    }
+    total, _ = objective(batch)
+    total.backward()
+    # A scale is learned where a level has a box.
+    silent = [n for n, p in network.named_parameters() if p.grad is None and not n.endswith(".scale")]
+    assert not silent
+    network.eval()
+    with torch.no_grad():
+        found = network(image)
+    assert found["boxes"].shape[:2] == found["scores"].shape == found["classes"].shape
+    assert found["boxes"].shape[1] <= 100
+    path = save_weights(network, tmp_path / "weights.safetensors")
+    again = dd.create_model(name, weights=path)
+    with torch.no_grad():
+        assert torch.equal(again(image)["scores"], found["scores"])
+
+
+def test_a_size_that_does_not_fit_is_refused_in_one_line():
+    with pytest.raises(dd.UserError, match=r"multiples of 32, got 65x64"):
+        small("fcos")(torch.zeros(1, 3, 64, 65))
+
+
+def test_detections_are_decoded_suppressed_and_padded():
+    sizes, strides = [(4, 4), (2, 2)], (8, 16)
+    predictions = torch.full((2, 20, 2 + 5), -20.0)
+    predictions[..., -5:-1] = 4.0
+    for position, logit in ((5, 4.0), (6, 3.0)):  # neighbours, whose boxes hardly meet
+        predictions[0, position, 0] = predictions[0, position, -1] = logit
+    predictions[0, 16, 1] = predictions[0, 16, -1] = 5.0
+    found = decode(predictions, sizes, strides, (32, 32), in_strides=False)
+    assert found["classes"].tolist() == [[1, 0, 0], [-1, -1, -1]]
+    assert found["boxes"][0, 1].tolist() == [8, 8, 16, 16]
+    expected = (torch.tensor(4.0).sigmoid() ** 2).sqrt()
+    torch.testing.assert_close(found["scores"][0, 1], expected)
+    predictions[..., -5:-1] = 30.0  # now they all but cover each other
+    assert decode(predictions, sizes, strides, (32, 32), in_strides=False)["classes"][0].tolist() == [1, 0]
+
+
+def test_locations_lie_half_a_stride_in():
+    assert locations([(1, 2)], (8,)).tolist() == [[4, 4], [12, 4]]
+
+
+def test_costs_of_a_detector_are_counted_without_computing():
+    assert count_model("fcos_mnv2_c128", (128, 128)).macs > 1e8
+
+
+def test_a_detector_of_torchvision_teaches():
+    teacher = create_teacher(
+        "torchvision", detector="ssdlite320_mobilenet_v3_large", classes=4, numbers=[1, 2], score_thresh=0.0
+    )
+    image = torch.randint(0, 255, (2, 3, 64, 96), dtype=torch.uint8)
+    found = teacher({"image": image})
+    assert found["boxes"].shape[-1] == 4
+    assert set(found["classes"].unique().tolist()) <= {-1, 0, 1}
+    with pytest.raises(dd.UserError, match="torchvision has no detector 'fcos_resnet5'"):
+        create_teacher("torchvision", detector="fcos_resnet5")
+
+
+def test_other_libraries_networks_are_refused_by_name_in_one_line():
+    with pytest.raises(dd.UserError, match="timm has no network 'resnet81'"):
+        dd.create_model("timm_pyramid", encoder="resnet81")
+    with pytest.raises(dd.UserError, match="makes no 'unnet'"):
+        dd.create_model("smp", architecture="unnet")
+
+
+def test_pairs_of_all_pyramid_levels_and_class_logits_are_distilled():
+    torch.manual_seed(0)
+    student, teacher = dd.create_model("fcos_mnv2_c128", classes=3), small("fcos")
+    objective = dd.Objective(
+        {
+            "pair": {"loss": "pairwise_cvpr19", "of": "pyramid", "to": "teacher", "pool": 2},
+            "logits": {"loss": "class_kl", "of": "classification", "to": "teacher"},
+        },
+        student,
+        {"teacher": teacher},
+    )
+    total, parts = objective({"image": torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)})
+    assert set(parts) == {"pair", "logits"}
+    assert total.isfinite()
+    assert total > 0
+
+
+def test_teacher_and_student_of_other_class_counts_are_refused_before_training():
+    student, teacher = dd.create_model("fcos_mnv2_c128", classes=3), dd.create_model("fcos", classes=4)
+    terms = {"logits": {"loss": "class_kl", "of": "classification", "to": "teacher"}}
+    with pytest.raises(dd.UserError, match=r"objective.logits: .*adapter"):
+        dd.Objective(terms, student, {"teacher": teacher}).check()
+
+
+def test_a_teacher_that_remembers_answers_once_for_each_image():
+    teacher = create_teacher("remember", network="espnet_c", classes=3)
+    teacher.watch(["scores"])
+    asked = []
+    teacher.network.register_forward_hook(lambda *_: asked.append(1))
+    images = torch.randint(0, 255, (3, 3, 16, 24), dtype=torch.uint8)
+    first = teacher({"image": images[:2]})
+    again = teacher({"image": images[:2].flip(0)})
+    assert len(asked) == 1
+    tap = next(iter(first["taps"]))
+    torch.testing.assert_close(again["taps"][tap][0], first["taps"][tap][0].flip(0), atol=1e-2, rtol=1e-2)
+    teacher({"image": images[1:]})
+    assert len(asked) == 2
