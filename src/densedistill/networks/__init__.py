@@ -1,6 +1,6 @@
 """Networks: one file an architecture, plain `nn.Module`s that know nothing of distillation."""
 
-from . import acvnet, dsnet, gwcnet, lacgwcnet
+from . import acvnet, dsnet, dwarf, gwcnet, lacgwcnet
 from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from .registry import create_model, list_models, register_model
 
@@ -11,6 +11,7 @@ __all__ = [
     "acvnet",
     "create_model",
     "dsnet",
+    "dwarf",
     "gwcnet",
     "lacgwcnet",
     "list_models",

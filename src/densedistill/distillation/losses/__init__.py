@@ -10,6 +10,7 @@ from .feature import cosine
 from .laplacian import laplacian_cross_entropy
 from .regression import huber, l1, log_l1, log_l1_published, log_ratio, mse, smooth_l1
 from .relation import hcl, mf_old, pairwise, pairwise_4d, pkt, rkd
+from .sceneflow import pooled_l1, summed_l1
 
 __all__ = [
     "LOSSES",
@@ -29,6 +30,7 @@ __all__ = [
     "pairwise",
     "pairwise_4d",
     "pkt",
+    "pooled_l1",
     "register_loss",
     "rkd",
     "smooth_l1",
@@ -36,4 +38,5 @@ __all__ = [
     "soft_kl4d",
     "soft_kl4d_v2",
     "stereo_kld",
+    "summed_l1",
 ]
