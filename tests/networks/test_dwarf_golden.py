@@ -60,7 +60,10 @@ def inference(network):
     seen = {}
 
     def record(path):
-        return lambda module, inputs, output: seen.setdefault(path, (inputs, output))
+        def hook(module, inputs, output):
+            seen[path] = (inputs, output)
+
+        return hook
 
     handles = [module.register_forward_hook(record(path)) for path, module in network.named_modules()]
     calls = []

@@ -266,7 +266,7 @@ class DWARF(nn.Module):
             others = (right, left_next, right_next)
             warped = [warp(m, to) * inside(to) for m, to in zip(others, motions, strict=True)]
             return [left, *warped]
-        return [left, _sample_row(right, across), warp(left_next, flow), warp(right_next, across_next)]
+        return [left, _sample_row(right, disparity), warp(left_next, flow), warp(right_next, across_next)]
 
     def _in_pixels(self, key: str, motion: Tensor) -> Tensor:
         sign = -1 if key != "flow" and not self.clean else 1
@@ -293,13 +293,14 @@ def resize_motion(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[
     return resized
 
 
-def _sample_row(image: Tensor, motion: Tensor) -> Tensor:
-    """Return `image` sampled along its rows as published: zero left of it, from its last column on, and in the
-    whole last row, whose lower neighbour is clamped before the weights are taken."""
-    x = torch.arange(image.shape[-1], device=motion.device) + motion[:, :1].float()
+def _sample_row(image: Tensor, shift: Tensor) -> Tensor:
+    """Return `image` (B, C, H, W) sampled `shift` (B, 1, H, W; px) further along its rows, as published: zero left
+    of it, from its last column on, and in the whole last row, whose lower neighbour is clamped before the weights
+    are taken."""
+    x = torch.arange(image.shape[-1], device=shift.device) + shift.float()
     kept = (x >= 0) & (x < image.shape[-1] - 1)
-    last = torch.arange(image.shape[-2], device=motion.device)[:, None] < image.shape[-2] - 1
-    return warp(image, motion) * (kept & last)
+    above_last = torch.arange(image.shape[-2], device=shift.device)[:, None] < image.shape[-2] - 1
+    return warp(image, torch.cat((shift, torch.zeros_like(shift)), 1)) * (kept & above_last)
 
 
 def _upsampling(inputs: int, outputs: int) -> nn.ConvTranspose2d:
