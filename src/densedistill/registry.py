@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError, unknown
@@ -61,6 +63,13 @@ class Registry:
             self._loaded = True
             for module in self._modules:
                 importlib.import_module(module)
+
+
+def discover(package: str | None, file: str) -> tuple[str, ...]:
+    """Return the modules that lie beside `file`, all but those with an underscore: one adds an entry by
+    adding a file."""
+    found = pkgutil.iter_modules([str(Path(file).parent)])
+    return tuple(f"{package}.{module.name}" for module in found if module.name[0] != "_")
 
 
 def _import(path: str, what: str) -> Callable[..., Any]:

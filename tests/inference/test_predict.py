@@ -10,9 +10,9 @@ import densedistill as dd
 from densedistill.cli import predict as verb
 from densedistill.data import formats
 from densedistill.data.calibration import Calibration
+from densedistill.data.pointcloud import points, write_ply
 from densedistill.errors import UserError
 from densedistill.inference import SGBM
-from densedistill.inference.pointcloud import points, write_ply
 from densedistill.inference.predict import predict
 
 MIDDLEBURY = (

@@ -1,11 +1,12 @@
-"""`densedistill predict`: disparity, depth and point clouds of your own pairs."""
+"""`densedistill predict`: what a network says of your own images."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 NAME = "predict"
-HELP = "disparity, depth and point clouds of image pairs, as files"
+HELP = "predictions for your images, as files"
 EXAMPLE = """\
 examples:
   densedistill predict dsnet_bb21_ed2_n16 --left a.png --right b.png --out predictions
@@ -13,7 +14,14 @@ examples:
   densedistill predict dsnet_bb21_ed2_n16=student.safetensors --list pairs.txt --out predictions
   densedistill predict dsnet_bb21_ed2_n16 --left l.png --right r.png --rectify stereo.yml \\
       --write ply --out predictions
-kinds of output: png (KITTI's 16-bit), pfm, npy, color, depth (metres), ply (point cloud)
+  densedistill predict runs/depth --image photo.jpg --out predictions
+  densedistill predict runs/segmentation --video drive.mp4 --out predictions --write png,overlay
+kinds of output
+  stereo        png (KITTI's 16-bit), pfm, npy, color, depth (metres), ply (point cloud)
+  depth         png (KITTI's 16-bit), pfm, npy, color, ply
+  sceneflow     disp_0, disp_1, flow (KITTI's), flo, npy, color, color_disparity
+  segmentation  png (numbers of the classes), color, overlay, npy
+  detection     json, color (boxes drawn)
 """
 
 
@@ -28,15 +36,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--left", metavar="FILE", help="left view of one pair, with --right")
+    source.add_argument("--image", nargs="+", metavar="FILE", help="single images")
     source.add_argument(
-        "--folder", metavar="DIR", help="left/ and right/, image_0/ and image_1/, SCENE/im0 and im1"
+        "--folder",
+        metavar="DIR",
+        help="images; for pairs left/ and right/, image_0/ and image_1/, SCENE/im0 and im1",
     )
-    source.add_argument("--list", metavar="FILE", help="text file, a left and a right path on each line")
+    source.add_argument(
+        "--list",
+        metavar="FILE",
+        help="text file: an image, a left and a right path, or these and the next, on each line",
+    )
+    source.add_argument(
+        "--video", metavar="FILE|N", help="frames of a video, or of camera number N until Ctrl-C"
+    )
     parser.add_argument("--right", metavar="FILE", help="right view of one pair")
+    parser.add_argument("--left-next", metavar="FILE", help="the pair at the next time, for scene flow")
+    parser.add_argument("--right-next", metavar="FILE", help="the pair at the next time, for scene flow")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the outputs")
-    parser.add_argument(
-        "--write", default="png,color", metavar="A,B", help="kinds of output (default: png,color)"
-    )
+    parser.add_argument("--write", metavar="A,B", help="kinds of output (default for stereo: png,color)")
     parser.add_argument(
         "--calibration",
         nargs="+",
@@ -45,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rectify", nargs="+", metavar="FILE", help="OpenCV calibration of a raw rig: rectify first"
+    )
+    parser.add_argument(
+        "--intrinsics", metavar="FX,FY,CX,CY", help="of a single camera, px, for point clouds"
     )
     parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the network searches")
     parser.add_argument(
@@ -61,21 +82,17 @@ def run(args: argparse.Namespace) -> int:
     """Predict and say what was written."""
     from rich.console import Console
 
-    from ..errors import UserError
     from ..inference.load import best_device
-    from ..inference.pairs import pairs_from
     from ..inference.predict import predict
 
-    if (args.left is None) != (args.right is None):
-        raise UserError("one pair takes both --left and --right")
     say = Console(highlight=False, soft_wrap=True).print
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     result = predict(
         args.network,
-        pairs_from([(args.left, args.right)] if args.left else args.folder or args.list),
+        _source(args),
         args.out,
-        write=args.write.split(","),
-        calibration=args.calibration,
+        write=args.write.split(",") if args.write else None,
+        calibration=_intrinsics(args.intrinsics) or args.calibration,
         rectify_by=args.rectify,
         max_disparity=args.max_disparity,
         device=args.device or best_device(),
@@ -90,5 +107,43 @@ def run(args: argparse.Namespace) -> int:
     if len(result.written) > 6:
         say(f"… and {len(result.written) - 6} more files in {args.out}")
     if result.skipped:
-        say(f"{result.skipped} pairs were there already (--overwrite predicts them again)")
+        what = "images" if args.image or args.video else "pairs"
+        say(f"{result.skipped} {what} were there already (--overwrite predicts them again)")
     return 0
+
+
+def _source(args: argparse.Namespace) -> Any:
+    """Return what to predict; UserError where views are missing, or the network takes something else."""
+    from ..errors import UserError
+    from ..inference.load import task_of_network
+
+    if (args.left is None) != (args.right is None) or (args.left_next is None) != (args.right_next is None):
+        raise UserError("one pair takes both --left and --right")
+    takes = task_of_network(args.network).takes
+    given = "image" if args.image or args.video else "pair" if args.left else takes
+    given = "sequence" if args.left_next else given
+    if given != takes:
+        flags = {
+            "image": "--image, --folder, --list or --video",
+            "pair": "--left and --right, --folder or --list",
+            "sequence": "--left, --right, --left-next and --right-next, --folder or --list",
+        }
+        raise UserError(f"{args.network} takes {flags[takes]}")
+    if args.left:
+        return [[path for path in (args.left, args.right, args.left_next, args.right_next) if path]]
+    if args.video:
+        return int(args.video) if args.video.isdecimal() else args.video
+    return args.image or args.folder or args.list
+
+
+def _intrinsics(text: str | None) -> Any:
+    from ..data.calibration import Calibration
+    from ..errors import UserError
+
+    if text is None:
+        return None
+    try:
+        fx, fy, cx, cy = (float(number) for number in text.split(","))
+    except ValueError:
+        raise UserError(f"--intrinsics is four numbers, FX,FY,CX,CY, got '{text}'") from None
+    return Calibration(fx, fy, cx, cy, baseline_m=0.0)

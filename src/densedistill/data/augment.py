@@ -156,7 +156,8 @@ class Augmentation:
         # Both are drawn always, so that one option does not change what the generator gives to the next.
         horizontal = rng.random() < self.options.flip_horizontal
         vertical = rng.random() < self.options.flip_vertical
-        swappable = "disparity_right" in sample and "disparity" in sample
+        # A pair is mirrored by swapping its views, which keeps no more than these two know.
+        swappable = {"disparity", "disparity_right"} <= sample.keys() and "left_next" not in sample
         may_mirror = swappable if "right" in sample else self.task != "stereo"
         return ("h" if horizontal and may_mirror else "") + ("v" if vertical else "")
 
@@ -205,19 +206,27 @@ class Augmentation:
         lights = self._lights(list(views), rng)
         for view, keys in views.items():
             for key in keys:
-                image = sample[key].permute(1, 2, 0).numpy()
-                image = np.ascontiguousarray(image)
-                if lights is not None:
-                    image = light.relight(image, lights[view])
-                if view == "right" and occlusion != "none":
-                    image = light.occlude(image, rng, occlusion)
-                if options.blur and rng.random() < 0.5:
-                    image = light.blur(image, rng, options.blur)
-                if options.noise and rng.random() < 0.5:
-                    image = light.add_noise(image, rng, options.noise)
-                if options.jpeg and rng.random() < 0.5:
-                    image = light.compress(image, rng, options.jpeg)
-                sample[key] = torch.from_numpy(image).permute(2, 0, 1)
+                frames = sample[key] if sample[key].ndim == 4 else sample[key][None]
+                occluded = occlusion if view == "right" else "none"
+                lamp = None if lights is None else lights[view]
+                lit = [self._spoil(frame, lamp, occluded, rng) for frame in frames]
+                sample[key] = torch.stack(lit) if sample[key].ndim == 4 else lit[0]
+
+    def _spoil(self, image: Tensor, lamp: light.Light | None, occlusion: str, rng: Generator) -> Tensor:
+        """Return one image (3, H, W) as another light and a worse camera show it."""
+        options = self.options
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        if lamp is not None:
+            pixels = light.relight(pixels, lamp)
+        if occlusion != "none":
+            pixels = light.occlude(pixels, rng, occlusion)
+        if options.blur and rng.random() < 0.5:
+            pixels = light.blur(pixels, rng, options.blur)
+        if options.noise and rng.random() < 0.5:
+            pixels = light.add_noise(pixels, rng, options.noise)
+        if options.jpeg and rng.random() < 0.5:
+            pixels = light.compress(pixels, rng, options.jpeg)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _lights(self, views: list[str], rng: Generator) -> dict[str, light.Light] | None:
         if self.options.colour == "none":

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .sample import DISPARITIES, IMAGES, Sample
+from .sample import KINDS, Sample
 
 # Between two surfaces bilinear interpolation invents a depth that neither has: where it leaves the nearest
 # measured value by more than this, in px of the source, the nearest is taken.
@@ -95,31 +95,32 @@ def apply(window: Window, sample: Sample, tilt: tuple[float, float] = (0.0, 0.0)
             column. Columns stay, and with them the truth of horizontal disparity.
     """
     result: Sample = {}
+    maps = {}
     for key, value in sample.items():
+        kind = KINDS.get(key, "nearest")
         if key == "meta":
             view = {"scale": window.scale, "flip": window.flip, "crop": window.crop}
             result[key] = {**value, "view": view}
-        elif key in IMAGES:
-            result[key] = _image(window, value, tilt if key.startswith("right") else (0.0, 0.0))
-        elif key in (*DISPARITIES, "depth", "flow"):
-            continue  # with their masks, below
-        elif key == "boxes":
+        elif kind == "image":
+            result[key] = _images(window, value, tilt if key.startswith("right") else (0.0, 0.0))
+        elif kind in ("disparity", "flow", "measure"):
+            maps[key] = kind
+        elif kind == "boxes":
             result |= _boxes(window, value, sample.get("classes"))
-        elif key != "classes":
+        elif kind == "nearest":
             result[key] = _nearest(window, value)
-    for key in (*DISPARITIES, "depth", "flow"):
-        if key in sample:
-            valid = sample.get(f"{key}_valid")
-            result[key] = _measured(window, sample[key], valid) * _factor(window, key)
+    for key, kind in maps.items():
+        valid = sample.get(f"{key}_valid")
+        result[key] = _measured(window, sample[key], valid) * _factor(window, kind)
     return result
 
 
-def _factor(window: Window, key: str) -> Tensor:
+def _factor(window: Window, kind: str) -> Tensor:
     y, x = window.scale
-    if key == "flow":
+    if kind == "flow":
         sign_x, sign_y = (-1 if mark in window.flip else 1 for mark in "hv")
         return torch.tensor([sign_x * x, sign_y * y], dtype=torch.float32).view(2, 1, 1)
-    return torch.tensor(1.0 if key == "depth" else x, dtype=torch.float32)
+    return torch.tensor(1.0 if kind == "measure" else x, dtype=torch.float32)
 
 
 def _crop(window: Window, values: Tensor) -> Tensor:
@@ -132,6 +133,13 @@ def _crop(window: Window, values: Tensor) -> Tensor:
     part = values[..., top : top + height, left : left + width]
     axes = [axis for axis, mark in ((-2, "v"), (-1, "h")) if mark in window.flip]
     return part.flip(axes) if axes else part
+
+
+def _images(window: Window, images: Tensor, tilt: tuple[float, float]) -> Tensor:
+    """Return the window of an image (3, H, W) or of each of a sequence (T, 3, H, W)."""
+    if images.ndim == 3:
+        return _image(window, images, tilt)
+    return torch.stack([_image(window, image, tilt) for image in images])
 
 
 def _image(window: Window, image: Tensor, tilt: tuple[float, float]) -> Tensor:

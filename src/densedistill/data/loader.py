@@ -12,9 +12,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from . import datasets
 from .augment import OPTIONS as AUGMENTATIONS
 from .augment import build_augmentation
-from .datasets import create_dataset
 from .sample import Sample, collate
 
 Key = tuple[int, int, int]  # data set, sample in it, epoch
@@ -130,7 +130,7 @@ def open_mixture(entries: Sequence[Any], augment: dict[str, Any] | str, task: st
         direct = {key: value for key, value in entry.options.items() if key in AUGMENTATIONS}
         config = {**_options(augment), **_options(entry.augment), **direct}
         config |= {"crop": entry.crop} if entry.crop else {}
-        parts.append((open_dataset(entry), build_augmentation(config, task) if config else None))
+        parts.append((open_dataset(entry, task), build_augmentation(config, task) if config else None))
     return Mixture(parts, seed)
 
 
@@ -138,10 +138,10 @@ def _options(augment: dict[str, Any] | str) -> dict[str, Any]:
     return {"augment": augment} if isinstance(augment, str) else augment
 
 
-def open_dataset(entry: Any) -> Dataset[Sample]:
-    """Return the data set that an entry of a recipe names."""
+def open_dataset(entry: Any, task: str) -> Dataset[Sample]:
+    """Return the data set that an entry of a recipe names, with samples for `task`."""
     options = {key: value for key, value in entry.options.items() if key not in AUGMENTATIONS}
-    dataset = create_dataset(entry.name, root=entry.root, split=entry.split, **options)
+    dataset = datasets.open_dataset(entry.name, task, root=entry.root, split=entry.split, **options)
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise UserError(f"the data set '{entry.name}' is empty (root {entry.root}, split {entry.split})")
     return dataset

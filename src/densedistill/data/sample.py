@@ -18,6 +18,19 @@ IMAGES = ("left", "right", "left_next", "right_next", "image")
 DISPARITIES = ("disparity", "disparity_right", "disparity_next")
 IGNORE_LABEL = 255
 
+# What each key of a sample is, which says how it is cropped, scaled and mirrored (`geometry.apply`): an
+# `image`; a `disparity` or a `flow`, px, which scale with their axes; a `measure` that does not, such as
+# metres; `boxes` and their `classes`. All else, masks and labels, takes the nearest pixel. A task with a key
+# of a new kind adds a line.
+KINDS = {
+    **dict.fromkeys(IMAGES, "image"),
+    **dict.fromkeys(DISPARITIES, "disparity"),
+    "flow": "flow",
+    "depth": "measure",
+    "boxes": "boxes",
+    "classes": "classes",
+}
+
 # What stands for ground truth that a sample of the batch does not have; other keys are filled with zero.
 _FILL = {"labels": IGNORE_LABEL, "classes": -1}
 

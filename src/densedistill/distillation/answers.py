@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UserError
 from ..networks.input_spec import InputSpec, Placement
+from ..networks.restore import restore_output
 from ..tasks import Task
 from .taps import unwrap
 
@@ -22,7 +23,7 @@ def run_network(network: nn.Module, batch: Mapping[str, Any], task: Task) -> tup
         task: whose inputs the network takes.
 
     Returns:
-        Outputs (B, C, H, W), those in pixels in the sample's pixels. `intermediate`, where the network gives
+        The task's outputs, those in pixels in the sample's pixels. `intermediate`, where the network gives
         it, is a list of mappings of outputs, whatever the network lists.
 
     Raises:
@@ -41,7 +42,7 @@ def run_network(network: nn.Module, batch: Mapping[str, Any], task: Task) -> tup
             "densedistill.wrap makes one of any network"
         )
     outputs: dict[str, Any] = {
-        key: _restore(task, key, answer[key], spec, placement) for key in task.outputs if key in answer
+        key: restore_output(task, key, answer[key], spec, placement) for key in task.outputs if key in answer
     }
     if "intermediate" in answer:
         levels = [
@@ -49,7 +50,7 @@ def run_network(network: nn.Module, batch: Mapping[str, Any], task: Task) -> tup
             for level in answer["intermediate"]
         ]
         outputs["intermediate"] = [
-            {key: _restore(task, key, value, spec, placement) for key, value in level.items()}
+            {key: restore_output(task, key, value, spec, placement) for key, value in level.items()}
             for level in levels
         ]
     return outputs, placement
@@ -64,12 +65,3 @@ def network_name(network: nn.Module) -> str:
     """Return what `network` is called in messages."""
     root = unwrap(network)
     return str(getattr(root, "name", None) or type(root).__name__)
-
-
-def _restore(task: Task, key: str, value: Tensor, spec: InputSpec, placement: Placement) -> Tensor:
-    if not any(placement.padding) and placement.scaled_size == placement.size:
-        return value
-    value = spec.restore(value, placement, task.restore.get(key, "bilinear"))
-    if key in task.pixels and placement.scaled_size != placement.size:
-        value = value * (placement.size[1] / placement.scaled_size[1])
-    return value

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.sample import KINDS
 from ..networks.input_spec import InputSpec
 from ..tasks import Task
 
@@ -33,8 +34,24 @@ def tiny_batch(
         key: torch.randint(0, 256, (SAMPLES, 3, height, width), generator=noise, dtype=torch.uint8)
         for key in task.inputs
     }
-    made |= {task.targets[key]: torch.ones(SAMPLES, 1, height, width) for key in task.outputs}
+    made |= example_truth(task, SAMPLES, height, width)
     return {key: value.to(device) for key, value in made.items()}
+
+
+def example_truth(task: Task, samples: int, height: int, width: int) -> dict[str, Tensor]:
+    """Return ground truth of every kind that `task` has, all ones."""
+    made: dict[str, Tensor] = {}
+    for target in task.targets.values():
+        kind = KINDS.get(target, "nearest")
+        if kind == "boxes":
+            made[target] = torch.tensor([0.0, 0.0, width / 2, height / 2]).expand(samples, 1, 4).clone()
+        elif kind == "classes":
+            made[target] = torch.ones(samples, 1, dtype=torch.int64)
+        elif kind == "nearest":
+            made[target] = torch.ones(samples, height, width, dtype=torch.int64)
+        else:
+            made[target] = torch.ones(samples, 2 if kind == "flow" else 1, height, width)
+    return made
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from torch import Tensor
 from ..networks.input_spec import Placement
 
 
-def measured(batch: Mapping[str, Any], target: str, like: Tensor, limit: float | None) -> Tensor:
+def measured(
+    batch: Mapping[str, Any], target: str, like: Tensor, limit: float | None, ignore: int | None = None
+) -> Tensor:
     """Return where the ground truth `target` of `batch` counts: bool (B, 1, H, W).
 
     It must be measured, and a disparity lies above 0 and below `limit`, where that is given.
@@ -20,11 +22,14 @@ def measured(batch: Mapping[str, Any], target: str, like: Tensor, limit: float |
     Args:
         like: an output (B, C, H, W), for the shape when the batch has no such ground truth: it counts
             nowhere.
+        ignore: of ground truth (B, H, W) without a mask, the value that says that it is unknown.
     """
     truth = batch.get(target)
     if truth is None:
         return torch.zeros_like(like[:, :1], dtype=torch.bool)
     valid = batch.get(f"{target}_valid")
+    if valid is None and ignore is not None:
+        return (truth != ignore)[:, None]
     if valid is None:
         valid = torch.ones_like(truth[:, :1], dtype=torch.bool)
     if target.startswith("disparity"):

@@ -212,7 +212,11 @@ class Objective(nn.Module):
         key = str(term.of) if is_output(term, self.task.outputs) else self.task.outputs[0]
         if term.to == GROUND_TRUTH:
             target = answers.batch.get(self.task.targets[key])
-            return torch.zeros_like(answers.student[key]) if target is None else target
+            if target is not None:
+                return target
+            # Nothing of it counts; labels have no axis of channels.
+            like, ignore = answers.student[key], self.task.ignore.get(self.task.targets[key])
+            return torch.zeros_like(like) if ignore is None else torch.full_like(like[:, 0], ignore).long()
         wanted = key if term.to_tap is None else str(term.to_tap)
         if wanted not in answers.teachers[term.to]:
             raise UserError(f"teacher '{term.to}' has no output '{wanted}'")
@@ -234,7 +238,9 @@ class Objective(nn.Module):
         mask: Tensor | None = None
         if term.mask in (GROUND_TRUTH, "both"):
             limit = term.max_disparity or getattr(unwrap(self.student), "max_disparity", None)
-            mask = measured(answers.batch, self.task.targets[key], answers.student[key], limit)
+            target = self.task.targets[key]
+            ignore = self.task.ignore.get(target)
+            mask = measured(answers.batch, target, answers.student[key], limit, ignore)
         if term.mask in ("teacher", "both"):
             vouched = answer_validity(answers.teachers[term.to], key)
             mask = vouched if mask is None else mask & vouched

@@ -6,18 +6,20 @@ import concurrent.futures
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torchmetrics import Metric
 
 from ..errors import UserError
-from ..metrics import create_metric, metric_name
+from ..metrics import MetricInfo, create_metric, metric_info
+from ..tasks import Task
 from .evaluation import Evaluation
-from .load import Predicts, load_predictor
+from .load import Predicts, load_predictor, task_of_network
 from .predictor import Predictor
 from .progress import progress_bar
-from .protocols import MASKS, Protocol, get_protocol
+from .protocols import Protocol, get_protocol
 from .sources import Source, find_sources
 
 __all__ = ["Evaluation", "evaluate"]
@@ -45,9 +47,9 @@ def evaluate(
     Args:
         networks: one or a list of, or a mapping from label to: a network, a name, `name=weights`, `sgbm`, a
             run directory, or anything called like a `Predictor`.
-        data: a data set, the name of one, a list of samples, `"samples"` for the pairs that ship, or a
+        data: a data set, the name of one, a list of samples, `"samples"` for those that ship, or a
             mapping from label to these. `generalisation` brings its own four.
-        protocol: of `PROTOCOLS`; None for `plain`.
+        protocol: one of the networks' task (`list_protocols`); None for `plain`.
         root, split: where a data set given by name lies and which part of it; a mapping by name for several.
         options: further ones of data sets given by name, for example `{"resolution": "Q"}`.
         max_disparity: in px; ground truth at or beyond it does not count, and networks given by name search
@@ -66,32 +68,40 @@ def evaluate(
     Raises:
         UserError: an unknown network, data set, protocol or metric, or a sample without ground truth.
     """
-    protocol = get_protocol(protocol)
-    sources = find_sources(data, protocol, root, split, options)
-    for source in sources:
-        for name in metrics or source.metrics or protocol.metrics:
-            metric_name(name)  # fails before anything is loaded
-    predictors = _predictors(networks, max_disparity, device, precision)
+    labelled = _labelled(networks)
+    task = _one_task(labelled)
+    protocol = get_protocol(protocol, task)
+    sources = find_sources(data, protocol, task, root, split, options)
+    measures = {
+        source.label: _measures(metrics or source.metrics or protocol.metrics or task.metrics, task)
+        for source in sources
+    }
+    predictors = _predictors(labelled, max_disparity, device, precision)
     bound = protocol.max_disparity if max_disparity is None else max_disparity
     average = protocol.average if per_image is None else ("images" if per_image else "pixels")
     evaluation = Evaluation(
-        protocol.name, protocol.says, average, bound, missing=find_missing(protocol, sources)
+        protocol.name,
+        protocol.says,
+        average,
+        bound,
+        missing=find_missing(protocol, sources),
+        task=task.name,
+        limits=protocol.limits_in_words(task, bound),
     )
     with progress_bar(progress) as advance:
         for source in sources:
-            names = [metric_name(name) for name in metrics or source.metrics or protocol.metrics]
             indices = _spread(len(source.samples), limit)
             if not indices:
                 raise UserError(f"{source.label}: there is not one sample to evaluate on")
+            counting = _Counting(task, protocol, measures[source.label], average, bound, distributed)
             tallies = {
-                label: _Tally(label, source.label, predict, names, protocol, average, bound, distributed)
-                for label, predict in predictors.items()
+                label: _Tally(label, source.label, predict, counting) for label, predict in predictors.items()
             }
             steps = _share(indices, distributed)
             for index, sample in zip(steps, _read_ahead(source.samples, steps), strict=True):
-                sample = protocol.crop(sample)
                 name = _sample_name(sample, source, index)
-                _require_ground_truth(sample, source.label, name)
+                sample = protocol.crop(sample, task.inputs[0])
+                _require(sample, task, source.label, name)
                 for label, tally in tallies.items():
                     evaluation.samples.append(tally.add(sample, name))
                     advance(source.label, label, len(steps) * len(tallies))
@@ -104,70 +114,111 @@ def find_missing(protocol: Protocol, sources: Sequence[Source]) -> list[str]:
     return [part for part in protocol.parts if part not in {source.label for source in sources}]
 
 
+def _measures(names: Sequence[str], task: Task) -> list[MetricInfo]:
+    """Return what the metrics `names` say of themselves; UserError for one that the task has not."""
+    found = [metric_info(name) for name in names]
+    for info in found:
+        for key in info.of:
+            if key not in task.outputs:
+                raise UserError(
+                    f"metric '{info.name}' reads {key}, which task {task.name} does not predict; "
+                    f"it has {', '.join(task.metrics)}"
+                )
+    return found
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """What is measured on one data set, the same for every network."""
+
+    task: Task
+    protocol: Protocol
+    measures: Sequence[MetricInfo]
+    average: str
+    bound: float | None
+    distributed: bool
+
+    def create(self, info: MetricInfo) -> Metric:
+        return create_metric(
+            info.name,
+            per_image=self.average == "images",
+            published=self.average == "published",
+            max_disparity=float("inf") if self.bound is None else self.bound,
+            sync_on_compute=self.distributed,
+        )
+
+    def truth(self, sample: Mapping[str, Any], mask: str, device: torch.device) -> dict[str, Any]:
+        """Return the sample's ground truth as a batch of one, with `KEY_valid`: what counts by `mask`."""
+        bound = None if self.average == "published" else self.bound  # the published average limits by itself
+        batch: dict[str, Any] = {}
+        for target in dict.fromkeys(self.task.targets.values()):
+            if target in sample:
+                counted = self.protocol.counted(sample, self.task, target, mask, bound)
+                if counted is not None:
+                    batch[target] = sample[target][None].to(device)
+                    batch[f"{target}_valid"] = counted[None].to(device)
+        return batch
+
+
 class _Tally:
     """What one network reached on one data set so far."""
 
-    def __init__(
-        self,
-        label: str,
-        data: str,
-        predict: Predicts,
-        names: Sequence[str],
-        protocol: Protocol,
-        average: str,
-        bound: float | None,
-        distributed: bool,
-    ):
-        self.label, self.data, self.predict, self.protocol = label, data, predict, protocol
-        self.bound = None if average == "published" else bound  # the published average limits by itself
+    def __init__(self, label: str, data: str, predict: Predicts, counting: _Counting):
+        self.label, self.data, self.predict, self.counting = label, data, predict, counting
         self.device = _measuring_device(predict)
         self.seconds: list[float] = []
-        self.metrics: dict[str, tuple[str, Metric]] = {}
-        for mask in protocol.masks:
-            for name in names:
-                key = name if mask == "all" else f"{name}_{mask}"
-                limit = float("inf") if bound is None else bound
-                metric = create_metric(
-                    name,
-                    per_image=average == "images",
-                    published=average == "published",
-                    max_disparity=limit,
-                    sync_on_compute=distributed,
+        self.metrics: dict[str, dict[str, tuple[MetricInfo, Metric]]] = {
+            mask: {
+                info.name if mask == "all" else f"{info.name}_{mask}": (
+                    info,
+                    counting.create(info).to(self.device),
                 )
-                self.metrics[key] = (mask, metric.to(self.device))
+                for info in counting.measures
+            }
+            for mask in counting.protocol.masks
+        }
 
     def add(self, sample: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Predict for `sample`, count it, and return its own figures."""
-        prediction = self._predict(sample)
-        target = sample["disparity"].to(self.device)
-        if prediction.shape[-2:] != target.shape[-2:]:
-            raise UserError(
-                f"{self.label} on {self.data} '{name}': the prediction is {_size(prediction)} px, "
-                f"the ground truth {_size(target)}"
-            )
+        outputs = self._predict(sample)
+        self._check_sizes(outputs, sample, name)
+        task, protocol = self.counting.task, self.counting.protocol
+        if protocol.alignments:
+            truth = self.counting.truth(sample, "all", self.device)
+            for align in protocol.alignments:
+                outputs = align(outputs, truth)
         figures: dict[str, Any] = {"name": self.label, "data": self.data, "sample": name}
-        for key, (mask, metric) in self.metrics.items():
-            valid = MASKS[mask](sample)
-            if valid is None:
-                continue
-            valid = valid.to(self.device)
-            if self.bound is not None:
-                valid = valid & (target < self.bound)
-            value = metric(prediction, target[None], valid[None]).item()
-            figures[key] = None if value != value else value
-        return figures
+        for mask, metrics in self.metrics.items():
+            truth = self.counting.truth(sample, mask, self.device)
+            for key, (info, metric) in metrics.items():
+                if all(target in truth for target in info.targets(task)):
+                    figures |= _figures(key, metric(*info.arguments(outputs, truth, task)))
+        return {key: None if value != value else value for key, value in figures.items()}
 
-    def _predict(self, sample: Mapping[str, Any]) -> torch.Tensor:
-        predict = self.predict
-        if self.protocol.prepare_spec and isinstance(predict, Predictor):
-            size = tuple(sample["left"].shape[-2:])
-            predict = predict.with_input_spec(self.protocol.prepare_spec(predict.input_spec, size))
+    def _predict(self, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        predict, protocol = self.predict, self.counting.protocol
+        images = [sample[key] for key in self.counting.task.inputs]
+        if protocol.prepare_spec and isinstance(predict, Predictor):
+            size = tuple(images[0].shape[-2:])
+            predict = predict.with_input_spec(protocol.prepare_spec(predict.input_spec, size))
+        for procedure in protocol.procedures:
+            predict = procedure(predict)
         start = time.perf_counter()
-        prediction = predict(sample["left"], sample["right"])["disparity"]
-        if prediction.device.type != "cpu":
-            torch.accelerator.synchronize(prediction.device)
+        outputs = predict(*images)
+        device = next(iter(outputs.values())).device
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         self.seconds.append(time.perf_counter() - start)
-        return prediction.to(self.device)
+        return {key: value.to(self.device) for key, value in outputs.items()}
+
+    def _check_sizes(self, outputs: Mapping[str, Any], sample: Mapping[str, Any], name: str) -> None:
+        for key in self.counting.task.maps:
+            target = self.counting.task.targets[key]
+            if key in outputs and target in sample and outputs[key].shape[-2:] != sample[target].shape[-2:]:
+                raise UserError(
+                    f"{self.label} on {self.data} '{name}': the prediction is {_size(outputs[key])} px, "
+                    f"the ground truth {_size(sample[target])}"
+                )
 
     def row(self, images: int) -> dict[str, Any]:
         """Return the figures over all samples."""
@@ -178,33 +229,53 @@ class _Tally:
             "precision": getattr(self.predict, "precision", "unknown"),
             "seconds_per_image": sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None,
         }
-        for key, (_, metric) in self.metrics.items():
+        for key, (_, metric) in ((k, m) for metrics in self.metrics.values() for k, m in metrics.items()):
             if not (metric.update_called or metric.sync_on_compute):
                 continue
             with warnings.catch_warnings():
                 # a process that had no sample with this mask still takes part in the sum
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-                value = metric.compute().item()
-            if value == value:
-                row[key] = value
+                found = _figures(key, metric.compute())
+            row |= {name: value for name, value in found.items() if value == value}
         return row
 
 
-def _predictors(
-    networks: Any, max_disparity: float | None, device: str | torch.device | None, precision: str
-) -> dict[str, Predicts]:
+def _figures(key: str, value: Any) -> dict[str, float]:
+    """Return a metric's value by its column; one that gives several figures names them itself."""
+    if isinstance(value, Mapping):
+        return {name: float(figure) for name, figure in value.items()}
+    return {key: value.item()}
+
+
+def _labelled(networks: Any) -> list[tuple[str | None, Any]]:
     if isinstance(networks, Mapping):
-        labelled = list(networks.items())
+        labelled: list[tuple[str | None, Any]] = list(networks.items())
     else:
         several = networks if isinstance(networks, (list, tuple)) else [networks]
         labelled = [(None, network) for network in several]
     if not labelled:
         raise UserError("there is no network to evaluate")
+    return labelled
+
+
+def _one_task(labelled: Sequence[tuple[str | None, Any]]) -> Task:
+    tasks = {task_of_network(network).name: task_of_network(network) for _, network in labelled}
+    if len(tasks) > 1:
+        raise UserError(f"networks of one task are compared, these are of {' and '.join(tasks)}")
+    return next(iter(tasks.values()))
+
+
+def _predictors(
+    labelled: Sequence[tuple[str | None, Any]],
+    max_disparity: float | None,
+    device: str | torch.device | None,
+    precision: str,
+) -> dict[str, Predicts]:
     reach = None if max_disparity is None else int(-(-max_disparity // 1))
     found: dict[str, Predicts] = {}
     for label, network in labelled:
         predict = load_predictor(network, reach, device, precision)
-        label = label or getattr(predict, "name", type(predict).__name__)
+        label = str(label or getattr(predict, "name", type(predict).__name__))
         number = 2
         while label in found:
             label = f"{label.split(' #')[0]} #{number}"
@@ -247,10 +318,15 @@ def _sample_name(sample: Mapping[str, Any], source: Source, index: int) -> str:
     return str(sample.get("meta", {}).get("name", f"{source.label}[{index}]"))
 
 
-def _require_ground_truth(sample: Mapping[str, Any], data: str, name: str) -> None:
-    if "disparity" not in sample:
+def _require(sample: Mapping[str, Any], task: Task, data: str, name: str) -> None:
+    """Refuse a sample without an input or without ground truth of `task`."""
+    target = task.targets[task.outputs[0]]
+    if target not in sample:
         raise UserError(f"{data}: sample '{name}' has no ground truth to evaluate on")
-    if not sample["disparity_valid"].any():
+    for key in task.inputs:
+        if key not in sample:
+            raise UserError(f"{data}: sample '{name}' has no '{key}', which task {task.name} needs")
+    if f"{target}_valid" in sample and not sample[f"{target}_valid"].any():
         raise UserError(
             f"{data}: sample '{name}' has not one valid pixel of ground truth; check or remove the file"
         )

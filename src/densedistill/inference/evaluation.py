@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..files import write_text
+from ..metrics import metric_info
+from ..tasks import get_task
 from .protocols import MASK_WORDS
 
 _AVERAGES = {
@@ -21,7 +23,7 @@ _AVERAGES = {
     "images": "mean over images",
     "published": "mean over images as published",
 }
-_HEADINGS = {"epe": "EPE", "d1": "D1", "rms": "RMS"}
+_UNITS = {"%": "share in [0, 1]"}
 _NOT_METRICS = ("name", "data", "images", "precision", "seconds_per_image", "sample")
 
 
@@ -30,8 +32,8 @@ class Evaluation:
     """Figures of every network on every data set.
 
     `rows` are dicts with `name`, `data`, `images`, `precision`, `seconds_per_image` (median) and one entry a
-    metric: `epe` and `rms` in px, shares (`d1`, `bad2`, …) in [0, 1]; `_noc`, `_bg`, `_fg` tell over which
-    pixels. `samples` are the same for each sample.
+    metric: for stereo `epe` and `rms` in px, shares (`d1`, `bad2`, …) in [0, 1]; `_noc`, `_bg`, `_fg` tell
+    over which pixels. `samples` are the same for each sample; `limits` says what ground truth counts.
     """
 
     protocol: str
@@ -41,19 +43,17 @@ class Evaluation:
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    task: str = "stereo"
+    limits: str = ""
 
     @property
     def caption(self) -> str:
         """The protocol, the pixels, the averaging, the units and the precision, in one sentence each."""
         masks = dict.fromkeys(_mask(key) for key in _metrics(self.rows))
         parts = [f"Protocol {self.protocol}: {self.says}"]
-        limit = (
-            "no limit on disparity"
-            if self.max_disparity is None
-            else f"0 < disparity < {self.max_disparity:g}"
-        )
-        parts.append("; ".join([*(MASK_WORDS[mask] for mask in masks), limit, _AVERAGES[self.average]]))
-        parts.append("D1 and bad-k in %, EPE and RMS in px")
+        words = [*(MASK_WORDS[mask] for mask in masks), self.limits, _AVERAGES[self.average]]
+        parts.append("; ".join(word for word in words if word))
+        parts += [units] if (units := self._units()) else []
         precisions: dict[str, list[str]] = {}
         for row in self.rows:
             names = precisions.setdefault(row["precision"], [])
@@ -69,6 +69,14 @@ class Evaluation:
             parts.append(f"Not given: {', '.join(self.missing)}")
         return ". ".join(parts) + "."
 
+    def _units(self) -> str:
+        """Return the units of the figures, in words; the task's own where it has some."""
+        named: dict[str, list[str]] = {}
+        for info in map(metric_info, dict.fromkeys(_name(key) for key in _metrics(self.rows))):
+            named.setdefault(info.unit, []).append(info.heading)
+        said = ", ".join(f"{' and '.join(names)} in {unit}" for unit, names in named.items() if unit)
+        return get_task(self.task).units or said
+
     def table(self) -> Table:
         """Return the rows as a rich table, networks below each other, the best of each group in bold."""
         table = Table(caption=self.caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -76,7 +84,7 @@ class Evaluation:
         table.add_column("network", overflow="fold")
         table.add_column("data", overflow="fold")
         table.add_column("pixels", no_wrap=True)
-        for heading in (*(_HEADINGS.get(name, name) for name in metrics), "s/image"):
+        for heading in (*(metric_info(name).heading for name in metrics), "s/image"):
             table.add_column(heading, justify="right", no_wrap=True)
         for data in dict.fromkeys(row["data"] for row in self.rows):
             rows = [row for row in self.rows if row["data"] == data]
@@ -106,7 +114,12 @@ class Evaluation:
             "caption": self.caption,
             "average": self.average,
             "max_disparity": self.max_disparity,
-            "units": {"epe": "px", "rms": "px", "d1": "share of pixels", "bad": "share of pixels"},
+            "task": self.task,
+            "limits": self.limits,
+            "units": {
+                info.name: _UNITS.get(info.unit, info.unit)
+                for info in map(metric_info, dict.fromkeys(_name(key) for key in _metrics(self.rows)))
+            },
             "missing": self.missing,
             "rows": self.rows,
             "samples": self.samples,
@@ -115,8 +128,7 @@ class Evaluation:
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
         """Return the evaluation that `to_dict` made `found` of."""
-        fields = ("protocol", "says", "average", "max_disparity", "rows", "samples", "missing")
-        return cls(**{field: found[field] for field in fields})
+        return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
 
     def write_json(self, path: str | os.PathLike[str]) -> Path:
         """Write `to_dict` to `path`, atomically, and return the path."""
@@ -134,11 +146,11 @@ def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _name(key: str) -> str:
-    return key.partition("_")[0]
+    return key if _mask(key) == "all" else key.removesuffix(f"_{_mask(key)}")
 
 
 def _mask(key: str) -> str:
-    return key.partition("_")[2] or "all"
+    return next((mask for mask in MASK_WORDS if key.endswith(f"_{mask}")), "all")
 
 
 def _key(name: str, mask: str) -> str:
@@ -148,6 +160,7 @@ def _key(name: str, mask: str) -> str:
 def _cell(key: str, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     if key not in row:
         return ""
-    cell = f"{row[key]:.3f}" if _name(key) in ("epe", "rms") else f"{100 * row[key]:.2f}"
-    best = len(rows) > 1 and row[key] == min(other[key] for other in rows if key in other)
-    return f"[bold]{cell}[/bold]" if best else cell
+    info = metric_info(_name(key))
+    best = max if info.larger_is_better else min
+    is_best = len(rows) > 1 and row[key] == best(other[key] for other in rows if key in other)
+    return f"[bold]{info.write(row[key])}[/bold]" if is_best else info.write(row[key])

@@ -13,6 +13,8 @@ from torch import nn
 from ..errors import UserError, unknown
 from ..networks.published import shipped_weights
 from ..networks.registry import MODELS, create_model, list_models
+from ..networks.registry import task_of as task_of_name
+from ..tasks import Task, get_task, task_of
 from .classical import SGBM
 from .predictor import Predictor
 
@@ -38,11 +40,11 @@ def load_predictor(
     """
     if isinstance(network, nn.Module):
         return Predictor(network, device, precision)
-    if isinstance(network, Path) or (isinstance(network, str) and (Path(network) / "recipe.yaml").is_file()):
+    if isinstance(network, Path) or (isinstance(network, str) and _is_run(network)):
         return Predictor(_load_run(Path(network)), device, precision)
     if isinstance(network, str):
         name, _, weights = network.partition("=")
-        if name == "sgbm":
+        if name == SGBM.name:
             if weights:
                 raise UserError(f"sgbm has no weights; got '{network}'")
             return SGBM() if max_disparity is None else SGBM(max_disparity)
@@ -52,9 +54,34 @@ def load_predictor(
     raise UserError(f"a network is a module, a name, 'sgbm' or a predictor, got {type(network).__name__}")
 
 
-def _create(name: str, weights: str | None, max_disparity: int | None) -> nn.Module:
+def task_of_network(network: Any) -> Task:
+    """Return the task of what `load_predictor` takes, without loading it; stereo where nothing says it.
+
+    Raises:
+        UserError: no such network.
+    """
+    if isinstance(network, str) and not _is_run(network):
+        name = network.partition("=")[0]
+        if name == SGBM.name or ":" in name:
+            return task_of(SGBM if name == SGBM.name else MODELS[name])
+        _check_known(name)
+        return get_task(task_of_name(name))
+    if isinstance(network, (str, Path)):
+        return get_task(_recipe_of_run(Path(network)).task)
+    return task_of(network)
+
+
+def _is_run(network: str | Path) -> bool:
+    return (Path(network) / "recipe.yaml").is_file()
+
+
+def _check_known(name: str) -> None:
     if ":" not in name and name not in MODELS:
-        raise unknown("network", name, [*list_models(), "sgbm"])
+        raise unknown("network", name, [*list_models(), SGBM.name])
+
+
+def _create(name: str, weights: str | None, max_disparity: int | None) -> nn.Module:
+    _check_known(name)
     if weights is None and "shipped" not in shipped_weights(name):
         raise UserError(f"no weights ship for network '{name}'; name a file: {name}=FILE")
     options: dict[str, Any] = {}
@@ -63,11 +90,11 @@ def _create(name: str, weights: str | None, max_disparity: int | None) -> nn.Mod
     return create_model(name, weights=weights or "shipped", **options)
 
 
-def _load_run(run: Path) -> nn.Module:
-    """Return the student that the directory of a run holds, made as its recipe says."""
+def _recipe_of_run(run: Path) -> Any:
+    """Return the recipe of the student that the directory of a run holds."""
     from ..recipes import Recipe, load_recipe
 
-    recipe_file, weights = run / "recipe.yaml", run / "student.safetensors"
+    recipe_file = run / "recipe.yaml"
     if not recipe_file.is_file():
         raise UserError(f"{run} is no run: there is no {recipe_file.name} in it")
     recipe = load_recipe(recipe_file)
@@ -75,6 +102,12 @@ def _load_run(run: Path) -> nn.Module:
         if recipe.kind != "chain":
             raise UserError(f"{run} is a {recipe.kind} of several trainings; name the folder of one of them")
         recipe = list(recipe.recipes.values())[-1]  # whose student is the chain's
+    return recipe
+
+
+def _load_run(run: Path) -> nn.Module:
+    """Return the student that the directory of a run holds, made as its recipe says."""
+    recipe, weights = _recipe_of_run(run), run / "student.safetensors"
     if not weights.is_file():
         raise UserError(f"{run} is not finished: there is no {weights.name} in it; resume it first")
     return create_model(recipe.student.name, weights=str(weights), **recipe.student.options)

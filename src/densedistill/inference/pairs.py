@@ -46,7 +46,7 @@ def pairs_from(source: PathLike | Iterable[Pair | tuple[PathLike, PathLike]]) ->
         return pairs_in_folder(path) if path.is_dir() else pairs_in_list(path)
     given = list(source)
     bare = [(Path(p[0]), Path(p[1])) for p in given if not isinstance(p, Pair)]
-    names = iter(_names([left for left, _ in bare]))
+    names = iter(names_of([left for left, _ in bare]))
     return [p if isinstance(p, Pair) else Pair(Path(p[0]), Path(p[1]), next(names)) for p in given]
 
 
@@ -66,18 +66,28 @@ def pairs_in_folder(folder: Path) -> list[Pair]:
     if not found:
         names = ", ".join(f"{left}/ and {right}/" for left, right in FOLDERS[:3])
         raise UserError(f"no pairs in {folder}; expected {names}, or im0.png and im1.png in a folder a pair")
-    names_of = _names([left for left, _ in found])
-    return [Pair(left, right, name) for (left, right), name in zip(found, names_of, strict=True)]
+    called = names_of([left for left, _ in found])
+    return [Pair(left, right, name) for (left, right), name in zip(found, called, strict=True)]
 
 
 def pairs_in_list(path: Path, root: PathLike | None = None) -> list[Pair]:
-    """Return the pairs of a list file: left and right (further columns are ignored) on each line, # for
-    comments.
+    """Return the pairs of a list file (see `read_list`): left and right on each line.
+
+    Raises:
+        UserError: the list or a file in it is missing, or a line has one column.
+    """
+    files = read_list(path, 2, root)
+    names = names_of([left for left, _ in files])
+    return [Pair(left, right, name) for (left, right), name in zip(files, names, strict=True)]
+
+
+def read_list(path: Path, columns: int, root: PathLike | None = None) -> list[tuple[Path, ...]]:
+    """Return the files on each line of a list: so many `columns`, further ones are ignored, # for comments.
 
     Paths are relative to `root`, by default to the list's folder.
 
     Raises:
-        UserError: the list or a file in it is missing, or a line has one column.
+        UserError: the list or a file in it is missing, or a line is too short.
     """
     try:
         lines = path.read_text().splitlines()
@@ -85,22 +95,23 @@ def pairs_in_list(path: Path, root: PathLike | None = None) -> list[Pair]:
         why = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"cannot read the list {path}: {why}") from None
     base = path.parent if root is None else Path(root)
+    wanted = {1: "an image is one path", 2: "a pair is two paths, left and right"}
     files = []
     for number, line in enumerate(lines, 1):
-        columns = line.split()
-        if not columns or columns[0].startswith("#"):
+        words = line.split()
+        if not words or words[0].startswith("#"):
             continue
-        if len(columns) < 2:
-            raise UserError(f"{path}, line {number}: a pair is two paths, left and right, got '{columns[0]}'")
-        left, right = base / columns[0], base / columns[1]
-        for view in (left, right):
+        if len(words) < columns:
+            said = wanted.get(columns, "a sequence is four paths, left and right now and then")
+            raise UserError(f"{path}, line {number}: {said}, got '{' '.join(words)}'")
+        row = tuple(base / word for word in words[:columns])
+        for view in row:
             if not view.is_file():
                 raise UserError(f"{path}, line {number}: there is no file {view}")
-        files.append((left, right))
+        files.append(row)
     if not files:
-        raise UserError(f"there is no pair in the list {path}")
-    names = _names([left for left, _ in files])
-    return [Pair(left, right, name) for (left, right), name in zip(files, names, strict=True)]
+        raise UserError(f"there is no {'image' if columns == 1 else 'pair'} in the list {path}")
+    return files
 
 
 def _side_by_side(left: Path, right: Path) -> list[Pair]:
@@ -129,7 +140,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
 
 
-def _names(paths: list[Path]) -> list[str]:
+def names_of(paths: list[Path]) -> list[str]:
     """Return each path's stem, with as many parent folders before it as it takes to tell them apart."""
     if not paths:
         return []

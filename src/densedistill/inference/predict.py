@@ -1,10 +1,10 @@
-"""`predict`: pairs of files in, files of disparity, depth and points out."""
+"""`predict`: images in, files of predictions out."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,22 @@ from typing import Any
 import torch
 
 from ..data import formats
-from ..data.calibration import Calibration, read_calibration, rectify
+from ..data.calibration import Calibration, RawRig, read_calibration, rectify
 from ..errors import UserError, unknown
-from .load import Predicts, load_predictor
+from ..tasks import Task
+from ..tasks.files import Predicted, Writer, unbatch
+from .inputs import Input, inputs_from
+from .load import Predicts, load_predictor, task_of_network
 from .order import looks_swapped
-from .pairs import Pair, PathLike, pairs_from
+from .pairs import PathLike
 from .progress import progress_bar
-from .writers import WRITERS, Predicted
 
 ORDER_CHECKED = 8  # pairs; a rig does not change sides in the middle of a folder
 
 
 @dataclass
 class Predictions:
-    """The files that `predict` wrote, how many pairs were there already, and what looked wrong."""
+    """The files that `predict` wrote, how many inputs were there already, and what looked wrong."""
 
     written: list[Path] = field(default_factory=list)
     skipped: int = 0
@@ -34,10 +36,10 @@ class Predictions:
 
 def predict(
     network: Any,
-    pairs: PathLike | Iterable[Pair | tuple[PathLike, PathLike]],
+    source: Any,
     out: PathLike,
     *,
-    write: Sequence[str] = ("png", "color"),
+    write: Sequence[str] | None = None,
     calibration: PathLike | Sequence[PathLike] | Calibration | None = None,
     rectify_by: PathLike | Sequence[PathLike] | Calibration | None = None,
     max_disparity: int | None = None,
@@ -48,17 +50,18 @@ def predict(
     progress: bool = False,
     on_warning: Callable[[str], None] | None = None,
 ) -> Predictions:
-    """Predict the disparity of pairs of images and write it as files, in float32 unless told otherwise.
+    """Predict for images what the network's task says and write it as files, in float32 by default.
 
-    Images may be of any size, grey, 16 bits deep or with alpha. A pair whose outputs are all there is
+    Images may be of any size, grey, 16 bits deep or with alpha. An input whose outputs are all there is
     skipped, so a run that was stopped goes on where it was; each file is whole or not there. Views that look
     swapped are reported, never swapped.
 
     Args:
         network: as `load_predictor` takes it: a network, a name, `name=weights`, `sgbm`, a run, a predictor.
-        pairs: a folder, a list file, or pairs of paths (see `pairs_from`).
-        out: folder of the outputs, called by the pair's name.
-        write: kinds of output, of `WRITERS`.
+        source: for stereo a folder, a list file, or pairs of paths (see `pairs_from`); for tasks with
+            a single image a file, a folder, a list, a video or a camera's number (see `inputs_from`).
+        out: folder of the outputs, called by the input's name.
+        write: kinds of output, of the task's writers; None for its usual ones.
         calibration: file (KITTI, Middlebury, OpenCV; OpenCV's may be two) for `depth` and `ply`; None to look
             for `calib.txt` beside the images and KITTI's `calib/NNNNNN.txt`.
         rectify_by: OpenCV calibration of a raw rig: the pairs are rectified first, and the rectified views
@@ -66,7 +69,7 @@ def predict(
         max_disparity: search range of a network given by name, px.
         device, precision: where and in which arithmetic the network runs.
         overwrite: predict again what is there.
-        colour_max: disparity that is red in pictures; None for each picture's own largest.
+        colour_max: value, for stereo disparity, that is red in pictures; None for each picture's own largest.
         progress: draw a bar on stderr.
         on_warning: gets each warning; None for `warnings.warn`.
 
@@ -74,81 +77,103 @@ def predict(
         UserError: an unknown kind of output, a missing or damaged file, views of different size, no
             calibration where one is needed.
     """
-    for kind in write:
-        if kind not in WRITERS:
-            raise unknown("kind of output", kind, WRITERS)
-    found = pairs_from(pairs)
-    if not found:
-        raise UserError("there is no pair to predict")
-    work = _Work(Path(out), tuple(dict.fromkeys(write)), on_warning or _warn, colour_max)
+    task = task_of_network(network)
+    kinds = task.writes if write is None else tuple(dict.fromkeys(write))
+    for kind in kinds:
+        if kind not in task.writers:
+            raise unknown("kind of output", kind, task.writers)
+    work = _Work(task, Path(out), kinds, on_warning or _warn, colour_max)
     work.rig = _read(rectify_by)
-    if work.rig is not None and work.rig.raw is None:
+    if work.rig is not None and (work.rig.raw is None or "right" not in task.inputs):
         raise UserError(
             "to rectify takes a calibration with both cameras, K1, D1, K2, D2, R and T (OpenCV's)"
         )
     work.calibration = _read(calibration)
-    waiting = [pair for pair in found if overwrite or not work.is_done(pair)]
-    work.result.skipped = len(found) - len(waiting)
-    for pair in waiting:
-        work.geometry(pair, size=None)  # a missing calibration is said before hours of work
-    if waiting:
-        run = load_predictor(network, max_disparity, device, precision)
-        with progress_bar(progress) as advance:
-            for number, pair in enumerate(waiting):
-                work.one(run, pair, check_order=number < ORDER_CHECKED)
-                advance("predict", pair.name, len(waiting))
+    inputs = inputs_from(task, source)
+    if isinstance(inputs, list):
+        if not inputs:
+            raise UserError(f"there is no {task.takes} to predict")
+        for one in inputs:
+            if overwrite or not work.is_done(one):
+                work.geometry(one, size=None)  # a missing calibration is said before hours of work
+    total = len(inputs) if isinstance(inputs, list) else None
+    run: Predicts | None = None
+    with progress_bar(progress) as advance:
+        for one in inputs:
+            if not overwrite and work.is_done(one):
+                work.result.skipped += 1
+                continue
+            run = run or load_predictor(network, max_disparity, device, precision)
+            work.one(run, one)
+            advance("predict", one.name, total)
     return work.result
 
 
 @dataclass
 class _Work:
-    """What is the same for every pair."""
+    """What is the same for every input."""
 
+    task: Task
     out: Path
     kinds: tuple[str, ...]
     on_warning: Callable[[str], None]
     colour_max: float | None
     rig: Calibration | None = None
     calibration: Calibration | None = None
+    order_checked: int = 0
     result: Predictions = field(default_factory=Predictions)
 
-    def is_done(self, pair: Pair) -> bool:
-        return all(path.is_file() for path in self.paths(pair).values())
+    @property
+    def writers(self) -> dict[str, Writer]:
+        return {kind: self.task.writers[kind] for kind in self.kinds}
 
-    def paths(self, pair: Pair) -> dict[str, Path]:
-        return {kind: self.out / f"{pair.name}{WRITERS[kind].suffix}" for kind in self.kinds}
+    def is_done(self, one: Input) -> bool:
+        return all(path.is_file() for path in self.paths(one).values())
 
-    def one(self, run: Predicts, pair: Pair, check_order: bool) -> None:
-        left, right = formats.read_images(pair.left, pair.right)
-        if left.shape != right.shape:
-            raise UserError(
-                f"the views differ in size: {pair.left} is {left.shape[1]}x{left.shape[0]} px, "
-                f"{pair.right} {right.shape[1]}x{right.shape[0]}; a rectified pair has one size"
-            )
-        geometry = self.geometry(pair, left.shape[:2])
+    def paths(self, one: Input) -> dict[str, Path]:
+        return {kind: self.out / writer.file.format(one.name) for kind, writer in self.writers.items()}
+
+    def one(self, run: Predicts, one: Input) -> None:
+        images = one.read()
+        geometry = self.geometry(one, images[0].shape[:2])
         if self.rig is not None and self.rig.raw is not None:
-            left, right, geometry = rectify(self.rig.raw, left, right)
-            for side, view in (("left", left), ("right", right)):
-                path = self.out / f"{pair.name}.{side}.png"
-                formats.write_image(path, view)
-                self.result.written.append(path)
-        if check_order and looks_swapped(left, right):
-            self.warn(f"left and right look swapped in '{pair.name}' ({pair.left} should be the left view)")
-        disparity = run(left, right)["disparity"][0, 0].cpu().numpy()
-        predicted = Predicted(disparity, left, geometry, self.colour_max)
-        for kind, path in self.paths(pair).items():
-            WRITERS[kind].write(path, predicted)
+            images, geometry = self.rectified(one, images, self.rig.raw)
+        if "right" in self.task.inputs:
+            self.check_order(one, *images[:2])
+        outputs = unbatch(run(*images))
+        classes = getattr(getattr(run, "net", None), "classes", ())
+        predicted = Predicted(outputs, images[0], geometry, self.colour_max, classes)
+        for kind, path in self.paths(one).items():
+            self.writers[kind].write(path, predicted)
             self.result.written.append(path)
 
-    def geometry(self, pair: Pair, size: tuple[int, ...] | None) -> Calibration | None:
+    def rectified(self, one: Input, images: list[Any], rig: RawRig) -> tuple[list[Any], Calibration]:
+        """Return the views, two by two, as a rectified rig sees them, and write them beside the outputs."""
+        found: list[Any] = []
+        for first in range(0, len(images), 2):
+            left, right, geometry = rectify(rig, *images[first : first + 2])
+            found += [left, right]
+        for key, view in zip(self.task.inputs, found, strict=True):
+            path = self.out / f"{one.name}.{key}.png"
+            formats.write_image(path, view)
+            self.result.written.append(path)
+        return found, geometry
+
+    def check_order(self, one: Input, left: Any, right: Any) -> None:
+        self.order_checked += 1
+        if self.order_checked <= ORDER_CHECKED and looks_swapped(left, right):
+            self.warn(f"left and right look swapped in '{one.name}' ({one.files[0]} should be the left view)")
+
+    def geometry(self, one: Input, size: tuple[int, ...] | None) -> Calibration | None:
         """Return the calibration for images of `size`; None where no output needs it."""
-        if self.rig is not None or not any(WRITERS[kind].metric for kind in self.kinds):
+        if self.rig is not None or not any(writer.metric for writer in self.writers.values()):
             return None
-        found = self.calibration or _beside(pair.left)
+        first = one.files[0]
+        found = self.calibration or _beside(first)
         if found is None:
-            raise UserError(
-                f"depth and ply need a calibration; there is none beside {pair.left}, so name its file"
-            )
+            kinds = [kind for kind, writer in self.task.writers.items() if writer.metric]
+            need = f"{' and '.join(kinds)} need{'s' if len(kinds) == 1 else ''}"
+            raise UserError(f"{need} a calibration; there is none beside {first}, so name its file")
         if size is None or found.size is None or found.size == tuple(size):
             return found
         (height, width), (calibrated_height, calibrated_width) = size, found.size
@@ -156,7 +181,7 @@ class _Work:
         if abs(calibrated_height * width - calibrated_width * height) > max(
             calibrated_height, calibrated_width
         ):
-            raise UserError(f"{calibrated}, {pair.left} is {width}x{height}, of another shape")
+            raise UserError(f"{calibrated}, {first} is {width}x{height}, of another shape")
         self.warn(f"{calibrated} and scaled to {width}x{height}")
         return found.resized(height, width)
 

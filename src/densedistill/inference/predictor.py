@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
-from ..networks.input_spec import InputSpec, Placement
+from ..networks.input_spec import InputSpec
 from ..networks.precision import fastest_dtype
-from ..tasks import Task, get_task
+from ..networks.restore import restore_output
+from ..tasks import Task, task_of
 from .images import to_batches
 
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -48,7 +49,7 @@ class Predictor:
             net = net.to(device)
         self.net = net
         self.name: str = getattr(net, "name", type(net).__name__)
-        self.task: Task = get_task(getattr(net, "task", "stereo"))
+        self.task: Task = task_of(net)
         own: InputSpec = getattr(net, "input_spec", None) or InputSpec()
         self.input_spec = input_spec or own
         self.channels_last = channels_last
@@ -80,11 +81,12 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, *images: Any) -> dict[str, Tensor]:
-        """Return the task's outputs, each (B, C, H, W) float32 on the network's device, for images of any
-        size.
+        """Return the task's outputs on the network's device for images of any size: maps (B, C, H, W) float32
+        of that size, boxes (B, N, 4) in its pixels.
 
         Args:
-            *images: the task's inputs in its order (stereo: left, right), as `to_batch` takes them.
+            *images: the task's inputs in its order (stereo: left, right; depth: image), as `to_batch` takes
+                them.
 
         Raises:
             UserError: the number of images is wrong, their sizes differ, or they are not images.
@@ -104,7 +106,9 @@ class Predictor:
         if isinstance(outputs, Tensor):
             outputs = {self.task.outputs[0]: outputs}
         return {
-            key: self._restore(key, outputs[key], placement) for key in self.task.outputs if key in outputs
+            key: restore_output(self.task, key, _float(outputs[key]), self.input_spec, placement)
+            for key in self.task.outputs
+            if key in outputs
         }
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
@@ -114,15 +118,9 @@ class Predictor:
             return _without_tf32()
         return contextlib.nullcontext()
 
-    def _restore(self, key: str, output: Tensor, placement: Placement) -> Tensor:
-        output = output.float()
-        output = self.input_spec.restore(output, placement, self.task.restore.get(key, "bilinear"))
-        if key in self.task.pixels and placement.scaled_size != placement.size:
-            factors = [
-                size / scaled for size, scaled in zip(placement.size, placement.scaled_size, strict=True)
-            ]
-            output = output * output.new_tensor(factors[::-1][: output.shape[1]]).view(1, -1, 1, 1)
-        return output
+
+def _float(output: Tensor) -> Tensor:
+    return output.float() if output.is_floating_point() else output
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

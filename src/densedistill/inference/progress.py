@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-Advance = Callable[[str, str, int], None]
+Advance = Callable[[str, str, int | None], None]
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def progress_bar(shown: bool) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def advance(what: str, now: str, total: int) -> None:
+        def advance(what: str, now: str, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], advance=1, description=f"{what}: {now}")

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.datasets import open_dataset
 from ..errors import UserError
+from ..tasks import Task
 from .protocols import Protocol
 
 
@@ -23,6 +25,7 @@ class Source:
 def find_sources(
     data: Any,
     protocol: Protocol,
+    task: Task,
     root: Any = None,
     split: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -33,28 +36,33 @@ def find_sources(
         UserError: there is no such data set, or nothing was named.
     """
     if protocol.parts:
-        return _parts(data, protocol, root, split, options)
+        return _parts(data, protocol, task, root, split, options)
     if data is None:
         raise UserError(
             "there is nothing to evaluate on: name a data set, or 'samples' for the pairs that ship"
         )
-    if isinstance(data, Mapping) and "left" not in data:
-        return [_one(value, str(label), root, split, options) for label, value in data.items()]
+    if isinstance(data, Mapping) and task.inputs[0] not in data:
+        return [_one(value, str(label), task, root, split, options) for label, value in data.items()]
     if isinstance(data, str) and data == "samples":
-        return _shipped()
+        return _shipped(task)
     if isinstance(data, (list, tuple)) and data and all(isinstance(entry, str) for entry in data):
-        return [source for name in data for source in find_sources(name, protocol, root, split, options)]
-    return [_one([data] if isinstance(data, Mapping) else data, None, root, split, options)]
+        return [one for name in data for one in find_sources(name, protocol, task, root, split, options)]
+    return [_one([data] if isinstance(data, Mapping) else data, None, task, root, split, options)]
 
 
 def _one(
-    data: Any, label: str | None, root: Any, split: str | None, options: Mapping[str, Any] | None
+    data: Any,
+    label: str | None,
+    task: Task,
+    root: Any,
+    split: str | None,
+    options: Mapping[str, Any] | None,
 ) -> Source:
     if isinstance(data, str):
-        from ..data.datasets import create_dataset
-
         chosen = root.get(data) if isinstance(root, Mapping) else root
-        return Source(label or data, create_dataset(data, root=chosen, split=split, **(options or {})))
+        return Source(
+            label or data, open_dataset(data, task.name, root=chosen, split=split, **(options or {}))
+        )
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise UserError(
             f"data is a data set, the name of one or a list of samples, got {type(data).__name__}"
@@ -62,18 +70,21 @@ def _one(
     return Source(label or getattr(data, "name", None) or _label(data), data)
 
 
-def _shipped() -> list[Source]:
-    """Return Motorcycle (Middlebury 2014, quarter size) and Cones (Middlebury 2003)."""
-    from ..data.datasets import create_dataset
-
-    return [
-        Source("motorcycle", create_dataset("middlebury2014")),
-        Source("cones", create_dataset("middlebury2003")),
-    ]
+def _shipped(task: Task) -> list[Source]:
+    """Return the samples that ship for `task`: for stereo Motorcycle (Middlebury 2014, quarter size) and
+    Cones (Middlebury 2003)."""
+    if not task.samples:
+        raise UserError(f"no samples ship for {task.name}; name a data set, 'world' for procedural scenes")
+    return [Source(label, open_dataset(name, task.name)) for label, name in task.samples.items()]
 
 
 def _parts(
-    data: Any, protocol: Protocol, root: Any, split: str | None, options: Mapping[str, Any] | None
+    data: Any,
+    protocol: Protocol,
+    task: Task,
+    root: Any,
+    split: str | None,
+    options: Mapping[str, Any] | None,
 ) -> list[Source]:
     """Return the data sets of a protocol that brings its own: given in `data`, or found below `root`."""
     given: dict[str, Any] = dict(data) if isinstance(data, Mapping) else {}
@@ -93,7 +104,7 @@ def _parts(
         if name in given:
             sources.append(Source(name, given[name], metrics))
         elif name in places:
-            sources.append(Source(name, _open_part(name, places[name], split, options), metrics))
+            sources.append(Source(name, _open_part(name, task, places[name], split, options), metrics))
     if not sources:
         where = f" below {root}" if isinstance(root, (str, Path)) else ""
         raise UserError(
@@ -102,11 +113,11 @@ def _parts(
     return sources
 
 
-def _open_part(name: str, root: Path, split: str | None, options: Mapping[str, Any] | None) -> Any:
-    from ..data.datasets import create_dataset
-
+def _open_part(
+    name: str, task: Task, root: Path, split: str | None, options: Mapping[str, Any] | None
+) -> Any:
     name = "middleburyeval3" if name == "middlebury" else name
-    return create_dataset(name, root=root, split=split, **(options or {}))
+    return open_dataset(name, task.name, root=root, split=split, **(options or {}))
 
 
 def _names(protocol: Protocol) -> str:

@@ -2,7 +2,8 @@
 
 from .disparity import D1, EPE, RMS, Bad, bad, d1, epe, rms
 from .published import DSNetMean, dsnet_mean
-from .registry import METRICS, create_metric, metric_name
+from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_name, register_metric
+from .segmentation import MeanIoU, mean_iou
 
 __all__ = [
     "D1",
@@ -11,11 +12,16 @@ __all__ = [
     "RMS",
     "Bad",
     "DSNetMean",
+    "MeanIoU",
+    "MetricInfo",
     "bad",
     "create_metric",
     "d1",
     "dsnet_mean",
     "epe",
+    "mean_iou",
+    "metric_info",
     "metric_name",
+    "register_metric",
     "rms",
 ]

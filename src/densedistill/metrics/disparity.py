@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import UserError
+from .registry import register_metric
 
 
 def epe(
@@ -177,6 +178,7 @@ class _Mean(Metric):
         return _compute(self.total, self.count).float()
 
 
+@register_metric("epe", of="disparity", unit="px", heading="EPE", function=epe)
 class EPE(_Mean):
     """`epe` over batches and processes.
 
@@ -190,6 +192,7 @@ class EPE(_Mean):
         self._add(*_epe_update(prediction, target, valid, self.per_image))
 
 
+@register_metric("d1", of="disparity", unit="%", heading="D1", function=d1)
 class D1(_Mean):
     """`d1` over batches and processes."""
 
@@ -201,6 +204,7 @@ class D1(_Mean):
         self._add(*_d1_update(prediction, target, valid, self.pixels, self.share, self.per_image))
 
 
+@register_metric("bad", of="disparity", unit="%", function=bad, parameter="threshold")
 class Bad(_Mean):
     """`bad` over batches and processes."""
 
@@ -212,6 +216,7 @@ class Bad(_Mean):
         self._add(*_bad_update(prediction, target, valid, self.threshold, self.per_image))
 
 
+@register_metric("rms", of="disparity", unit="px", heading="RMS", function=rms)
 class RMS(_Mean):
     """`rms` over batches and processes."""
 

@@ -52,7 +52,7 @@ class Wrapped(nn.Module):
         return {key: self._checked(key, value, images[0]) for key, value in outputs.items()}
 
     def _checked(self, key: str, value: Any, image: Tensor) -> Any:
-        if key not in get_task(self.task).restore:
+        if key not in get_task(self.task).maps:
             return value
         if isinstance(value, Tensor) and value.ndim == 3:
             value = value[:, None]

@@ -74,11 +74,13 @@ class DataSet:
 class Data:
     """What is trained and validated on; `batch_size` counts the samples of one step over all processes.
 
+    `protocol` is how validation measures: a protocol of the task; None for its plain one.
     `workers` are loading processes for each training process; None: none on a CPU, up to 8 beside a GPU.
     """
 
     train: list[DataSet]
     validate: list[DataSet] = field(default_factory=list)
+    protocol: str | None = None
     batch_size: int = 8
     augment: dict[str, Any] | str = field(default_factory=dict)
     workers: int | None = None

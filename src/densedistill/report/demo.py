@@ -129,7 +129,9 @@ def _recipes(
 
 
 def _make_pairs(recipe: Recipe, console: Console) -> None:
-    datasets: list[Any] = [open_dataset(entry) for entry in (*recipe.data.train, *recipe.data.validate)]
+    datasets: list[Any] = [
+        open_dataset(entry, recipe.task) for entry in (*recipe.data.train, *recipe.data.validate)
+    ]
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("making pairs", total=sum(map(len, datasets)))
         for dataset in datasets:

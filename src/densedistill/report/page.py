@@ -90,7 +90,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
     firsts = {column.group: column for column in reversed(metric_columns(rows))}
     parts = []
     for data, column in reversed(firsts.items()):
-        best = min(column.values, key=lambda name: column.values[name])
+        best = column.better(column.values, key=lambda name: column.values[name])
         where = f" on {data}" if data else ""
         parts.append(
             f"{best} has an {column.label} of {column.values[best]:.2f} {column.unit}".rstrip() + where

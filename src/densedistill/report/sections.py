@@ -28,8 +28,9 @@ def accuracy_against_cost(
     metric = next((m for m in ("bad2", "epe", "d1") if any(row.get(m) is not None for row in rows)), None)
     if metric is None:
         return None
-    label, unit, factor, _ = metric_label(metric)
-    means = {name: mean * factor for name, mean in _mean_over_data(rows, metric).items()}
+    written = metric_label(metric)
+    label, unit = written.heading, written.unit
+    means = {name: mean * written.factor for name, mean in _mean_over_data(rows, metric).items()}
     charts = []
     for key, x_label, scale in (("latency", "latency p50, ms", 1e3), ("macs", "MACs, G", 1e-9)):
         points = [
@@ -119,7 +120,8 @@ def training_curves(records: Sequence[RunRecord], colours: Colours) -> Markup | 
     metrics = list(dict.fromkeys(key for record in records for key in record.keys("validate/")))
     rank = {metric: _rank(metric.rpartition("/")[2]) for metric in metrics}
     for metric in sorted(metrics, key=rank.__getitem__)[:_VALIDATION_METRICS]:
-        label, unit, factor, _ = metric_label(metric.rpartition("/")[2])
+        written = metric_label(metric.rpartition("/")[2])
+        label, unit, factor = written.heading, written.unit, written.factor
         for against, title, x_label, scale in (
             ("step", "steps", "steps", 1.0),
             ("time", "wall-clock", "minutes of training", 1 / 60),

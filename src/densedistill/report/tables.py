@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .markup import Markup, tag
 
-_SHARE = re.compile(r"bad\d+(\.\d+)?|d1")
 _CHOSEN = ("epe", "bad2", "d1")
 _NOT_METRICS = ("images", "samples", "seconds_per_image")
 
@@ -39,28 +37,48 @@ class Cost:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of numbers, less being better; `group` stands above it, `values` is by matcher's name."""
+    """One column of numbers; `group` stands above it, `values` is by matcher's name."""
 
     group: str
     label: str
     unit: str
     values: Mapping[str, float]
     digits: int
+    larger_is_better: bool = False
 
     @property
     def best(self) -> float | None:
-        """The least value, None where there is nothing to compare."""
+        """The best value, None where there is nothing to compare."""
         known = [value for value in self.values.values() if math.isfinite(value)]
-        return min(known) if len(known) > 1 else None
+        return self.better(known) if len(known) > 1 else None
+
+    @property
+    def better(self) -> Callable[..., Any]:
+        """`min` or `max`, the way the column points."""
+        return max if self.larger_is_better else min
 
 
-def metric_label(metric: str) -> tuple[str, str, float, int]:
-    """Return the heading of `metric`, its unit, the factor to that unit and its decimals."""
-    if _SHARE.fullmatch(metric):
-        return metric.replace("bad", "bad-").replace("d1", "D1"), "%", 100.0, 2
-    if metric in ("epe", "rms"):
-        return metric.upper(), "px", 1.0, 3
-    return metric, "", 1.0, 3
+@dataclass(frozen=True)
+class Label:
+    """How a metric is written: its heading, its unit, the factor to that unit, and the decimals."""
+
+    heading: str
+    unit: str = ""
+    factor: float = 1.0
+    digits: int = 3
+    larger_is_better: bool = False
+
+
+def metric_label(metric: str) -> Label:
+    """Return how the figure `metric` of a row is written."""
+    from ..errors import UserError
+    from ..metrics import metric_info  # with torch, which a report without figures does not need
+
+    try:
+        info = metric_info(metric)
+    except UserError:  # over some pixels only, or of whoever wrote the row
+        return Label(metric)
+    return Label(info.title, info.unit, info.factor, info.digits, info.larger_is_better)
 
 
 def metric_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
@@ -73,14 +91,16 @@ def metric_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     metrics = [metric for metric in _CHOSEN if metric in metrics] or metrics
     columns = []
     for data, metric in itertools.product(dict.fromkeys(str(row.get("data", "")) for row in rows), metrics):
-        label, unit, factor, digits = metric_label(metric)
+        label = metric_label(metric)
         values = {
-            str(row["name"]): float(row[metric]) * factor
+            str(row["name"]): float(row[metric]) * label.factor
             for row in rows
             if str(row.get("data", "")) == data and _is_number(row.get(metric))
         }
         if values:
-            columns.append(Column(data, label, unit, values, digits))
+            columns.append(
+                Column(data, label.heading, label.unit, values, label.digits, label.larger_is_better)
+            )
     return columns
 
 

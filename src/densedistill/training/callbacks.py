@@ -132,7 +132,7 @@ class Pilot(L.Callback):
         assert self.validator is not None
         figure = self.validator.run(module, self.run_log)
         module.counters.validations = self._tenths(module)
-        if figure is not None and (module.counters.best is None or figure < module.counters.best):
+        if self.validator.improves(figure, module.counters.best):
             module.counters.best, module.counters.best_step = figure, module.step
             if trainer.is_global_zero:
                 save_checkpoint(module.run.best, state_of(module))

@@ -47,4 +47,4 @@ def _evaluate(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Evalua
                 teacher = create_teacher(config.name, weights=config.weights, **config.options)
                 if isinstance(teacher, NetworkTeacher):
                     predictors[name] = Predictor(teacher.network)
-    return evaluate(predictors, datasets, max_disparity=reach)
+    return evaluate(predictors, datasets, recipe.data.protocol, max_disparity=reach)

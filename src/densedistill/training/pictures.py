@@ -5,32 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..tasks import Task
+from ..tasks.files import unbatch
+from ..tasks.pictures import compare
 
 
 def picture(sample: Mapping[str, Any], prediction: Mapping[str, Tensor], task: Task) -> Tensor:
-    """Return (3, H, 4W) uint8: the first input, ground truth, prediction and absolute error of the task's
-    main output.
+    """Return (3, H, 4W) uint8: the first input, ground truth, prediction and error of the task's main output,
+    the last one only where the task has a picture for it.
 
-    Ground truth and prediction share one scale, from 0 to the ground truth's largest value; the error's ends
-    at a tenth of it.
+    Ground truth and prediction share one range of colours.
     """
-    output = task.outputs[0]
-    key = task.targets[output]
-    predicted = prediction[output][0].float().cpu()
-    target, valid = sample[key], sample[f"{key}_valid"]
-    top = float(target[valid].max()) if valid.any() else float(predicted.max())
-    error = torch.where(valid, (predicted - target).abs(), 0.0)
-    panels = [sample[task.inputs[0]], _colour(target, top), _colour(predicted, top), _colour(error, top / 10)]
-    return torch.cat(panels, dim=-1)
-
-
-def _colour(values: Tensor, top: float) -> Tensor:
-    scaled = (values[0] / max(top, 1e-6)).clamp(0, 1).mul(255).byte().numpy()
-    coloured = cv2.applyColorMap(scaled, cv2.COLORMAP_TURBO)[..., ::-1]
-    return torch.from_numpy(np.ascontiguousarray(coloured)).permute(2, 0, 1)
+    image = np.ascontiguousarray(sample[task.inputs[0]].permute(1, 2, 0).numpy())
+    key = task.outputs[0]
+    truth = unbatch({name: value[None] for name, value in task.truth(sample).items()})
+    valid = None
+    if key in task.maps:
+        valid = unbatch({"valid": task.measured(sample, task.targets[key])[None]})["valid"]
+    panels = compare(task, image, truth, valid, unbatch(prediction))
+    shown = [image, *(panel for panel in panels if panel is not None)]
+    return torch.from_numpy(np.concatenate(shown, 1)).permute(2, 0, 1)

@@ -87,7 +87,8 @@ def train_one(recipe: Recipe, run: Run) -> Run:
     with _quiet():
         datasets = open_validation(recipe)
         log = RunLog(run.path, recipe.trainer.log_every, is_first_process(), counters.step)
-        pilot = Pilot(log, Validator(datasets, recipe.trainer.pictures) if datasets else None)
+        pictures, protocol = recipe.trainer.pictures, recipe.data.protocol
+        pilot = Pilot(log, Validator(datasets, pictures, protocol) if datasets else None)
         trainer = _lightning(recipe, run, pilot)
         module, loader = _assemble(recipe, run, counters, trainer)
         if state:

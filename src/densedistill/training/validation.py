@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from ..data.loader import open_dataset
 from ..inference.evaluate import evaluate
 from ..inference.predictor import Predictor
+from ..metrics import metric_info
 from ..recipes import DataSet, Recipe
 from .pictures import picture
 
@@ -24,7 +26,9 @@ def open_validation(recipe: Recipe) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     for entry in recipe.data.validate:
         label = _label(entry)
-        datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = open_dataset(entry)
+        datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = open_dataset(
+            entry, recipe.task
+        )
     return datasets
 
 
@@ -38,15 +42,17 @@ class Validator:
     Args:
         datasets: by label.
         pictures: samples of the first data set to show.
+        protocol: of the evaluation; None for the task's plain one.
     """
 
-    def __init__(self, datasets: Mapping[str, Any], pictures: int = 0):
-        self.datasets = dict(datasets)
+    def __init__(self, datasets: Mapping[str, Any], pictures: int = 0, protocol: str | None = None):
+        self.datasets, self.protocol = dict(datasets), protocol
+        self._larger_is_better = False
         self.pictures = min(pictures, len(next(iter(self.datasets.values()))))
 
     def run(self, module: TrainingModule, log: RunLog) -> float:
-        """Log the figures of `module`'s student and return the first one on the first data set, lower is
-        better."""
+        """Log the figures of `module`'s student and return the first one on the first data set, which
+        `improves` on another or not."""
         student = module.student
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         precision = "float32" if module.trainer.precision == "32-true" else "bfloat16"
@@ -57,6 +63,7 @@ class Validator:
                 found = evaluate(
                     {"student": predictor},
                     self.datasets,
+                    self.protocol,
                     max_disparity=getattr(student, "max_disparity", None),
                     distributed=distributed,
                 )
@@ -69,9 +76,16 @@ class Validator:
             prefix = "validate" if number == 0 else f"validate/{row['data']}"
             values |= {f"{prefix}/{key}": value for key, value in row.items() if key in _measured(row)}
         log.write(module, values)
-        figure = next(iter(values.values()))
+        first = next(iter(values))
+        figure, self._larger_is_better = values[first], metric_info(first.rpartition("/")[2]).larger_is_better
         log.say("  ".join([f"step {module.step}:", *(f"{k} {v:.4g}" for k, v in values.items())]))
         return figure
+
+    def improves(self, figure: float, best: float | None) -> bool:
+        """Return whether `figure` is better than `best`, the way the metric points."""
+        if best is None or math.isnan(best):
+            return True
+        return figure > best if self._larger_is_better else figure < best
 
     def _draw(self, predictor: Predictor, module: TrainingModule, log: RunLog) -> None:
         dataset = next(iter(self.datasets.values()))

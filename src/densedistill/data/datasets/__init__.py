@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
-import pkgutil
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from ...errors import UserError, nearest
-from ...registry import Registry
+from ...registry import Registry, discover
 from ..sample import Sample
 
-DATASETS = Registry(
-    "data set",
-    tuple(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__) if module.name[0] != "_"),
-)
+DATASETS = Registry("data set", discover(__name__, __file__))
 
 
 def list_datasets(pattern: str = "*") -> list[str]:
@@ -49,3 +45,10 @@ def create_dataset(
             if option not in accepted:
                 raise UserError(f"data set '{name}' takes no option '{option}'{nearest(option, accepted)}")
     return dataset(**given)
+
+
+def open_dataset(name: str, task: str, **options: Any) -> Dataset[Sample]:
+    """Return `create_dataset(name, **options)` with samples for `task`, where the data set serves several."""
+    if "task" in inspect.signature(DATASETS[name]).parameters:
+        options.setdefault("task", task)
+    return create_dataset(name, **options)

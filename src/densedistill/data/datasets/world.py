@@ -8,11 +8,21 @@ from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
 
-from ...errors import UserError
+from ...errors import UserError, unknown
 from ..sample import Sample
-from ..world import check_options, get_bank, render
+from ..world import LABELS, check_options, get_bank, render
 from ..world.cache import Cache
 from . import DATASETS
+
+# Ground truth that each task learns from; `left` becomes the `image` of tasks with a single one.
+WANTED: dict[str, tuple[str, ...]] = {
+    "stereo": ("disparity",),
+    "depth": ("depth",),
+    "sceneflow": ("disparity", "disparity_next", "flow", "left_next", "right_next"),
+    "segmentation": ("labels",),
+    "detection": ("boxes",),
+}
+SINGLE = ("depth", "segmentation", "detection")
 
 
 @DATASETS.register("world")
@@ -24,7 +34,9 @@ class World(Dataset[Sample]):
         seed: number of the first scene. Different ranges share nothing but the textures.
         size: (height, width), px.
         max_disparity: what no disparity exceeds, px.
-        want: ground truth to make; see `densedistill.data.world.render`.
+        task: what the samples are for: `stereo`, `depth`, `sceneflow`, `segmentation` or `detection`, which
+            says the ground truth, and whether there is a pair or a single `image`. A recipe's own by default.
+        want: ground truth to make; None for the task's. See `densedistill.data.world.render`.
         cache: a folder; each scene is rendered once, stored there and read ever after (about 0.6 MB for
             256x512 px with disparity). Several processes may share it. **options: further options of
             `render`.
@@ -33,7 +45,7 @@ class World(Dataset[Sample]):
         UserError: an unknown option or ground truth, a size that is not two positive numbers.
     """
 
-    task: ClassVar[str] = "stereo"
+    classes: ClassVar[tuple[str, ...]] = LABELS
     name: ClassVar[str] = "world"
 
     def __init__(
@@ -42,17 +54,26 @@ class World(Dataset[Sample]):
         seed: int = 0,
         size: Sequence[int] = (256, 512),
         max_disparity: float = 96,
-        want: Sequence[str] = ("disparity",),
+        want: Sequence[str] | None = None,
         cache: str | os.PathLike[str] | None = None,
+        task: str = "stereo",
         **options: Any,
     ):
+        if task not in WANTED:
+            raise unknown("task of the world", task, WANTED)
+        self.task = task
+        options |= {"right": False} if task in SINGLE else {}
         if length < 1:
             raise UserError(f"data set 'world' needs length 1 or more, got {length}")
         if len(size) != 2:
             raise UserError(f"data set 'world' needs size [height, width], got {list(size)}")
         self.length, self.seed = length, seed
         self.height, self.width = (int(side) for side in size)
-        self.options: dict[str, Any] = {"want": tuple(want), "max_disparity": max_disparity, **options}
+        self.options: dict[str, Any] = {
+            "want": WANTED[task] if want is None else tuple(want),
+            "max_disparity": max_disparity,
+            **options,
+        }
         check_options(self.height, self.width, **self.options)
         self.cache = None
         if cache is not None:
@@ -77,4 +98,4 @@ class World(Dataset[Sample]):
             sample = render(seed, self.height, self.width, **self.options)
             if self.cache is not None:
                 self.cache.write(seed, sample)
-        return sample
+        return {"image": sample.pop("left"), **sample} if self.task in SINGLE else sample

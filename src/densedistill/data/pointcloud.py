@@ -1,4 +1,4 @@
-"""Disparity, a calibration and an image to a coloured point cloud."""
+"""Disparity or depth, a calibration and an image to a coloured point cloud."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.calibration import Calibration
 from ..errors import UserError
 from ..files import write_bytes
+from .calibration import Calibration
 
 _VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 _HEADER = """ply
@@ -36,7 +36,15 @@ def points(
     """
     kept = np.isfinite(disparity) & (disparity >= least)
     depth = calibration.depth(disparity)
-    kept &= depth > 0
+    return points_of_depth(np.where(kept, depth, 0), calibration)
+
+
+def points_of_depth(
+    depth: NDArray[np.floating], calibration: Calibration
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return where each pixel lies, (N, 3) metres in the camera's frame as `points` has it, and which pixels
+    (H, W) these N are: those with a depth above 0."""
+    kept = np.isfinite(depth) & (depth > 0)
     rows, columns = np.nonzero(kept)
     z = depth[kept]
     x = (columns - calibration.cx) * z / calibration.fx

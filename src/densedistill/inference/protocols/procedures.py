@@ -1,0 +1,56 @@
+"""What protocols do around a network: how it is asked, and what becomes of its answer before it is
+measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..images import to_batches
+from .protocol import Outputs, Predicts
+
+
+def flip_average(predict: Predicts) -> Predicts:
+    """Return a predictor that answers with the mean of its maps for single images and for these mirrored."""
+
+    def averaged(*images: Any) -> Outputs:
+        batches = to_batches(*images)
+        plain, mirrored = predict(*batches), predict(*(batch.flip(-1) for batch in batches))
+        return {key: (value + mirrored[key].flip(-1)) / 2 for key, value in plain.items()}
+
+    return averaged
+
+
+def median_scaling(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
+    """Return depth (B, 1, H, W) with each image's median made that of its ground truth (Zhou et al., CVPR
+    2017)."""
+    depth = outputs["depth"].clone()
+    for index, valid in enumerate(batch["depth_valid"]):
+        if valid.any():
+            depth[index] *= torch.median(batch["depth"][index][valid]) / torch.median(depth[index][valid])
+    return {**outputs, "depth": depth}
+
+
+def scale_and_shift(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
+    """Return depth (B, 1, H, W) with the scale and shift of least squared error, image by image, as relative
+    depth is compared (Ranftl et al., TPAMI 2022)."""
+    depth = outputs["depth"].clone()
+    for index, valid in enumerate(batch["depth_valid"]):
+        if valid.sum() > 1:
+            found, true = depth[index][valid].double(), batch["depth"][index][valid].double()
+            columns = torch.stack([found, torch.ones_like(found)], 1)
+            scale, shift = torch.linalg.lstsq(columns, true[:, None]).solution[:, 0]
+            depth[index] = (depth[index].double() * scale + shift).to(depth)
+    return {**outputs, "depth": depth}
+
+
+def clamped(low: float, high: float, key: str = "depth") -> Any:
+    """Return the alignment that keeps output `key` between `low` and `high`, as devkits with caps do."""
+
+    def clamp(outputs: dict[str, Tensor], batch: Mapping[str, Any]) -> Outputs:
+        return {**outputs, key: outputs[key].clamp(low, high)}
+
+    return clamp

@@ -1,0 +1,32 @@
+"""A network's outputs brought back to the image that it was given."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..tasks import Task
+from .input_spec import InputSpec, Placement
+
+
+def restore_output(task: Task, key: str, output: Tensor, spec: InputSpec, placement: Placement) -> Tensor:
+    """Return output `key` at the place and size of the source, what is in pixels in the source's pixels.
+
+    Args:
+        output: a map (B, C, H', W') of the network's input, boxes (B, N, 4) in its pixels, or anything else,
+            which is left as it is.
+        spec, placement: what `InputSpec.prepare` did to the source.
+    """
+    mode = task.restore.get(key)
+    if mode is None or (not any(placement.padding) and placement.scaled_size == placement.size):
+        return output
+    factors = [size / scaled for size, scaled in zip(placement.size, placement.scaled_size, strict=True)]
+    y, x = factors
+    if mode == "boxes":
+        left, _, top, _ = placement.padding
+        moved = (output - output.new_tensor([left, top, left, top])) * output.new_tensor([x, y, x, y])
+        height, width = placement.size
+        return moved.clamp(min=0).minimum(output.new_tensor([width, height, width, height]))
+    output = spec.restore(output, placement, mode)
+    if key in task.pixels and placement.scaled_size != placement.size:
+        output = output * output.new_tensor([x, y][: output.shape[1]]).view(1, -1, 1, 1)
+    return output
