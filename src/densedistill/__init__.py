@@ -29,6 +29,7 @@ _PUBLIC = {
     "load_recipe": "recipes",
     "train": "training",
     "distill": "verbs",
+    "label": "verbs",
     "UserError": "errors",
 }
 _MODULES = {"losses": "distillation.losses", "metrics": "metrics", "tasks": "tasks", "data": "data"}
