@@ -132,7 +132,7 @@ def write_shard(
                     data, entries[key] = encode(values, kind)
                 except UserError as error:
                     raise UserError(f"frame '{name}', {key}: {error}") from None
-                archive.writestr(_member(place, key), data)
+                archive.writestr(zipfile.ZipInfo(_member(place, key)), data)  # a ZipInfo has no time of its own
             index[name] = entries
         archive.writestr(zipfile.ZipInfo(_INDEX), json.dumps(index, sort_keys=True))
     data = buffer.getbuffer()
@@ -140,8 +140,8 @@ def write_shard(
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "frames": list(index)}
 
 
-def _member(place: int, key: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(f"{place:04d}/{key}")
+def _member(place: int, key: str) -> str:
+    return f"{place:04d}/{key}"
 
 
 def write_receipt(root: Path, number: int, receipt: Mapping[str, Any]) -> None:

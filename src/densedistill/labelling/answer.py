@@ -109,7 +109,10 @@ class Labeller:
 
     def _filtered(self, evidence: Evidence, outputs: Sequence[str]) -> tuple[Arrays, dict[str, Any]]:
         answer = evidence.answer
-        verdicts = {name: FILTERS[name](evidence, **options) for name, options in self.filters}
+        verdicts: dict[str, Any] = {}
+        for name, options in self.filters:
+            called = name if name not in verdicts else f"{name} {len(verdicts) + 1}"
+            verdicts[called] = FILTERS[name](evidence, **options)
         arrays: Arrays = {}
         counts: dict[str, Any] = {"frames": 1, "outputs": {}}
         for key in outputs:

@@ -3,6 +3,7 @@
 from .disparity import D1, EPE, RMS, Bad, bad, d1, epe, rms
 from .published import DSNetMean, dsnet_mean
 from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_name, register_metric
+from .sceneflow import SceneFlowOutliers, flow_epe, sceneflow_counts, sceneflow_figures
 from .segmentation import MeanIoU, mean_iou
 
 __all__ = [
@@ -22,6 +23,10 @@ __all__ = [
     "mean_iou",
     "metric_info",
     "metric_name",
+    "SceneFlowOutliers",
+    "flow_epe",
+    "sceneflow_counts",
+    "sceneflow_figures",
     "register_metric",
     "rms",
 ]

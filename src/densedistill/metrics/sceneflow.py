@@ -16,6 +16,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import UserError
+from .disparity import D1, EPE, _Mean, d1, epe
+from .registry import register_metric
 
 PIXELS, SHARE = 3.0, 0.05
 #: What is judged, and the maps that it needs.
@@ -168,8 +170,6 @@ def flow_epe(prediction: Tensor, target: Tensor, valid: Tensor | None = None, *,
     >>> flow_epe(torch.tensor([3.0, 4.0]).view(2, 1, 1), torch.zeros(2, 1, 1))
     tensor(5.)
     """
-    from .disparity import epe
-
     if prediction.shape != target.shape or target.ndim < 3 or target.shape[-3] != 2:
         raise UserError(
             f"flow has shape (…, 2, H, W), got {tuple(prediction.shape)} and {tuple(target.shape)}"
@@ -187,3 +187,69 @@ def _check(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor], key: 
             f"'{key}' of the prediction is {tuple(prediction[key].shape)}, the ground truth "
             f"{tuple(target[key].shape)}"
         )
+
+
+class _Share(_Mean):
+    """A share of pixels, as a total and a count over batches and processes."""
+
+    def _count(self, wrong: Tensor, valid: Tensor) -> None:
+        wrong, valid = wrong.flatten(1), valid.flatten(1)
+        self._add(*_pooled(wrong.double(), valid, self.per_image))
+
+
+@register_metric("d2", of="disparity_next", unit="%", heading="D2", function=d1)
+class D2(D1):
+    """D1 of the disparity at t1, seen from t0."""
+
+
+@register_metric("epe_next", of="disparity_next", unit="px", heading="EPE of disparity at t1", function=epe)
+class EPENext(EPE):
+    """End-point error of the disparity at t1, seen from t0."""
+
+
+@register_metric("epe_flow", of="flow", unit="px", heading="EPE of flow", function=flow_epe)
+class FlowEPE(_Mean):
+    """`flow_epe` over batches and processes."""
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
+        error = torch.linalg.vector_norm(prediction.double() - target.double(), dim=1, keepdim=True)
+        known = torch.ones_like(error, dtype=torch.bool) if valid is None else valid
+        self._add(*_pooled(error.flatten(1), known.flatten(1), self.per_image))
+
+
+@register_metric("fl", of="flow", unit="%", heading="Fl")
+class Fl(_Share):
+    """The share of pixels whose flow is off by more than 3 px and 5 % (KITTI 2015)."""
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
+        wrong = torch.stack([outliers(p.to(t), t) for p, t in zip(prediction, target, strict=True)])
+        self._count(wrong, torch.ones_like(wrong) if valid is None else valid[:, 0])
+
+
+@register_metric("sf", of=PARTS["SF"], unit="%", heading="SF")
+class SF(_Share):
+    """The share of pixels that are outliers in D1, D2 or Fl, where all three are known (KITTI 2015)."""
+
+    def update(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        """Add outputs and ground truth of a batch; `KEY_valid` says where it is known."""
+        wrong = valid = None
+        for key in PARTS["SF"]:
+            pairs = zip(outputs[key], batch[key], strict=True)
+            off = torch.stack([outliers(p.to(t), t) for p, t in pairs])
+            known = batch[f"{key}_valid"][:, 0].bool()
+            wrong = off if wrong is None else wrong | off
+            valid = known if valid is None else valid & known
+        assert wrong is not None and valid is not None
+        self._count(wrong, valid)
+
+
+def _pooled(values: Tensor, valid: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+    """Return (sum, count) of values (B, N) over the valid pixels, or over the images' means."""
+    sums = torch.where(valid, values.double(), 0.0).sum(1)
+    counts = valid.sum(1).double()
+    if not per_image:
+        return sums.sum(), counts.sum()
+    kept = counts > 0
+    return (sums[kept] / counts[kept]).sum(), kept.sum().double()

@@ -36,7 +36,7 @@ TASK = Task(
     targets={"disparity": "disparity", "disparity_next": "disparity_next", "flow": "flow"},
     pixels=frozenset({"disparity", "disparity_next", "flow"}),
     restore={"disparity": "bilinear", "disparity_next": "bilinear", "flow": "bilinear"},
-    metrics=("epe", "d1"),
+    metrics=("sf", "d1", "d2", "fl", "epe", "epe_next", "epe_flow"),
     takes="sequence",
     writers={
         "disp_0": Writer("disp_0/{}.png", "disparity now, KITTI's 16-bit PNG", _disparity("disparity")),
