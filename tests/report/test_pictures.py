@@ -12,8 +12,11 @@ from densedistill.report.pictures import (
     colour_disparity,
     colour_error,
     data_uri,
+    scene_of,
     shrink,
 )
+from densedistill.report.sections import pictures_of
+from densedistill.tasks import get_task
 
 
 def test_errors_are_blue_up_to_two_pixels_then_yellow_to_red_and_grey_where_unknown():
@@ -77,3 +80,19 @@ def test_a_montage_has_a_column_for_the_scene_and_for_each_matcher(tmp_path):
     assert np.abs(image[8 + 24 + 30, 8 + 45] - (200, 30, 30)).max() < 10
     assert row_of_errors[8 + 98 + 45].tolist() == ERROR_COLOURS[0].tolist()
     assert row_of_errors[8 + 2 * 98 + 45].tolist() == ERROR_COLOURS[-1].tolist()
+
+
+def test_a_scene_of_another_task_stands_in_the_report_with_its_own_colours():
+    task = get_task("segmentation")
+    truth = np.array([[0, 0, 1, 255]])
+    right, wrong = (np.eye(3)[row].T[:, None] for row in ([0, 0, 1, 1], [0, 2, 1, 1]))
+    image = np.zeros((1, 4, 3), np.uint8)
+    answers = {"right": {"logits": right}, "wrong": {"logits": wrong}}
+    scene = scene_of(task, "street", image, {"logits": truth}, truth != 255, answers)
+    assert (scene.truth[:, :3] == scene.predictions["right"][:, :3]).all()
+    assert not scene.truth[0, 3].any()
+    different = (scene.errors["right"] != scene.errors["wrong"]).any(-1)
+    assert different.tolist() == [[False, True, False, False]]
+    page = str(pictures_of([scene], {"right": 0, "wrong": 1}))
+    assert page.count("<img") == 6
+    assert "disparity" not in page

@@ -11,26 +11,28 @@ import torch
 
 from ..inference.predictor import Predictor
 from ..networks.counting import count
+from ..tasks import task_of
 from .tables import Cost
 
 
 def measure_cost(
     name: str, predict: Callable[..., Any], size: tuple[int, int], repeats: int = 7, warm_up: int = 2
 ) -> Cost:
-    """Return the cost of `predict` on one pair of `size` (height, width).
+    """Return the cost of `predict` on one input, for stereo a pair, of `size` (height, width).
 
     Args:
         name: by which the report calls it.
         predict: a `Predictor`, or anything called like one, of which parameters and MACs stay unknown.
-        size: of the pair, which is noise: neither networks nor OpenCV's matcher take longer for an easy one.
+        size: of the images, which are noise: neither networks nor OpenCV take longer for an easy one.
         repeats: timed calls, of which the median counts; the device is waited for.
         warm_up: calls before these.
     """
     generator = torch.Generator().manual_seed(0)
-    left, right = (
-        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for _ in range(2)
-    )
-    seconds = [_time(predict, left, right) for _ in range(warm_up + repeats)][warm_up:]
+    images = [
+        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+        for _ in task_of(predict).inputs
+    ]
+    seconds = [_time(predict, images) for _ in range(warm_up + repeats)][warm_up:]
     counts = count(predict.net, size) if isinstance(predict, Predictor) else None
     return Cost(
         name,
@@ -42,7 +44,7 @@ def measure_cost(
     )
 
 
-def _time(predict: Callable[..., Any], left: torch.Tensor, right: torch.Tensor) -> float:
+def _time(predict: Callable[..., Any], images: list[torch.Tensor]) -> float:
     start = time.perf_counter()
-    predict(left, right)["disparity"].cpu()  # the copy waits for an accelerator
+    next(iter(predict(*images).values())).cpu()  # the copy waits for an accelerator
     return time.perf_counter() - start

@@ -12,10 +12,10 @@ from ..errors import UserError
 from ..files import atomic_write
 from .charts import SERIES_COLOURS
 from .markup import Markup, join, tag
-from .pictures import Picture
+from .pictures import Picture, Scene
 from .runs import RunRecord, read_runs
 from .sections import accuracy_against_cost, environments, pictures_of, recipes_of, training_curves
-from .tables import Cost, cost_columns, metric_columns, results_table
+from .tables import Column, Cost, cost_columns, metric_columns, results_table
 
 
 def write_report(
@@ -24,7 +24,7 @@ def write_report(
     *,
     rows: Sequence[Mapping[str, Any]] | None = None,
     costs: Sequence[Cost] = (),
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[Picture | Scene] = (),
     title: str | None = None,
     summary: str | None = None,
     notes: Sequence[str] = (),
@@ -55,11 +55,12 @@ def write_report(
     names = list(dict.fromkeys([str(row["name"]) for row in figures] + [cost.name for cost in costs]))
     known = dict.fromkeys(names + [record.name for record in records])
     colours = {name: i % SERIES_COLOURS for i, name in enumerate(known)}
-    table = results_table(names, metric_columns(figures) + cost_columns(costs), colours)
+    columns = metric_columns(figures)
+    table = results_table(names, columns + cost_columns(costs), colours)
     sections = (
-        ("Results", [_how(costs), table] if table else None),
+        ("Results", [_how(costs, columns), table] if table else None),
         ("Accuracy against cost", accuracy_against_cost(figures, costs, colours)),
-        ("Disparity and error", pictures_of(pictures, colours)),
+        (_heading(pictures), pictures_of(pictures, colours)),
         ("Training", training_curves(records, colours)),
         ("Recipes", recipes_of(records)),
         ("Environment", environments(records)),
@@ -98,14 +99,22 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
     if not parts:
         return ""
     several = len({row["name"] for row in rows}) > 1
-    return ("Least errors: " if several else "") + "; ".join(parts) + "."
+    least = not any(column.larger_is_better for column in firsts.values())
+    return (("Least errors: " if least else "Best: ") if several else "") + "; ".join(parts) + "."
 
 
-def _how(costs: Sequence[Cost]) -> Markup:
+def _heading(pictures: Sequence[Picture | Scene]) -> str:
+    stereo = any(isinstance(picture, Picture) for picture in pictures)
+    return "Disparity and error" if stereo else "Pictures"
+
+
+def _how(costs: Sequence[Cost], columns: Sequence[Column]) -> Markup:
     sizes = dict.fromkeys(c.size for c in costs if c.size and (c.macs is not None or c.latency is not None))
     words = " or ".join(f"{width}×{height}" for height, width in sizes)
     cost = f"Cost is of one pair of {words} px. " if words else ""
-    return tag("p", f"{cost}Less is better in every column; click a heading to sort.", class_="aside")
+    larger = ", ".join(dict.fromkeys(column.label for column in columns if column.larger_is_better))
+    better = f"More is better in {larger}, less in all else" if larger else "Less is better in every column"
+    return tag("p", f"{cost}{better}; click a heading to sort.", class_="aside")
 
 
 def _header(title: str, summary: str, notes: Sequence[str]) -> Markup:

@@ -6,11 +6,15 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ..tasks import Task
+from ..tasks.pictures import compare
 
 ERROR_LIMITS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Upper limits in px of the error classes; blue up to 2 px, the threshold of bad-2, then yellow to red."""
@@ -30,6 +34,46 @@ ERROR_COLOURS = np.array(  # ColorBrewer RdYlBu, as the KITTI devkit colours its
     np.uint8,
 )
 UNKNOWN_COLOUR = (127, 127, 127)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene of any task, coloured: all RGB (H, W, 3) uint8.
+
+    Args:
+        name: what the scene is called.
+        image: the first input.
+        truth: a picture of the ground truth.
+        predictions, errors: name of a network to pictures of its answer and, where there is one, its error.
+        captions: name of a network to a line beneath.
+        facts: a few words after the name.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    predictions: Mapping[str, NDArray[np.uint8]]
+    errors: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    captions: Mapping[str, str] = field(default_factory=dict)
+    facts: str = ""
+
+
+def scene_of(
+    task: Task,
+    name: str,
+    image: NDArray[np.uint8],
+    truth: Mapping[str, NDArray[Any]],
+    valid: NDArray[np.bool_] | None,
+    predictions: Mapping[str, Mapping[str, NDArray[Any]]],
+    captions: Mapping[str, str] | None = None,
+) -> Scene:
+    """Return the scene of a task's main output, coloured as the task says (see `tasks.pictures.compare`)."""
+    compared = {label: compare(task, image, truth, valid, found) for label, found in predictions.items()}
+    true = next((pictures[0] for pictures in compared.values()), image)
+    errors = {label: error for label, (_, _, error) in compared.items() if error is not None}
+    return Scene(
+        name, image, true, {label: found for label, (_, found, _) in compared.items()}, errors, captions or {}
+    )
 
 
 @dataclass(frozen=True)
@@ -60,6 +104,21 @@ class Picture:
             return 0.0, 1.0
         low, high = (float(v) for v in np.percentile(measured, (1, 99)))
         return low, max(high, low + 1.0)
+
+    @property
+    def scene(self) -> Scene:
+        """The scene with disparity and error coloured, in one range."""
+        low, high = self.range
+        height, width = self.truth.shape
+        return Scene(
+            self.name,
+            self.left,
+            colour_disparity(self.truth, low, high, self.valid),
+            {name: colour_disparity(found, low, high) for name, found in self.predictions.items()},
+            {name: colour_error(found, self.truth, self.valid) for name, found in self.predictions.items()},
+            self.captions,
+            f"{width}×{height} px, colours from {low:.0f} to {high:.0f} px of disparity",
+        )
 
 
 def colour_disparity(

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from .charts import SERIES_COLOURS, Series, dot_chart, line_chart, thin
 from .markup import Markup, join, tag
-from .pictures import ERROR_COLOURS, ERROR_LIMITS, Picture, colour_disparity, colour_error, data_uri, shrink
+from .pictures import ERROR_COLOURS, ERROR_LIMITS, Picture, Scene, data_uri, shrink
 from .runs import RunRecord
-from .tables import Cost, mapping_table, metric_label, swatch
+from .tables import Cost, mapping_table, metric_label, metrics_of, swatch
 
 _PICTURE_WIDTH = 640
 _VALIDATION_METRICS = 2  # more than two say nothing new; the rest stays in metrics.jsonl
@@ -24,8 +24,9 @@ Colours = Mapping[str, int]
 def accuracy_against_cost(
     rows: Sequence[Mapping[str, Any]], costs: Sequence[Cost], colours: Colours
 ) -> Markup | None:
-    """Dots of the error, averaged over the data sets, against latency and against MACs."""
-    metric = next((m for m in ("bad2", "epe", "d1") if any(row.get(m) is not None for row in rows)), None)
+    """Dots of one metric, averaged over the data sets, against latency and against MACs."""
+    measured = metrics_of(rows)
+    metric = next((m for m in ("bad2", "epe", "d1") if m in measured), next(iter(measured), None))
     if metric is None:
         return None
     written = metric_label(metric)
@@ -54,43 +55,49 @@ def _mean_over_data(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str,
     return {name: sum(v.values()) / len(v) for name, v in errors.items() if len(v) == complete}
 
 
-def pictures_of(pictures: Sequence[Picture], colours: Colours) -> Markup | None:
-    """Every scene with everybody's disparity, and the error beneath it."""
+def pictures_of(pictures: Sequence[Picture | Scene], colours: Colours) -> Markup | None:
+    """Every scene with everybody's answer, and the error beneath it."""
     if not pictures:
         return None
+    look = "Point at a map to look closer, in all of its scene at once; click to keep it so."
+    if not any(isinstance(picture, Picture) for picture in pictures):
+        return join(
+            tag("p", f"Above: the answer. Below: its error. {look}", class_="aside"), _all(pictures, colours)
+        )
     explanation = tag(
         "p",
         "Above: disparity, near is red. Below: absolute error in px, blue up to 2 px, grey where nothing was "
-        "measured. Point at a map to look closer, in all of its scene at once; click to keep it so.",
+        f"measured. {look}",
         class_="aside",
     )
-    return join(explanation, _legend(), [_scene(picture, colours) for picture in pictures])
+    return join(explanation, _legend(), _all(pictures, colours))
 
 
-def _scene(picture: Picture, colours: Colours) -> Markup:
-    low, high = picture.range
-    truth = colour_disparity(picture.truth, low, high, picture.valid)
+def _all(pictures: Sequence[Picture | Scene], colours: Colours) -> list[Markup]:
+    return [_scene(p.scene if isinstance(p, Picture) else p, colours) for p in pictures]
+
+
+def _scene(scene: Scene, colours: Colours) -> Markup:
     columns = [
         tag(
             "div",
             tag("h4", "scene"),
-            _map(picture.left, "left view"),
-            _map(truth, "ground truth", "ground truth"),
+            _map(scene.image, "image"),
+            _map(scene.truth, "ground truth", "ground truth"),
         )
     ]
-    for name, disparity in picture.predictions.items():
-        error = colour_error(disparity, picture.truth, picture.valid)
+    for name, found in scene.predictions.items():
+        error, caption = scene.errors.get(name), scene.captions.get(name, "error")
         columns.append(
             tag(
                 "div",
                 tag("h4", swatch(colours.get(name, 0)), name),
-                _map(colour_disparity(disparity, low, high), f"disparity of {name}"),
-                _map(error, f"error of {name}", picture.captions.get(name, "error")),
+                _map(found, f"answer of {name}"),
+                None if error is None else _map(error, f"error of {name}", caption),
             )
         )
-    height, width = picture.truth.shape
-    facts = tag("small", f"{width}×{height} px, colours from {low:.0f} to {high:.0f} px of disparity")
-    return join(tag("h3", picture.name, " ", facts), tag("div", columns, class_="strip"))
+    facts = tag("small", scene.facts) if scene.facts else None
+    return join(tag("h3", scene.name, " ", facts), tag("div", columns, class_="strip"))
 
 
 def _map(image: NDArray[np.uint8], alt: str, caption: str = "") -> Markup:

@@ -81,13 +81,18 @@ def metric_label(metric: str) -> Label:
     return Label(info.title, info.unit, info.factor, info.digits, info.larger_is_better)
 
 
-def metric_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Return one column a data set and metric: EPE, bad-2 and D1, or all metrics without these."""
-    metrics = [
+def metrics_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of rows that are figures of merit, in order."""
+    return [
         key
         for key in dict.fromkeys(key for row in rows for key in row)
         if key not in _NOT_METRICS and any(_is_number(row.get(key)) for row in rows)
     ]
+
+
+def metric_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return one column a data set and metric: EPE, bad-2 and D1, or all metrics without these."""
+    metrics = metrics_of(rows)
     metrics = [metric for metric in _CHOSEN if metric in metrics] or metrics
     columns = []
     for data, metric in itertools.product(dict.fromkeys(str(row.get("data", "")) for row in rows), metrics):

@@ -32,7 +32,7 @@ def _json(path: Path, predicted: Predicted) -> None:
             "class": int(number),
             **({"name": names[number]} if 0 <= number < len(names) else {}),
         }
-        for box, score, number in zip(boxes, scores, classes, strict=True)
+        for box, score, number in zip(boxes, scores, classes.astype(int), strict=True)
     ]
     height, width = predicted.image.shape[:2]
     write_text(path, json.dumps({"width": width, "height": height, "boxes": found}, indent=1) + "\n")

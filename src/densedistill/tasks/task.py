@@ -29,6 +29,7 @@ class Task:
             interpolation, or `boxes`. Other outputs are left as they are.
         metrics: names of what it is measured by, the one that picks a checkpoint first; each metric says
             itself in what unit it is and whether larger is better.
+        average: how figures are averaged when no protocol says it: over all pixels or over images.
         units: a caption's words on units, where the metrics' own do not read well.
         samples: label to name of the data sets that ship, which `--data samples` means.
         takes: what files `predict` makes an input of: a `pair`, a single `image`, or a `sequence` of pairs.
@@ -49,6 +50,7 @@ class Task:
     pixels: frozenset[str] = frozenset()
     restore: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
+    average: Literal["pixels", "images"] = "pixels"
     units: str = ""
     samples: Mapping[str, str] = field(default_factory=dict)
     takes: Literal["pair", "image", "sequence"] = "image"

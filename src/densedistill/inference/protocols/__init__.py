@@ -32,7 +32,7 @@ def get_protocol(name: str | Protocol | None, task: Task | None = None) -> Proto
     if isinstance(name, Protocol):
         found = name
     elif name in (None, "plain"):
-        found = Protocol("plain", "whole images")
+        found = Protocol("plain", "whole images", average=task.average if task else "pixels")
     else:
         owners = [owner for owner, known in _protocols() if known == name]
         if not owners:
