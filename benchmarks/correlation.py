@@ -27,7 +27,13 @@ from densedistill.files import write_text
 from densedistill.networks.layers.correlation import correlation_1d, correlation_2d, correlation_3d
 
 # Channels and stride of what is correlated on each level; the 9 channels are two cost volumes.
-MAPS = {"level 2": (32, 4), "level 3": (64, 8), "level 4": (96, 16), "level 5": (128, 32), "level 6": (196, 64)}
+MAPS = {
+    "level 2": (32, 4),
+    "level 3": (64, 8),
+    "level 4": (96, 16),
+    "level 5": (128, 32),
+    "level 6": (196, 64),
+}
 
 
 def direct(fixed: Tensor, searched: Tensor, reach: int = 4, rows: int | None = None) -> Tensor:
@@ -53,7 +59,9 @@ def seconds(function: Callable[[], Any], device: torch.device, repeats: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", type=float, default=0.5, help="of the input's sides (default 0.5)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
@@ -63,7 +71,10 @@ def main() -> None:
     device = torch.device(arguments.device)
     cases = [("1D", name, *m, correlation_1d, lambda x, y: direct(x, y, rows=0)) for name, m in MAPS.items()]
     cases += [("2D", name, *m, correlation_2d, direct) for name, m in MAPS.items()]
-    cases += [("3D", "level 2", 9, 4, correlation_3d, direct), ("3D", "level 4", 9, 16, correlation_3d, direct)]
+    cases += [
+        ("3D", "level 2", 9, 4, correlation_3d, direct),
+        ("3D", "level 4", 9, 16, correlation_3d, direct),
+    ]
     table = Table(title=f"ms, direct / ours, {device}, one thread")
     for heading in ("kind", "of", "forward", "times", "with backward", "times"):
         table.add_column(heading, justify="right")
@@ -93,7 +104,10 @@ def main() -> None:
     Console().print(table)
     if arguments.json:
         facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        write_text(arguments.json, json.dumps({"rows": rows, "date": date.today().isoformat(), **facts}, indent=1) + "\n")
+        write_text(
+            arguments.json,
+            json.dumps({"rows": rows, "date": date.today().isoformat(), **facts}, indent=1) + "\n",
+        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/dwarf_study.py --run runs/dwarf-labels --json benchmarks/results/dwarf_labels.json
     python benchmarks/dwarf_study.py --recipe study/dwarf-clean --run runs/dwarf-clean
 
-One run a rung and seed, for the same steps (the recipes `study/dwarf-labels` and `study/dwarf-clean`); the figures are
+One run a rung and seed, for the same steps (the recipes `study/dwarf-labels` and `study/dwarf-clean`); the
+figures are
 of the last validation. An interrupted study goes on where it stopped.
 """
 
@@ -60,8 +61,12 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="study/dwarf-labels", help="study/dwarf-labels (default) or -clean")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--recipe", default="study/dwarf-labels", help="study/dwarf-labels (default) or -clean"
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/dwarf-labels"), help="folder of the runs")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--read", action="store_true", help="only read runs that are there")

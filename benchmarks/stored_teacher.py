@@ -2,8 +2,10 @@
 
     python benchmarks/stored_teacher.py --json benchmarks/results/stored_teacher.json
 
-The same student learns the same steps on the same crops from files: by ground truth alone; with the outputs and the
-early features of a teacher read from a store; with the teacher itself; and with three stores at once. Peak memory is
+The same student learns the same steps on the same crops from files: by ground truth alone; with the outputs
+and the
+early features of a teacher read from a store; with the teacher itself; and with three stores at once. Peak
+memory is
 the process's own, a process a variant. Aim: with a store at most 1.25 times the time without a teacher.
 """
 
@@ -39,7 +41,8 @@ VARIANTS = ("no teacher", "stored", "three stored", "live")
 
 
 def epoch(variant: str, data: str, stores: list[str], batch: int, epochs: int, queue: Any) -> None:
-    """Train `epochs` epochs after one to warm up, and put seconds of each and peak memory in MB into `queue`."""
+    """Train `epochs` epochs after one to warm up, and put seconds of each and peak memory in MB into
+    `queue`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     frames = dd.create_dataset("sceneflow", root=data, split="train")
@@ -49,7 +52,10 @@ def epoch(variant: str, data: str, stores: list[str], batch: int, epochs: int, q
     if variant == "live":
         teachers["t0"] = create_teacher(**TEACHER)
     elif variant != "no teacher":
-        teachers = {f"t{i}": create_teacher("store", path=p) for i, p in enumerate(stores[: 1 if variant == "stored" else 3])}
+        teachers = {
+            f"t{i}": create_teacher("store", path=p)
+            for i, p in enumerate(stores[: 1 if variant == "stored" else 3])
+        }
     terms: dict[str, Any] = {"ground_truth": {"loss": "smooth_l1", "of": "disparity", "to": "ground_truth"}}
     for name in teachers:
         terms[f"output_{name}"] = {"loss": "smooth_l1", "of": "disparity", "to": name}
@@ -74,7 +80,9 @@ def epoch(variant: str, data: str, stores: list[str], batch: int, epochs: int, q
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=16, help="of the training set (default 16)")
     parser.add_argument("--batch", type=int, default=2, help="samples a step (default 2)")
     parser.add_argument("--epochs", type=int, default=3, help="measured, after one to warm up (default 3)")
@@ -98,8 +106,12 @@ def main() -> None:
             process.start()
             seconds, memory = queue.get()
             process.join()
-            rows.append({"variant": variant, "seconds": statistics.median(seconds), "all": seconds, "peak_mb": memory})
-    table = Table(title=f"{arguments.frames} frames of {SIZE[1]}x{SIZE[0]} px, crops of {CROP[1]}x{CROP[0]}, one thread")
+            rows.append(
+                {"variant": variant, "seconds": statistics.median(seconds), "all": seconds, "peak_mb": memory}
+            )
+    table = Table(
+        title=f"{arguments.frames} frames of {SIZE[1]}x{SIZE[0]} px, crops of {CROP[1]}x{CROP[0]}, one thread"
+    )
     for heading in ("learns from", "s an epoch", "times none", "peak MB"):
         table.add_column(heading, justify="left" if heading == "learns from" else "right")
     for row in rows:
@@ -108,7 +120,10 @@ def main() -> None:
     Console().print(table)
     if arguments.json:
         facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        write_text(arguments.json, json.dumps({"rows": rows, "date": date.today().isoformat(), **facts}, indent=1) + "\n")
+        write_text(
+            arguments.json,
+            json.dumps({"rows": rows, "date": date.today().isoformat(), **facts}, indent=1) + "\n",
+        )
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_proxies_stand_for_the_truth_and_mixed_prefers_the_truth(whole):
     assert annotated.names == ["000000_10", "000159_10"]
     with pytest.raises(dd.UserError, match="need the folder `proxy`"):
         dd.create_dataset("kitti2015_multiview", root=whole, labels="proxy")
-    with pytest.raises(dd.UserError, match="there is no folder .* of proxy labels"):
+    with pytest.raises(dd.UserError, match=r"there is no folder .* of proxy labels"):
         dd.create_dataset("kitti2015_multiview", root=whole, proxy="nowhere")
 
 

@@ -42,7 +42,8 @@ def test_every_kind_comes_back(kind, values, tolerance):
 
 def make(root, frames=2, value=1.0):
     content = [
-        (f"scene/{i}", {"disparity": (np.full((1, 4, 6), value + i, np.float32), "fixed")}) for i in range(frames)
+        (f"scene/{i}", {"disparity": (np.full((1, 4, 6), value + i, np.float32), "fixed")})
+        for i in range(frames)
     ]
     receipt = write_shard(root, 0, content)
     write_receipt(root, 0, receipt)

@@ -114,7 +114,9 @@ def test_range_keeps_what_lies_between():
 def test_confidence_reads_the_teachers_own():
     logits = torch.zeros(1, 2, 8, WIDTH)
     logits[:, 0, :, :10] = 5
-    error = FILTERS["confidence"](evidence("segmentation", ("image",), logits=logits), threshold=0.9)["logits"]
+    error = FILTERS["confidence"](evidence("segmentation", ("image",), logits=logits), threshold=0.9)[
+        "logits"
+    ]
     assert (error <= 1)[0, 0, 0].tolist() == [x < 10 for x in range(WIDTH)]
 
 
@@ -151,8 +153,10 @@ def test_a_filter_is_written_in_one_word_and_a_misspelt_one_is_told():
         parse_filter("textur")
     with pytest.raises(dd.UserError, match="did you mean 'threshold'"):
         parse_filter("texture:treshold=1")
-    with pytest.raises(dd.UserError, match="needs 'right_next'|needs 'left_next'|frames of two times"):
-        FILTERS["forward_backward"](evidence("sceneflow", ("left", "right"), flow=torch.zeros(1, 2, 8, WIDTH)))
+    with pytest.raises(dd.UserError, match=r"needs 'right_next'|needs 'left_next'|frames of two times"):
+        FILTERS["forward_backward"](
+            evidence("sceneflow", ("left", "right"), flow=torch.zeros(1, 2, 8, WIDTH))
+        )
 
 
 def test_an_ensemble_gives_its_median_weighted_mean_and_spread():
@@ -169,7 +173,10 @@ def test_an_ensemble_gives_its_median_weighted_mean_and_spread():
 
 
 def _constant(value, sure):
-    maps = {"disparity": torch.full((1, 1, 4, 4), value), "disparity_confidence": torch.full((1, 1, 4, 4), sure)}
+    maps = {
+        "disparity": torch.full((1, 1, 4, 4), value),
+        "disparity_confidence": torch.full((1, 1, 4, 4), sure),
+    }
     return lambda: Truthful(**maps)
 
 

@@ -112,7 +112,14 @@ def test_other_settings_are_refused_on_the_same_folder(labelled, pairs):
     with pytest.raises(dd.UserError, match="labelled with another filters"):
         label(settings(pairs, labelled[0]))
     with pytest.raises(dd.UserError, match="labelled with another teacher"):
-        label(settings(pairs, labelled[0], teacher={"name": GREY, "after": 3}, filters=[("texture", {"threshold": 1.0})]))
+        label(
+            settings(
+                pairs,
+                labelled[0],
+                teacher={"name": GREY, "after": 3},
+                filters=[("texture", {"threshold": 1.0})],
+            )
+        )
 
 
 def test_a_second_labeller_on_one_folder_is_refused(pairs, tmp_path):
@@ -160,8 +167,12 @@ def test_frames_out_of_order_or_missing_are_named(pairs, tmp_path):
     for view in ("left", "right"):
         (folder / view).mkdir(parents=True)
         for number in (0, 1, 3):
-            (folder / view / f"{number:06d}.png").write_bytes((pairs / view / f"{number:06d}.png").read_bytes())
-    with pytest.raises(dd.UserError, match=r"frame 000002 is missing in .*left: 000003\.png follows 000001\.png"):
+            (folder / view / f"{number:06d}.png").write_bytes(
+                (pairs / view / f"{number:06d}.png").read_bytes()
+            )
+    with pytest.raises(
+        dd.UserError, match=r"frame 000002 is missing in .*left: 000003\.png follows 000001\.png"
+    ):
         open_frames({"frames": folder}, task)
     rows = tmp_path / "rows.txt"
     names = [f"{pairs}/{view}/{number:06d}.png" for number in (2, 1) for view in ("left", "right")]
@@ -178,7 +189,9 @@ def test_files_are_in_kittis_formats_and_come_back(pairs, scenes, tmp_path):
     frames = {"data": "world", "length": 3, "size": [64, 96], "max_disparity": 24}
     teacher = {"name": "parts", "stereo": {"name": "sgbm", "max_disparity": 32}, "flow": "dis"}
     done = label(
-        Settings(teacher=teacher, frames=frames, out=str(out), write="files", filters=[("forward_backward", {})])
+        Settings(
+            teacher=teacher, frames=frames, out=str(out), write="files", filters=[("forward_backward", {})]
+        )
     )
     counts = done.manifest["counts"]["outputs"]
     assert set(counts) == {"disparity", "disparity_next", "flow"}
@@ -192,7 +205,9 @@ def test_files_are_in_kittis_formats_and_come_back(pairs, scenes, tmp_path):
     assert (out / "disp_1" / "000002.png").is_file()
     (out / "flow" / "000001.png").write_bytes(b"damaged")
     again = label(
-        Settings(teacher=teacher, frames=frames, out=str(out), write="files", filters=[("forward_backward", {})])
+        Settings(
+            teacher=teacher, frames=frames, out=str(out), write="files", filters=[("forward_backward", {})]
+        )
     )
     assert (again.mended, again.made) == (1, 1)
     assert formats.read_flow_png(out / "flow" / "000001.png")[1].any()
@@ -227,7 +242,9 @@ def test_the_estimate_is_of_measured_frames_and_leaves_nothing(pairs, tmp_path):
     assert "1000 frames on 4 workers" in str(found)
 
 
-@pytest.mark.parametrize("wrong", [{"write": "tar"}, {"shard_size": 0}, {"write": "files", "taps": ["volume"]}])
+@pytest.mark.parametrize(
+    "wrong", [{"write": "tar"}, {"shard_size": 0}, {"write": "files", "taps": ["volume"]}]
+)
 def test_settings_that_mean_nothing_are_refused(wrong, pairs, tmp_path):
     with pytest.raises(dd.UserError):
         label(settings(pairs, tmp_path / "labels", **wrong))

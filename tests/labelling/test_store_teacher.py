@@ -24,7 +24,9 @@ def frames(pairs):
 def store(pairs, tmp_path_factory):
     out = tmp_path_factory.mktemp("store") / "labels"
     label(
-        Settings({"name": TINY}, {"frames": str(pairs)}, str(out), taps=["features"], mirrored=True, shard_size=2)
+        Settings(
+            {"name": TINY}, {"frames": str(pairs)}, str(out), taps=["features"], mirrored=True, shard_size=2
+        )
     )
     return create_teacher("store", path=str(out))
 
@@ -97,7 +99,9 @@ def test_a_mirrored_pair_gets_the_answer_to_the_mirrored_pair(store, live, scene
     augment = build_augmentation({"flip_horizontal": 1.0, "crop": [40, 64]})
     batch = collate([augment(sample, np.random.default_rng(1))])
     assert batch["meta"][0]["view"]["flip"] == "h"
-    mirrored = live({"left": sample["right"].flip(-1)[None], "right": sample["left"].flip(-1)[None]})["disparity"]
+    mirrored = live({"left": sample["right"].flip(-1)[None], "right": sample["left"].flip(-1)[None]})[
+        "disparity"
+    ]
     top, left, height, width = batch["meta"][0]["view"]["crop"]
     expected = mirrored[..., top : top + height, left : left + width]
     assert (store(batch)["disparity"] - expected).abs().max() < 1e-3

@@ -41,12 +41,12 @@ class TinyNetwork(nn.Module):
 
     task = "stereo"
     input_spec = InputSpec(multiple=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    taps = {"features": ("features",)}
     max_disparity = 32
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
+        self.taps = {"features": ("features",)}
         self.features = nn.Conv2d(3, 6, 4, stride=4)
         self.head = nn.Conv2d(6, 16, 1)
 

@@ -44,11 +44,15 @@ def figures(numbers, mask):
     for number in numbers:
         metric.update(*image(number, mask))
     found = metric.compute()
-    return {part: [round(float(found[f"{part}_{c}"]), 6) for c in COLUMNS] for part in ("D1", "D2", "Fl", "SF")}
+    return {
+        part: [round(float(found[f"{part}_{c}"]), 6) for c in COLUMNS] for part in ("D1", "D2", "Fl", "SF")
+    }
 
 
 @pytest.mark.parametrize("mask", ["noc", "occ"])
-@pytest.mark.parametrize(("printed", "numbers"), [("full_000000_000199", range(200)), ("partial_000160_000199", range(160, 200))])
+@pytest.mark.parametrize(
+    ("printed", "numbers"), [("full_000000_000199", range(200)), ("partial_000160_000199", range(160, 200))]
+)
 def test_figures_equal_the_devkit_to_the_printed_digits(printed, numbers, mask):
     found = figures(numbers, mask)
     for part, values in found.items():
@@ -109,7 +113,9 @@ def test_what_is_missing_or_of_another_size_is_named():
     with pytest.raises(dd.UserError, match="prediction has no 'flow'"):
         SceneFlowOutliers().update({k: v for k, v in prediction.items() if k != "flow"}, target, objects)
     with pytest.raises(dd.UserError, match=r"\(1, 16, 20\)"):
-        SceneFlowOutliers().update({**prediction, "disparity": prediction["disparity"][..., :20]}, target, objects)
+        SceneFlowOutliers().update(
+            {**prediction, "disparity": prediction["disparity"][..., :20]}, target, objects
+        )
 
 
 def test_flow_epe_is_the_mean_length_of_the_error():

@@ -20,9 +20,7 @@ def direct(fixed, searched, reach, rows):
 @pytest.mark.parametrize("reach", [1, 4, 9])
 def test_correlations_equal_the_direct_formulation_with_its_gradient(shape, reach):
     generator = torch.Generator().manual_seed(0)
-    x, y = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)
-    )
+    x, y = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
     for ours, rows in ((correlation_1d, 0), (correlation_2d, reach)):
         found, expected = ours(x, y, reach), direct(x, y, reach, rows)
         torch.testing.assert_close(found, expected)
@@ -76,9 +74,7 @@ def test_the_clean_variant_keeps_the_last_row_and_positive_disparities():
     moved = still.clone()
     moved[:, 0] = 2
     torch.testing.assert_close(clean._warped(views, moved)[1][..., 2:], views[1][..., :-2])
-    torch.testing.assert_close(
-        faithful._warped(views, -moved)[1][..., :-1, 2:], views[1][..., :-1, :-2]
-    )
+    torch.testing.assert_close(faithful._warped(views, -moved)[1][..., :-1, 2:], views[1][..., :-1, :-2])
 
 
 def test_disparities_come_out_positive_whatever_the_sign_inside():

@@ -90,7 +90,10 @@ def test_every_recorded_tensor_of_every_level_equals_published(network, inferenc
     _, seen, calls = inference
     for level in (6, 5, 4, 3):
         motions, _ = seen[f"estimators.{level}"][1]
-        assert error(torch.cat([motions[key] for key in dwarf.MOTIONS], 1), f"infer.level_{level}.sceneflow") < 1e-4
+        assert (
+            error(torch.cat([motions[key] for key in dwarf.MOTIONS], 1), f"infer.level_{level}.sceneflow")
+            < 1e-4
+        )
         for ours, theirs in (("upsample_motion", "up_sceneflow"), ("upsample_features", "up_features")):
             if f"infer.level_{level}.{theirs}" in ARRAYS:
                 parts = [seen[f"estimators.{level}.{ours}.{key}"][1] for key in dwarf.MOTIONS]
@@ -151,7 +154,9 @@ def truth():
 def gradients(network, total):
     total = total + 0.0004 * sum(p.square().sum() for p in network.parameters())
     found = torch.autograd.grad(total, list(network.parameters()), retain_graph=True)
-    return float(total), {name: float(g.norm()) for (name, _), g in zip(network.named_parameters(), found, strict=True)}
+    return float(total), {
+        name: float(g.norm()) for (name, _), g in zip(network.named_parameters(), found, strict=True)
+    }
 
 
 def compare_gradients(network, norms, expected):
@@ -212,14 +217,19 @@ def test_kitti_loss_and_every_gradient_equal_published(network, training):
 def test_pooled_targets_equal_published():
     for level in (4, 5, 6):
         target = truth()["flow"] / 20
-        assert error(torch.nn.functional.avg_pool2d(target, 2**level), f"train.gt.level_{level}.forward_flow") < 1e-4
+        assert (
+            error(torch.nn.functional.avg_pool2d(target, 2**level), f"train.gt.level_{level}.forward_flow")
+            < 1e-4
+        )
 
 
 def test_recorded_scalars_of_the_losses():
     shape = (2, 8, 10, 2)
     prediction, target = given("loss.prediction", shape, "normal"), given("loss.gt", shape, "normal")
     mask = given("loss.mask", (2, 8, 10, 1)) > 0.4
-    assert float(dd.losses.summed_l1(prediction, target, unit=2)) == pytest.approx(ARRAYS["loss.l1"], rel=1e-5)
+    assert float(dd.losses.summed_l1(prediction, target, unit=2)) == pytest.approx(
+        ARRAYS["loss.l1"], rel=1e-5
+    )
     masked = dd.losses.summed_l1(prediction, target, mask=mask, unit=2)
     assert float(masked) == pytest.approx(ARRAYS["loss.masked_l1"], rel=1e-5)
 

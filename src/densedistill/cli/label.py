@@ -12,7 +12,8 @@ EXAMPLE = """\
 examples:
   densedistill label gwcnet_slim --frames data/pairs --out labels --filter left_right
   densedistill label sgbm --frames data/pairs --out labels --write files --teacher-option max_disparity=128
-  densedistill label parts --teacher-option stereo=sgbm flow=dis --data kitti2015_multiview --root data/KITTI2015 \\
+  densedistill label parts --teacher-option stereo=sgbm flow=dis --data kitti2015_multiview --root
+  data/KITTI2015 \\
       --out labels --filter left_right forward_backward texture:threshold=1
   densedistill label teachers.yaml --frames pairs.txt --out labels --filter agreement:over=upside_down+0.75
   densedistill label gwcnet_g=teacher.ckpt --data sceneflow --root data/SceneFlow --out labels --taps volume
@@ -36,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", help="what is labelled (default: what the teacher predicts)")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--frames", metavar="PATH", help="a folder, a list file, a video, or a store with images")
+    source.add_argument(
+        "--frames", metavar="PATH", help="a folder, a list file, a video, or a store with images"
+    )
     source.add_argument("--data", metavar="NAME", help="a data set, with --root")
     parser.add_argument("--root", metavar="DIR", help="folder of the data set")
     parser.add_argument("--split", help="of the data set")
@@ -46,17 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--filter", nargs="+", default=[], metavar="NAME[:KEY=VALUE,…]", help="where answers are believed"
     )
     parser.add_argument(
-        "--write", choices=("shards", "files"), default="shards", help="shards (default), or the benchmarks' own files"
+        "--write",
+        choices=("shards", "files"),
+        default="shards",
+        help="shards (default), or the benchmarks' own files",
     )
     parser.add_argument("--shard-size", type=int, default=32, metavar="N", help="frames a shard (default 32)")
     parser.add_argument("--mirrored", action="store_true", help="store answers to mirrored frames, too")
     parser.add_argument("--taps", nargs="+", default=[], metavar="TAP", help="of the teacher, to be stored")
     parser.add_argument("--images", action="store_true", help="store the frames themselves, too")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, or workers of a cluster")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, or workers of a cluster"
+    )
     parser.add_argument("--cluster", metavar="ADDRESS", help="of Ray ('local' starts one here)")
     parser.add_argument("--device", help="cpu, cuda, … (default: an accelerator if there is one)")
-    parser.add_argument("--dry-run", action="store_true", help="measure a few frames and estimate time and bytes")
-    parser.add_argument("--total", type=int, metavar="N", help="frames of the estimate (default: those there are)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure a few frames and estimate time and bytes"
+    )
+    parser.add_argument(
+        "--total", type=int, metavar="N", help="frames of the estimate (default: those there are)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     mended = f", {done.mended} of them damaged ones mended" if done.mended else ""
     say(f"{done.frames} frames: {done.found} shards were there, {done.made} made{mended}")
     for key, counts in done.manifest["counts"]["outputs"].items():
-        shares = [f"{name} {counts['filters'][name] / max(counts['pixels'], 1):.1%}" for name in counts["filters"]]
+        shares = [
+            f"{name} {counts['filters'][name] / max(counts['pixels'], 1):.1%}" for name in counts["filters"]
+        ]
         alone = f" ({', '.join(shares)} alone)" if shares else ""
         say(f"{key}: {counts['kept'] / max(counts['pixels'], 1):.1%} of pixels kept{alone}")
     for path in (done.out / "manifest.json", done.out / "summary.html"):
@@ -113,7 +127,9 @@ def _teacher(text: str, options: dict[str, Any]) -> dict[str, Any]:
         try:
             fields = yaml.safe_load(Path(text).read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read the teacher's file {text}: {' '.join(str(error).split())[:200]}") from None
+            raise UserError(
+                f"cannot read the teacher's file {text}: {' '.join(str(error).split())[:200]}"
+            ) from None
         if not isinstance(fields, dict) or "name" not in fields:
             raise UserError(f"{text} describes no teacher: it needs a field 'name'")
         return {**fields, **options}

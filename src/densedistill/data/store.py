@@ -6,10 +6,14 @@ A store is a folder:
     shards/000000.zip   some frames: a member an array, and its index as `index.json`
     shards/000000.json  the shard's checksum and counts, written after it: a shard without is none
 
-Answers are of the full frame. Everything is 16 bits at most: values in px or metres are fixed-point numbers whose
-step is chosen for each map (a half-precision number would be 1/16 px off at 128 px, these are 1/512), differences
-along the row, deflated; features are half-precision, as they are; masks are packed bits. Zip files, because every
-language reads them, every member has a checksum of its own, and one frame is read without the others; they hold no
+Answers are of the full frame. Everything is 16 bits at most: values in px or metres are fixed-point numbers
+whose
+step is chosen for each map (a half-precision number would be 1/16 px off at 128 px, these are 1/512),
+differences
+along the row, deflated; features are half-precision, as they are; masks are packed bits. Zip files, because
+every
+language reads them, every member has a checksum of its own, and one frame is read without the others; they
+hold no
 times, so that the same answers give the same bytes.
 """
 
@@ -51,7 +55,8 @@ def encode(values: NDArray[Any], kind: str) -> tuple[bytes, dict[str, Any]]:
 
     Args:
         values: any shape.
-        kind: `fixed` (float, to within half a step of at most 1/32768 of the largest magnitude), `half`, `float`,
+        kind: `fixed` (float, to within half a step of at most 1/32768 of the largest magnitude), `half`,
+        `float`,
             `mask` (bool), `share` (0 to 1, to within 1/510), `image` ((3, H, W) uint8) or `integer`.
 
     Raises:
@@ -62,7 +67,9 @@ def encode(values: NDArray[Any], kind: str) -> tuple[bytes, dict[str, Any]]:
         raise UserError(f"{np.count_nonzero(~np.isfinite(values))} of {values.size} values are no number")
     if kind == "fixed":
         largest = float(np.abs(values).max(initial=0.0))
-        exponent = min(_LARGEST_EXPONENT, math.floor(math.log2(32767 / largest)) if largest > 0 else 0)
+        exponent = _LARGEST_EXPONENT
+        if largest > 0:
+            exponent = min(exponent, math.floor(math.log2(32767 / largest)))
         how["exponent"] = exponent
         levels = np.rint(values.astype(np.float64) * 2.0**exponent).astype(np.int16)
         steps = np.diff(levels, axis=-1, prepend=np.zeros((*levels.shape[:-1], 1), np.int16))
@@ -95,7 +102,9 @@ def decode(data: bytes, how: Mapping[str, Any]) -> NDArray[Any]:
         bits = np.frombuffer(zlib.decompress(data), np.uint8)
         return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
     if kind == "share":
-        return np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape).astype(np.float32) / np.float32(255)
+        return np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape).astype(np.float32) / np.float32(
+            255
+        )
     if kind == "image":
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         return np.ascontiguousarray(picture.transpose(2, 0, 1))
@@ -132,7 +141,9 @@ def write_shard(
                     data, entries[key] = encode(values, kind)
                 except UserError as error:
                     raise UserError(f"frame '{name}', {key}: {error}") from None
-                archive.writestr(zipfile.ZipInfo(_member(place, key)), data)  # a ZipInfo has no time of its own
+                archive.writestr(
+                    zipfile.ZipInfo(_member(place, key)), data
+                )  # a ZipInfo has no time of its own
             index[name] = entries
         archive.writestr(zipfile.ZipInfo(_INDEX), json.dumps(index, sort_keys=True))
     data = buffer.getbuffer()
@@ -190,7 +201,9 @@ class Store:
         if self.manifest.get("version") != VERSION or self.manifest.get("write") != "shards":
             raise UserError(f"{self.root} holds no stored answers that can be read here; label again")
         if not (self.manifest.get("complete") or partial):
-            raise UserError(f"{self.root} is not complete; `densedistill label` with the same arguments goes on")
+            raise UserError(
+                f"{self.root} is not complete; `densedistill label` with the same arguments goes on"
+            )
         self._shard_of: dict[str, int] = {}
         for number in range(self.manifest["shards"]):
             receipt = read_receipt(self.root, number)
@@ -223,9 +236,13 @@ class Store:
         found = {}
         for key in self.keys(name) if keys is None else keys:
             if key not in entries:
-                raise UserError(f"{self.root} has no '{key}' of frame '{name}'; it has {', '.join(self.keys(name))}")
+                raise UserError(
+                    f"{self.root} has no '{key}' of frame '{name}'; it has {', '.join(self.keys(name))}"
+                )
             try:
-                found[key] = torch.from_numpy(decode(archive.read(_member(entries["place"], key)), entries[key]))
+                found[key] = torch.from_numpy(
+                    decode(archive.read(_member(entries["place"], key)), entries[key])
+                )
             except (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError) as error:
                 raise UserError(
                     f"{archive.filename} is damaged ({error}); label again, which redoes that shard"
@@ -235,7 +252,8 @@ class Store:
     def _open(self, name: str) -> tuple[zipfile.ZipFile, dict[str, Any]]:
         if name not in self._shard_of:
             raise UserError(
-                f"{self.root} has no answer for frame '{name}'; it was labelled for {len(self._shard_of)} others, "
+                f"{self.root} has no answer for frame '{name}'; it was labelled for {len(self._shard_of)} "
+                f"others, "
                 f"such as '{next(iter(self._shard_of), '')}'"
             )
         number = self._shard_of[name]
@@ -246,7 +264,9 @@ class Store:
                 archive = zipfile.ZipFile(path)
                 known = archive, json.loads(archive.read(_INDEX)), os.getpid()
             except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-                raise UserError(f"{path} is damaged ({error}); label again, which redoes that shard") from None
+                raise UserError(
+                    f"{path} is damaged ({error}); label again, which redoes that shard"
+                ) from None
             self._archives[number] = known
             if len(self._archives) > _OPEN_SHARDS:
                 self._archives.popitem(last=False)[1][0].close()

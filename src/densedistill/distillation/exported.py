@@ -19,7 +19,8 @@ class ONNXPredictor:
     """An ONNX file run by onnxruntime, called like a `Predictor`.
 
     Args:
-        path: of the file; its inputs are the task's images, prepared, in order, its outputs named as the task's.
+        path: of the file; its inputs are the task's images, prepared, in order, its outputs named as the
+        task's.
         task: what it predicts.
         input_spec: how images are prepared; as a mapping, in a recipe.
 
@@ -27,7 +28,9 @@ class ONNXPredictor:
         UserError: no such file, no onnxruntime, or inputs or outputs that are not the task's.
     """
 
-    def __init__(self, path: str | Path, task: str = "stereo", input_spec: Any = None, max_disparity: int | None = None):
+    def __init__(
+        self, path: str | Path, task: str = "stereo", input_spec: Any = None, max_disparity: int | None = None
+    ):
         if not Path(path).is_file():
             raise UserError(f"there is no ONNX file {path}")
         try:
@@ -41,12 +44,16 @@ class ONNXPredictor:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=onnxruntime.get_available_providers()
+            )
         except Exception as error:  # onnxruntime has a class for each kind of failure, without a common base
             raise UserError(f"onnxruntime cannot read {path}: {str(error).splitlines()[0][:200]}") from None
         self.inputs = [value.name for value in self.session.get_inputs()]
         if len(self.inputs) != len(self.task.inputs):
-            raise UserError(f"{path} takes {len(self.inputs)} inputs, task '{task}' has {len(self.task.inputs)}")
+            raise UserError(
+                f"{path} takes {len(self.inputs)} inputs, task '{task}' has {len(self.task.inputs)}"
+            )
         self.outputs = [value.name for value in self.session.get_outputs()]
         if self.task.outputs[0] not in self.outputs:
             if len(self.outputs) != len(self.task.outputs):

@@ -22,7 +22,8 @@ RAFT_MULTIPLE, RAFT_LEAST = 8, 128
 
 
 class FlowTeacher(Teacher):
-    """Optical flow from `left` to `left_next` (or `image` to `image_next`), (B, 2, H, W) px: a part of scene flow."""
+    """Optical flow from `left` to `left_next` (or `image` to `image_next`), (B, 2, H, W) px: a part of
+    scene flow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +90,8 @@ class RAFT(FlowTeacher):
     def flow(self, image: Tensor, following: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         padded = [
-            _pad(value.float() / 255 if value.dtype == torch.uint8 else value) * 2 - 1 for value in (image, following)
+            _pad(value.float() / 255 if value.dtype == torch.uint8 else value) * 2 - 1
+            for value in (image, following)
         ]
         return self.network(*padded, num_flow_updates=self.iterations)[-1][..., :height, :width]
 
@@ -97,7 +99,8 @@ class RAFT(FlowTeacher):
 class Parts(Teacher):
     """Scene flow from a stereo teacher and a flow teacher, in the way DWARF's labels were made.
 
-    Disparity at t1 is found on the pair at t1 and sampled where the flow leads; where the flow leads out of the
+    Disparity at t1 is found on the pair at t1 and sampled where the flow leads; where the flow leads out of
+    the
     image, or to where the stereo teacher does not vouch, nobody vouches for it.
 
     Args:
@@ -157,7 +160,10 @@ def _name(teacher: Teacher) -> str:
 def _grey(batch: Tensor) -> list[np.ndarray]:
     if batch.dtype != torch.uint8:
         batch = (batch.clamp(0, 1) * 255).round().byte()
-    return [cv2.cvtColor(np.ascontiguousarray(i.permute(1, 2, 0).cpu().numpy()), cv2.COLOR_RGB2GRAY) for i in batch]
+    return [
+        cv2.cvtColor(np.ascontiguousarray(i.permute(1, 2, 0).cpu().numpy()), cv2.COLOR_RGB2GRAY)
+        for i in batch
+    ]
 
 
 def _pad(image: Tensor) -> Tensor:

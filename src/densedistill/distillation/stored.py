@@ -1,7 +1,9 @@
 """Stored answers as a teacher: what `densedistill label` wrote, cut as each sample was cut.
 
-Stored answers are of the full, un-augmented frame, so not every augmentation can be honoured. A crop is cut out of
-the answer; with stored taps its offset must be a multiple of the tap's stride, which training sees to. A horizontal
+Stored answers are of the full, un-augmented frame, so not every augmentation can be honoured. A crop is cut
+out of
+the answer; with stored taps its offset must be a multiple of the tap's stride, which training sees to. A
+horizontal
 flip needs the answer to the mirrored frame, a vertical one is refused. Random scaling scales outputs; taps it
 cannot. What cannot be honoured is refused before training.
 """
@@ -95,7 +97,8 @@ class StoreTeacher(Teacher):
             stride = self.stride
             if augmentation.crop is None or any(side % stride for side in augmentation.crop):
                 raise UserError(
-                    f"{where} have taps of stride {stride}: give a crop whose sides are multiples of {stride}, "
+                    f"{where} have taps of stride {stride}: give a crop whose sides are multiples of "
+                    f"{stride}, "
                     f"not {augmentation.crop}"
                 )
             augmentation = augmentation.snapped(stride)
@@ -156,14 +159,16 @@ class StoreTeacher(Teacher):
         stride = self.stored_taps[about]["strides"][int(index)]
         if any(side % stride for side in crop):
             raise UserError(
-                f"the crop {tuple(crop)} (top, left, height, width) of frame '{name}' does not lie on the stride "
+                f"the crop {tuple(crop)} (top, left, height, width) of frame '{name}' does not lie on the "
+                f"stride "
                 f"{stride} of its stored tap '{about}'"
             )
         top, left, height, width = (side // stride for side in crop)
         return tap[..., top : top + height, left : left + width]
 
     def _joined(self, key: str, samples: list[dict[str, Tensor]], device: torch.device) -> tuple[Tensor, ...]:
-        """Return a tap's tensors for the batch: all first views, then all second ones, as networks give them."""
+        """Return a tap's tensors for the batch: all first views, then all second ones, as networks give
+        them."""
         return tuple(
             torch.stack([sample[f"{TAP}{key}/{i}"] for sample in samples], 1).flatten(0, 1).to(device)
             for i in range(self.stored_taps[key]["count"])

@@ -21,11 +21,16 @@ FRAMES = 200
 
 
 def write_sceneflow_submission(
-    network: Any, root: str | os.PathLike[str], out: str | os.PathLike[str], split: str = "test", **options: Any
+    network: Any,
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    split: str = "test",
+    **options: Any,
 ) -> Path:
     """Predict KITTI 2015's test sequences and write the zip that its server takes; return its path.
 
-    Every pixel is given: a disparity below 1/256 px, which the format would call unknown, is written as 1/256. Values
+    Every pixel is given: a disparity below 1/256 px, which the format would call unknown, is written as
+    1/256. Values
     are rounded, not cut off as DWARF's own script does, which would be wrong by half a step.
 
     Args:
@@ -41,7 +46,9 @@ def write_sceneflow_submission(
     predict: Any = load_predictor(network)
     name = getattr(getattr(predict, "task", None), "name", "stereo")
     if name != "sceneflow":
-        raise UserError(f"a scene-flow submission needs a network of task sceneflow, this one is of task {name}")
+        raise UserError(
+            f"a scene-flow submission needs a network of task sceneflow, this one is of task {name}"
+        )
     samples = create_dataset("kitti2015_sceneflow", root=root, split=split, **options)
     if split == "test" and len(samples) != FRAMES:  # type: ignore[arg-type]
         raise UserError(f"{root} has {len(samples)} test samples, KITTI's server wants all {FRAMES}")  # type: ignore[arg-type]

@@ -56,7 +56,8 @@ class Labeller:
         """Return the label of a frame.
 
         Raises:
-            UserError: an answer of another size or with values that are no numbers; a filter that cannot judge.
+            UserError: an answer of another size or with values that are no numbers; a filter that cannot
+            judge.
         """
         device = next((p.device for p in self.teacher.parameters()), torch.device("cpu"))
         batch: dict[str, Any] = {
@@ -97,12 +98,14 @@ class Labeller:
             if value.ndim != 4 or value.shape[-2:] != (height, width):
                 size = "x".join(str(side) for side in (*value.shape[:-3:-1],))
                 raise UserError(
-                    f"teacher '{teacher}' gives '{key}' of {size} px for frame '{name}' of {width}x{height} px"
+                    f"teacher '{teacher}' gives '{key}' of {size} px for frame '{name}' of "
+                    f"{width}x{height} px"
                 )
             wrong = ~value.isfinite().all(1, True) & answer_validity(answer, key)
             if wrong.any():
                 raise UserError(
-                    f"teacher '{teacher}' gives no number at {int(wrong.sum())} of {wrong.numel()} pixels of '{key}' "
+                    f"teacher '{teacher}' gives no number at {int(wrong.sum())} of {wrong.numel()} pixels "
+                    f"of '{key}' "
                     f"of frame '{name}', and says that they are valid"
                 )
         return outputs
@@ -155,7 +158,9 @@ class Labeller:
                 whole = height + top + answer["placement"].padding[3]
                 stride = whole // tensor.shape[-2]
                 if stride * tensor.shape[-2] != whole or left or top:
-                    raise UserError(f"tap '{key}' has no whole stride (its maps are {tensor.shape[-2]} rows of {whole})")
+                    raise UserError(
+                        f"tap '{key}' has no whole stride (its maps are {tensor.shape[-2]} rows of {whole})"
+                    )
                 rows, columns = -(-height // stride), -(-width // stride)
                 part = tensor[..., :rows, :columns].detach().float().cpu().numpy()
                 arrays[f"{TAP}{key}/{index}"] = np.ascontiguousarray(part), "half"

@@ -1,4 +1,5 @@
-"""`label`: frames in, stored answers out, a shard at a time, so that whatever stops it costs one shard at most."""
+"""`label`: frames in, stored answers out, a shard at a time, so that whatever stops it costs one shard at
+most."""
 
 from __future__ import annotations
 
@@ -155,7 +156,8 @@ def label(
 ) -> Labelling:
     """Label what `settings` say, or the rest of it, and return what was done.
 
-    What is there already and whole (by checksum) is kept; a run that was killed goes on where it was, and the result
+    What is there already and whole (by checksum) is kept; a run that was killed goes on where it was, and
+    the result
     is the same, byte for byte.
 
     Args:
@@ -210,7 +212,8 @@ def locked(out: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             raise UserError(
-                f"another labeller (process {file.read().strip() or 'unknown'}) is at work on {out}; wait for it, or "
+                f"another labeller (process {file.read().strip() or 'unknown'}) is at work on {out}; wait "
+                f"for it, or "
                 "name another folder"
             ) from None
         file.truncate(0)
@@ -220,7 +223,8 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def whole(out: Path, number: int, write: str) -> tuple[dict[str, Any] | None, bool]:
-    """Return the receipt of shard `number` if the shard is there and as it was written, and whether it is damaged."""
+    """Return the receipt of shard `number` if the shard is there and as it was written, and whether it is
+    damaged."""
     receipt = store.read_receipt(out, number)
     if receipt is None:
         return None, store.shard_path(out, number).with_suffix(".json").exists()
@@ -260,7 +264,9 @@ def _agree(out: Path, manifest: Mapping[str, Any]) -> None:
     for key, value in manifest.items():
         if before.get(key) != json.loads(json.dumps(value)):
             what = {"frames_sha256": "frames", "write": "kind of labels"}.get(key, key)
-            raise UserError(f"{out} was labelled with another {what}; name another folder, or remove this one")
+            raise UserError(
+                f"{out} was labelled with another {what}; name another folder, or remove this one"
+            )
 
 
 def _totals(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

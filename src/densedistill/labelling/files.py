@@ -27,7 +27,8 @@ _IGNORE = 255
 def write_files(out: Path, frames: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Write the labels of some frames and return `files` (path to checksum), `bytes` and `frames`.
 
-    Disparity and flow become KITTI's 16-bit PNG, depth KITTI's, classes 8-bit PNG with 255 for unknown, confidence
+    Disparity and flow become KITTI's 16-bit PNG, depth KITTI's, classes 8-bit PNG with 255 for unknown,
+    confidence
     8-bit PNG in `confidence/`. What filters reject is unknown in the file.
 
     Raises:
@@ -62,7 +63,9 @@ def _write(path: Path, key: str, values: np.ndarray, valid: np.ndarray) -> None:
     elif key == "depth":
         metres = values[0]
         if metres.max(where=valid, initial=0) * _DEPTH_SCALE >= 65535.5:
-            raise UserError(f"cannot write {path}: KITTI's PNG holds at most 255.99 m; --write shards, or a filter range")
+            raise UserError(
+                f"cannot write {path}: KITTI's PNG holds at most 255.99 m; --write shards, or a filter range"
+            )
         levels = np.clip(np.rint(metres * _DEPTH_SCALE), 1, 65535)
         formats.write_image(path, np.where(valid, levels, 0).astype(np.uint16))
     else:

@@ -1,7 +1,9 @@
 """Filters: where an answer is to be believed.
 
-A filter says of each output how far a pixel is from being believable: an error, 0 for perfect, 1 at the limit, more
-beyond. Filters compose by taking the largest: a pixel is kept where no filter says more than 1, and its confidence
+A filter says of each output how far a pixel is from being believable: an error, 0 for perfect, 1 at the
+limit, more
+beyond. Filters compose by taking the largest: a pixel is kept where no filter says more than 1, and its
+confidence
 is 2 to the power of minus the error.
 """
 
@@ -28,7 +30,8 @@ _NEVER = float("inf")
 
 
 def register_filter(function: Filter) -> Filter:
-    """Decorate `f(evidence, **options)`, which returns output key to error (1, 1, H, W), to be a filter by its
+    """Decorate `f(evidence, **options)`, which returns output key to error (1, 1, H, W), to be a filter by
+    its
     name."""
     return FILTERS.register()(function)
 
@@ -127,7 +130,10 @@ def forward_backward(evidence: Evidence, alpha: float = 0.01, beta: float = 0.5)
 
 @register_filter
 def agreement(
-    evidence: Evidence, threshold: float = 1.0, share: float = 0.0, over: Sequence[str | float] = ("upside_down",)
+    evidence: Evidence,
+    threshold: float = 1.0,
+    share: float = 0.0,
+    over: Sequence[str | float] = ("upside_down",),
 ) -> Errors:
     """Compare the answers of an ensemble's members, or of one teacher to the frame seen otherwise.
 
@@ -135,7 +141,8 @@ def agreement(
         evidence: of the frame.
         threshold: largest difference, in the unit of the output; labels must be the same.
         share: of the value, where that allows more.
-        over: `mirrored` (single images alone), `upside_down`, and scales such as 0.75; unread for an ensemble.
+        over: `mirrored` (single images alone), `upside_down`, and scales such as 0.75; unread for an
+        ensemble.
     """
     errors: Errors = {}
     spread = [key for key in evidence.outputs if f"{key}_spread" in evidence.answer]
@@ -148,13 +155,19 @@ def agreement(
         if key in evidence.task.ignore or key == "logits":
             labels = value.argmax(1, True)
             same = [(labels == other[key].argmax(1, True)) for other in others or () if key in other]
-            errors[key] = torch.stack(same).all(0).logical_not() * 2.0 if same else torch.zeros_like(value[:, :1])
+            errors[key] = (
+                torch.stack(same).all(0).logical_not() * 2.0 if same else torch.zeros_like(value[:, :1])
+            )
             continue
         limit = (share * torch.linalg.vector_norm(value, dim=1, keepdim=True)).clamp(min=threshold)
         if others is None:
             distance = torch.linalg.vector_norm(evidence.answer[f"{key}_spread"].float(), dim=1, keepdim=True)
         else:
-            apart = [torch.linalg.vector_norm(other[key] - value, dim=1, keepdim=True) for other in others if key in other]
+            apart = [
+                torch.linalg.vector_norm(other[key] - value, dim=1, keepdim=True)
+                for other in others
+                if key in other
+            ]
             distance = torch.stack(apart).amax(0) if apart else torch.zeros_like(value[:, :1])
         errors[key] = distance / limit
     return errors
@@ -162,7 +175,8 @@ def agreement(
 
 @register_filter
 def photometric(evidence: Evidence, threshold: float = 0.15) -> Errors:
-    """Compare the frame with what its match shows: 0.85 (1 - SSIM) / 2 + 0.15 |difference| (Godard et al., CVPR
+    """Compare the frame with what its match shows: 0.85 (1 - SSIM) / 2 + 0.15 |difference| (Godard et al.,
+    CVPR
     2017) stays below `threshold`."""
     first, answer, errors = evidence.first, evidence.answer, {}
     still = torch.zeros_like(first[:, :1])
@@ -175,7 +189,9 @@ def photometric(evidence: Evidence, threshold: float = 0.15) -> Errors:
             there = torch.cat((answer["disparity_next"].float(), still), 1)
             routes["disparity_next"] = "right_next", answer["flow"].float() - there
     if not routes:
-        raise UserError(f"filter 'photometric' needs disparity or flow, the teacher gives {', '.join(evidence.outputs)}")
+        raise UserError(
+            f"filter 'photometric' needs disparity or flow, the teacher gives {', '.join(evidence.outputs)}"
+        )
     for key, (image, motion) in routes.items():
         shown = warp(evidence.image(image), motion)
         difference = 0.85 * _dissimilarity(first, shown) + 0.15 * (first - shown).abs().mean(1, True)
@@ -185,7 +201,8 @@ def photometric(evidence: Evidence, threshold: float = 0.15) -> Errors:
 
 @register_filter
 def texture(evidence: Evidence, threshold: float = 2.0, window: int = 7) -> Errors:
-    """Ask for something to hold on to: grey values in a `window` deviate by at least `threshold` levels of 255."""
+    """Ask for something to hold on to: grey values in a `window` deviate by at least `threshold` levels of
+    255."""
     grey = evidence.first.mean(1, True) * 255
     mean, square = _mean(grey, window), _mean(grey.square(), window)
     deviation = (square - mean.square()).clamp(min=0).sqrt()
@@ -194,7 +211,7 @@ def texture(evidence: Evidence, threshold: float = 2.0, window: int = 7) -> Erro
 
 
 @register_filter
-def range(evidence: Evidence, low: float = 0.0, high: float = float("inf"), of: str | None = None) -> Errors:  # noqa: A001
+def range(evidence: Evidence, low: float = 0.0, high: float = float("inf"), of: str | None = None) -> Errors:
     """Keep values above `low` and below `high`; of flow, its length.
 
     Args:
@@ -209,7 +226,8 @@ def range(evidence: Evidence, low: float = 0.0, high: float = float("inf"), of: 
 
 @register_filter
 def confidence(evidence: Evidence, threshold: float = 0.5) -> Errors:
-    """Keep what the teacher itself is sure of: the largest probability, or the confidence that it gives, is at least
+    """Keep what the teacher itself is sure of: the largest probability, or the confidence that it gives, is
+    at least
     `threshold`."""
     errors: Errors = {}
     for key in evidence.outputs:
@@ -265,7 +283,9 @@ def _seen(evidence: Evidence, view: str | float) -> dict[str, Any]:
         return {k: _turn(v, -1) for k, v in evidence.mirrored().items()}
     if isinstance(view, float | int) and view > 0:
         return evidence.scaled(float(view))
-    raise UserError(f"agreement over '{view}': there is upside_down, mirrored (of single images) and scales like 0.75")
+    raise UserError(
+        f"agreement over '{view}': there is upside_down, mirrored (of single images) and scales like 0.75"
+    )
 
 
 def _images(batch: Mapping[str, Any]) -> dict[str, Tensor]:

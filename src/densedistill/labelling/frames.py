@@ -1,4 +1,5 @@
-"""The frames that are labelled: a data set's samples, or files and videos of one's own, by number and by name."""
+"""The frames that are labelled: a data set's samples, or files and videos of one's own, by number and by
+name."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def open_frames(source: Mapping[str, Any], task: Task) -> Frames:
     """Return the frames that `source` means.
 
     Args:
-        source: `{"data": NAME, "root": …, …}` for a data set, else `{"frames": PATH}` for a folder, a list file, an
+        source: `{"data": NAME, "root": …, …}` for a data set, else `{"frames": PATH}` for a folder, a list
+        file, an
             image, a video, or a store with images.
         task: whose inputs the frames need.
 
@@ -61,24 +63,30 @@ def open_frames(source: Mapping[str, Any], task: Task) -> Frames:
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"two frames are called '{repeated[0]}'; labels are found by the name")
-    strange = next((name for name in names if ".." in name.split("/") or name.startswith("/") or "\\" in name), None)
+    strange = next(
+        (name for name in names if ".." in name.split("/") or name.startswith("/") or "\\" in name), None
+    )
     if strange is not None:
         raise UserError(f"a frame called '{strange}' would be written outside of the labels' folder")
     return frames
 
 
 def check_order(inputs: Sequence[Input]) -> None:
-    """Refuse a sequence whose next frame is not the next: UserError naming what is out of order or missing."""
+    """Refuse a sequence whose next frame is not the next: UserError naming what is out of order or
+    missing."""
     for one in inputs:
         now, after = (_NUMBER.search(one.files[i].stem) for i in (0, 2))
         if now is None or after is None or one.files[0].parent != one.files[2].parent:
             continue
         first, second = int(now[1]), int(after[1])
         if second <= first:
-            raise UserError(f"frames are out of order: {one.files[2].name} is given as what follows {one.files[0].name}")
+            raise UserError(
+                f"frames are out of order: {one.files[2].name} is given as what follows {one.files[0].name}"
+            )
         if second != first + 1:
             raise UserError(
-                f"frame {first + 1:0{len(now[1])}d} is missing in {one.files[0].parent}: {one.files[2].name} follows "
+                f"frame {first + 1:0{len(now[1])}d} is missing in {one.files[0].parent}: "
+                f"{one.files[2].name} follows "
                 f"{one.files[0].name}; a list file says which frames belong together"
             )
 
@@ -102,7 +110,9 @@ class VideoFrames:
 
     def __init__(self, path: Path, task: Task):
         if task.takes != "image":
-            raise UserError(f"task '{task.name}' takes more than single images; a video of one camera has no others")
+            raise UserError(
+                f"task '{task.name}' takes more than single images; a video of one camera has no others"
+            )
         if not path.is_file():
             raise UserError(f"there is no video {path}")
         self.path, self.keys = path, task.inputs
@@ -154,7 +164,9 @@ class StoredFrames:
 
 
 def _sample(name: str, keys: Sequence[str], images: Sequence[np.ndarray]) -> Sample:
-    tensors = {key: image_tensor(np.ascontiguousarray(image)) for key, image in zip(keys, images, strict=True)}
+    tensors = {
+        key: image_tensor(np.ascontiguousarray(image)) for key, image in zip(keys, images, strict=True)
+    }
     return {**tensors, "meta": _meta(name, images[0].shape[:2])}
 
 

@@ -1,6 +1,7 @@
 """Shards on one process, on several, or on a cluster: the same shards, whoever makes them.
 
-A shard depends on its number alone and is written whole or not at all, so one that a dying worker left undone is
+A shard depends on its number alone and is written whole or not at all, so one that a dying worker left
+undone is
 simply made again, and one that two workers make is made the same.
 """
 
@@ -59,7 +60,9 @@ def _on_processes(
             continue
         finally:
             pool.shutdown(cancel_futures=True)
-    raise UserError(f"{RESTARTS} times a labelling process died (out of memory?); {len(left)} shards are left to do")
+    raise UserError(
+        f"{RESTARTS} times a labelling process died (out of memory?); {len(left)} shards are left to do"
+    )
 
 
 def _begin(settings: Settings, processes: int) -> None:
@@ -114,13 +117,22 @@ def _on_ray(
     if started:
         address = None if cluster == "local" else cluster
         try:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False, num_cpus=None if address else workers)
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                include_dashboard=False,
+                num_cpus=None if address else workers,
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"cannot reach the Ray cluster '{cluster}': {str(error).splitlines()[0]}") from None
+            raise UserError(
+                f"cannot reach the Ray cluster '{cluster}': {str(error).splitlines()[0]}"
+            ) from None
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         gpus = 1 if settings.device.startswith("cuda") else 0
-        rows = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
+        rows = ray.data.from_items(
+            [{"shard": number} for number in numbers], override_num_blocks=len(numbers)
+        )
         made = rows.map(
             RayWorker, fn_constructor_args=(settings,), concurrency=max(1, workers), num_cpus=1, num_gpus=gpus
         )

@@ -1,7 +1,9 @@
-"""Scene flow as the KITTI 2015 development kit counts it: D1, D2, Fl and SF, over background, foreground and all.
+"""Scene flow as the KITTI 2015 development kit counts it: D1, D2, Fl and SF, over background, foreground
+and all.
 
 A pixel is an outlier in disparity when the error is above 3 px and above 5 % of the truth, in flow when the
-end-point error is; in scene flow when it is one in any of the three. Counts are added up over images, never averaged
+end-point error is; in scene flow when it is one in any of the three. Counts are added up over images, never
+averaged
 over them. What a prediction leaves unknown is filled in first, as the kit fills it (`fill_unknown`); the
 "estimated" figures count known pixels alone, and `density` is their share.
 """
@@ -29,8 +31,10 @@ REGIONS = ("bg", "fg", "all")
 def fill_unknown(values: Tensor, known: Tensor) -> Tensor:
     """Return `values` (C, H, W) with what is not `known` (H, W) filled as the KITTI kit does.
 
-    A gap in a row gets the smaller of its two ends, channel by channel; beyond the ends of a row, then of a column,
-    the last known value goes on. A row inside without any known pixel keeps the kit's mark: -1 in a map of one
+    A gap in a row gets the smaller of its two ends, channel by channel; beyond the ends of a row, then of a
+    column,
+    the last known value goes on. A row inside without any known pixel keeps the kit's mark: -1 in a map of
+    one
     channel, 0 in flow; so does a map without any.
     """
     unfilled = -1.0 if values.shape[0] == 1 else 0.0
@@ -42,7 +46,9 @@ def fill_unknown(values: Tensor, known: Tensor) -> Tensor:
     has_before, has_after = before >= 0, after < width
     index = torch.stack((before.clamp(min=0), after.clamp(max=width - 1)))
     left, right = (values.gather(-1, at.expand_as(values)) for at in index)
-    filled = torch.where(has_before & has_after, torch.minimum(left, right), torch.where(has_before, left, right))
+    filled = torch.where(
+        has_before & has_after, torch.minimum(left, right), torch.where(has_before, left, right)
+    )
     rows = known.any(-1)
     values = torch.where(rows[:, None], filled, values)
     if rows.any():
@@ -54,9 +60,11 @@ def fill_unknown(values: Tensor, known: Tensor) -> Tensor:
 
 
 def outliers(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return where `prediction` (C, H, W) is an outlier: bool (H, W). One channel is disparity, two are flow, px.
+    """Return where `prediction` (C, H, W) is an outlier: bool (H, W). One channel is disparity, two are
+    flow, px.
 
-    A prediction that is not finite is one. The share is taken in float64 for disparity and in float32 for flow, and
+    A prediction that is not finite is one. The share is taken in float64 for disparity and in float32 for
+    flow, and
     compared in float64, as the published binary does.
     """
     error = torch.linalg.vector_norm(prediction - target, dim=0)
@@ -79,7 +87,8 @@ def sceneflow_counts(
     The axes are background and foreground; all and estimated pixels; outliers and pixels.
 
     Args:
-        prediction: `disparity`, `disparity_next` (1, H, W) and `flow` (2, H, W), px, with `KEY_valid` (1, H, W) where
+        prediction: `disparity`, `disparity_next` (1, H, W) and `flow` (2, H, W), px, with `KEY_valid` (1,
+        H, W) where
             it does not know everything.
         target: the same of the ground truth, with `KEY_{valid}`.
         objects: int (H, W) or (1, H, W), 0 = background; None for all of it.
@@ -102,7 +111,9 @@ def sceneflow_counts(
         wrong = off if wrong is None else wrong | off
         counted = measured if counted is None else counted & measured
         estimated = known if estimated is None else estimated  # of scene flow, the kit asks disparity alone
-    assert wrong is not None and counted is not None and estimated is not None
+    assert wrong is not None
+    assert counted is not None
+    assert estimated is not None
     front = torch.zeros_like(wrong) if objects is None else objects.reshape(wrong.shape) > 0
     return torch.stack(
         [
@@ -113,7 +124,8 @@ def sceneflow_counts(
 
 
 def sceneflow_figures(counts: Tensor) -> dict[str, Tensor]:
-    """Return shares of outliers from counts (2, 2, 2): `bg`, `fg`, `all`, each also `_estimated`, and `density`.
+    """Return shares of outliers from counts (2, 2, 2): `bg`, `fg`, `all`, each also `_estimated`, and
+    `density`.
 
     A region without pixels gives 0, as the kit prints it. Divided in float32, as the kit divides.
     """
@@ -162,8 +174,11 @@ class SceneFlowOutliers(Metric):
         }
 
 
-def flow_epe(prediction: Tensor, target: Tensor, valid: Tensor | None = None, *, per_image: bool = False) -> Tensor:
-    """Return the mean end-point error of flow (…, 2, H, W), px, over the pixels where `valid` (…, 1, H, W) holds.
+def flow_epe(
+    prediction: Tensor, target: Tensor, valid: Tensor | None = None, *, per_image: bool = False
+) -> Tensor:
+    """Return the mean end-point error of flow (…, 2, H, W), px, over the pixels where `valid` (…, 1, H, W)
+    holds.
 
     Pooled over images; with `per_image` the mean over images of their means. NaN when nothing is valid.
 
@@ -241,7 +256,8 @@ class SF(_Share):
             known = batch[f"{key}_valid"][:, 0].bool()
             wrong = off if wrong is None else wrong | off
             valid = known if valid is None else valid & known
-        assert wrong is not None and valid is not None
+        assert wrong is not None
+        assert valid is not None
         self._count(wrong, valid)
 
 

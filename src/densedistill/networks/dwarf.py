@@ -1,11 +1,15 @@
 """DWARF: scene flow from two stereo pairs, coarse to fine (AAAI 2020, arXiv 1911.10090).
 
-One pyramid of features for the four images; on each level 6 … 2 the features of the others are warped to the left
-image at t0 by the estimate of the level above, correlated, and three heads estimate disparity, disparity at t1 seen
-from t0, and optical flow anew. `dwarf` computes what the published TensorFlow code computes; `dwarf_clean` mends
+One pyramid of features for the four images; on each level 6 … 2 the features of the others are warped to
+the left
+image at t0 by the estimate of the level above, correlated, and three heads estimate disparity, disparity at
+t1 seen
+from t0, and optical flow anew. `dwarf` computes what the published TensorFlow code computes; `dwarf_clean`
+mends
 what its authors' code does by accident; `dwarf_slim` is the latter at CPU size.
 
-Within the published network disparities are negative (the match lies at x + d), and the third output is called
+Within the published network disparities are negative (the match lies at x + d), and the third output is
+called
 disparity change although it is the whole disparity at t1; outside both are positive, in px.
 """
 
@@ -98,9 +102,7 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, widths: Sequence[int]):
         super().__init__()
-        self.convs = nn.ModuleList(
-            Conv(inputs + sum(widths[:i]), width) for i, width in enumerate(widths)
-        )
+        self.convs = nn.ModuleList(Conv(inputs + sum(widths[:i]), width) for i, width in enumerate(widths))
         self.outputs = inputs + sum(widths)
 
     def forward(self, found: Tensor) -> Tensor:
@@ -159,18 +161,14 @@ class DWARF(nn.Module):
     Args:
         channels: of the pyramid's levels, finest first; there are as many levels.
         trunk, head, context: widths of the estimators' trunk and heads and of the context networks.
-        clean: mend what the published code does by accident: positive disparities inside; the row and column at
+        clean: mend what the published code does by accident: positive disparities inside; the row and
+        column at
             the border are sampled like the others; what a warp finds outside the image is zero in all three
             views, not the border's pixel; the final motion is upsampled about pixel centres.
 
     Raises:
         UserError: images that differ, or whose size does not fit the pyramid.
     """
-
-    taps = {
-        "features.early": ("features.levels.0.2", "features.levels.1.2"),
-        "volume": ("volume",),
-    }
 
     def __init__(
         self,
@@ -200,8 +198,9 @@ class DWARF(nn.Module):
         features = self.estimators["2"].outputs
         self.context = nn.ModuleDict({key: Context(features, context, n) for key, n in MOTIONS.items()})
         self.taps = {
-            **DWARF.taps,
+            "features.early": ("features.levels.0.2", "features.levels.1.2"),
             "features": (f"features.levels.{self.coarsest - 1}.2",),
+            "volume": ("volume",),
         }
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -212,7 +211,8 @@ class DWARF(nn.Module):
     def forward(self, left: Tensor, right: Tensor, left_next: Tensor, right_next: Tensor) -> dict[str, Any]:
         """Return `disparity` and `disparity_next` (B, 1, H, W) and `flow` (B, 2, H, W), px.
 
-        In training mode `intermediate` lists the motions of the levels at their own size, coarse to fine, in px of
+        In training mode `intermediate` lists the motions of the levels at their own size, coarse to fine,
+        in px of
         the full size, and the final ones last. Images are (B, 3, H, W) in [0, 1].
         """
         images = (left, right, left_next, right_next)
@@ -252,7 +252,8 @@ class DWARF(nn.Module):
         return batch, (height, width)
 
     def _warped(self, views: Sequence[Tensor], estimate: Tensor) -> list[Tensor]:
-        """Return the four maps at the places where `estimate` (px of this level) says the left t0 view's points
+        """Return the four maps at the places where `estimate` (px of this level) says the left t0 view's
+        points
         are."""
         left, right, left_next, right_next = views
         disparity, disparity_next, flow = estimate[:, :1], estimate[:, 1:2], estimate[:, 2:]
@@ -284,7 +285,8 @@ def act(values: Tensor) -> Tensor:
 
 
 def resize_motion(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    """Return a scene flow (B, C, H, W) for images of another `size`, as the published final resizing makes it."""
+    """Return a scene flow (B, C, H, W) for images of another `size`, as the published final resizing makes
+    it."""
     resized = {}
     for key, value in outputs.items():
         y, x = (new / old for new, old in zip(size, value.shape[-2:], strict=True))
@@ -294,8 +296,10 @@ def resize_motion(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[
 
 
 def _sample_row(image: Tensor, shift: Tensor) -> Tensor:
-    """Return `image` (B, C, H, W) sampled `shift` (B, 1, H, W; px) further along its rows, as published: zero left
-    of it, from its last column on, and in the whole last row, whose lower neighbour is clamped before the weights
+    """Return `image` (B, C, H, W) sampled `shift` (B, 1, H, W; px) further along its rows, as published:
+    zero left
+    of it, from its last column on, and in the whole last row, whose lower neighbour is clamped before the
+    weights
     are taken."""
     x = torch.arange(image.shape[-1], device=shift.device) + shift.float()
     kept = (x >= 0) & (x < image.shape[-1] - 1)
@@ -350,7 +354,8 @@ def dwarf_clean() -> DWARF:
 
 @register_model("sceneflow")
 def dwarf_slim() -> DWARF:
-    """`dwarf_clean` with a quarter of the channels and one level less, for a CPU: images in multiples of 32."""
+    """`dwarf_clean` with a quarter of the channels and one level less, for a CPU: images in multiples of
+    32."""
     return DWARF((16, 24, 32, 48, 64), (48, 48, 32), (24, 16), (48, 48, 48, 32, 24, 16), clean=True)
 
 

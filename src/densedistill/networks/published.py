@@ -49,7 +49,8 @@ def load_weights(network: nn.Module, source: str | Path) -> nn.Module:
     Args:
         network: ours or anybody's; `wrap`, compiled and data-parallel wrappers are looked through.
         source: the path of a file (safetensors, a torch file of tensors and plain values, a TensorFlow
-            checkpoint, or an .npz of its variables), `"shipped"` or another tag of weights that ship with the package, or `hf://owner/repository/file` (with
+            checkpoint, or an .npz of its variables), `"shipped"` or another tag of weights that ship with
+            the package, or `hf://owner/repository/file` (with
             `repository@revision` for another than the newest). Entries are named as here or as published,
             told by their keys; prefixes of wrappers (data-parallel, compiled) are dropped.
 
@@ -144,7 +145,7 @@ def find_weights(network: nn.Module, source: str | Path) -> Path:
     if text.startswith("hf://"):
         return _download(text)
     path = Path(source)
-    if path.is_file() or is_tensorflow_file(path) and path.suffix not in (".npz", ".index"):
+    if path.is_file() or (is_tensorflow_file(path) and path.suffix not in (".npz", ".index")):
         return path
     if isinstance(source, Path) or "/" in text or "\\" in text or text.endswith(_SUFFIXES):
         raise UserError(f"there is no weights file {path}{' (it is a folder)' if path.is_dir() else ''}")

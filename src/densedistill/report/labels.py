@@ -31,8 +31,13 @@ def write_summary(out: Path, manifest: Mapping[str, Any], frames: Any) -> Path:
     """
     task = get_task(manifest["task"])
     title = f"Labels by {manifest['teacher']['name']}"
-    kept = {key: counts["kept"] / max(counts["pixels"], 1) for key, counts in manifest["counts"]["outputs"].items()}
-    summary = f"{manifest['frames']} frames; kept: " + ", ".join(f"{key} {share:.1%}" for key, share in kept.items())
+    kept = {
+        key: counts["kept"] / max(counts["pixels"], 1)
+        for key, counts in manifest["counts"]["outputs"].items()
+    }
+    summary = f"{manifest['frames']} frames; kept: " + ", ".join(
+        f"{key} {share:.1%}" for key, share in kept.items()
+    )
     count = min(SAMPLES, len(frames))
     chosen = [i * len(frames) // count for i in range(count)]
     body = [
@@ -77,10 +82,16 @@ def _figure(out: Path, manifest: Mapping[str, Any], task: Task, sample: Sample) 
             plane = values[0] if len(values) == 1 else values
             pictures.append((key, task.colours[key](plane, valid)))
             rejected = image.copy()
-            rejected[~valid] = (rejected[~valid] * 0.25 + np.array([160, 20, 40])).clip(0, 255).astype(np.uint8)
+            rejected[~valid] = (
+                (rejected[~valid] * 0.25 + np.array([160, 20, 40])).clip(0, 255).astype(np.uint8)
+            )
             pictures.append((f"{key}: rejected", rejected))
     figures = [
-        tag("figure", tag("img", src=data_uri(shrink(p, WIDTH)), alt=text, loading="lazy"), tag("figcaption", text))
+        tag(
+            "figure",
+            tag("img", src=data_uri(shrink(p, WIDTH)), alt=text, loading="lazy"),
+            tag("figcaption", text),
+        )
         for text, p in pictures
     ]
     return join(tag("h3", name), tag("div", figures, style="display:flex;flex-wrap:wrap;gap:8px"))
@@ -98,4 +109,3 @@ def _stored(out: Path, manifest: Mapping[str, Any], name: str, key: str) -> tupl
         return None, None
     values = formats.read_disparity_png(path)
     return values[None], values > 0
-

@@ -61,7 +61,9 @@ def _backproject(x: Any, y: Any, z: Any, calibration: Calibration) -> NDArray[np
 
 def _motion_ply(path: Path, predicted: Predicted) -> None:
     found = predicted.outputs
-    points, motion = motion_cloud(found["disparity"], found["disparity_next"], found["flow"], predicted.geometry)
+    points, motion = motion_cloud(
+        found["disparity"], found["disparity_next"], found["flow"], predicted.geometry
+    )
     # Sideways by the wheel's hue, towards and away by its vertical axis.
     colours = flow_colours(np.stack((motion[:, 0], motion[:, 2]))[:, None], high=predicted.colour_max)
     write_ply(path, points, colours[0])
@@ -73,7 +75,8 @@ def _change(path: Path, predicted: Predicted) -> None:
 
 
 def change_colours(change: NDArray[np.floating], high: float | None = None) -> NDArray[np.uint8]:
-    """Return the change of disparity (H, W) px as a picture (H, W, 3): red comes nearer, blue goes away, green stays.
+    """Return the change of disparity (H, W) px as a picture (H, W, 3): red comes nearer, blue goes away,
+    green stays.
 
     Args:
         change: disparity at t1 less that at t0.
@@ -101,7 +104,9 @@ TASK = Task(
         "npy": array_writer("flow", "{}.flow.npy", "flow, float32 NumPy array (2, H, W), px"),
         "color": colour_writer("flow", flow_colours, "{}.flow.png", "flow by the colour wheel"),
         "color_change": Writer("{}.change.png", "change of disparity, red comes nearer", _change),
-        "motion": Writer("{}.motion.ply", "point cloud coloured by its 3D motion, metres", _motion_ply, metric=True),
+        "motion": Writer(
+            "{}.motion.ply", "point cloud coloured by its 3D motion, metres", _motion_ply, metric=True
+        ),
         "color_disparity": colour_writer(
             "disparity", colour_map, "{}.disparity.png", "disparity, red is near"
         ),

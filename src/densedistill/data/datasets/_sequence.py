@@ -22,7 +22,8 @@ _VIEWS = ("left", "right", "left_next", "right_next")
 class SequenceFiles(StereoFiles):
     """Frames of two times on disk, with the motion between them or without.
 
-    Arguments and errors are those of `StereoFiles`. A data set says where its files lie (`list_frames`), and how
+    Arguments and errors are those of `StereoFiles`. A data set says where its files lie (`list_frames`),
+    and how
     motion is read where it is not KITTI's PNG.
     """
 

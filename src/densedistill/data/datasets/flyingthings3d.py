@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,27 @@ from ._sequence import SequenceFiles
 CLIP = 10  # frames of a clip; the subset numbers all clips through
 # Left into the future, whose flow is broken in the subset (as OpenMMLab's loader lists them).
 BROKEN = frozenset(
-    "0000119 0000879 0001717 0003147 0003149 0004117 0004118 0004154 0004304 0004573 0006336 0006337 0006922 0011530 "
-    "0014658 0015148 0015748 0016948 0017578".split()
+    [
+        "0000119",
+        "0000879",
+        "0001717",
+        "0003147",
+        "0003149",
+        "0004117",
+        "0004118",
+        "0004154",
+        "0004304",
+        "0004573",
+        "0006336",
+        "0006337",
+        "0006922",
+        "0011530",
+        "0014658",
+        "0015148",
+        "0015748",
+        "0016948",
+        "0017578",
+    ]
 )
 _PASSES = {"clean": ("frames_cleanpass", "image_clean"), "final": ("frames_finalpass", "image_final")}
 
@@ -32,7 +51,8 @@ _PASSES = {"clean": ("frames_cleanpass", "image_clean"), "final": ("frames_final
 class FlyingThings3D(SequenceFiles):
     """FlyingThings3D, left camera, into the future.
 
-    The full release stores positive disparities, the subset negative ones; the sign is read off the first file, and
+    The full release stores positive disparities, the subset negative ones; the sign is read off the first
+    file, and
     the disparity at t1 is the sum of disparity and its change, negated in the subset.
 
     Args:
@@ -90,7 +110,9 @@ class FlyingThings3D(SequenceFiles):
                 continue
             files = self._views(views, scene, stem, after)
             files["disparity"] = base / "disparity" / inside / "left" / f"{stem}.pfm"
-            files["disparity_next"] = base / "disparity_change" / inside / "into_future" / "left" / f"{stem}.pfm"
+            files["disparity_next"] = (
+                base / "disparity_change" / inside / "into_future" / "left" / f"{stem}.pfm"
+            )
             motion = base / "optical_flow" / inside / "into_future" / "left"
             files["flow"] = motion / f"OpticalFlowIntoFuture_{stem}_L.pfm"
             frames.append(Frame((inside / stem).as_posix(), files))
@@ -114,15 +136,24 @@ class FlyingThings3D(SequenceFiles):
             frames.append(Frame(stem, files))
         return frames
 
-    def _views(self, views: dict[str, dict[str, Path]], folder: Path, stem: str, after: str) -> dict[str, Path]:
-        roles = (("left", "left", stem), ("right", "right", stem), ("left_next", "left", after), ("right_next", "right", after))
+    def _views(
+        self, views: dict[str, dict[str, Path]], folder: Path, stem: str, after: str
+    ) -> dict[str, Path]:
+        roles = (
+            ("left", "left", stem),
+            ("right", "right", stem),
+            ("left_next", "left", after),
+            ("right_next", "right", after),
+        )
         return {role: views[view].get(name, folder / view / f"{name}.png") for role, view, name in roles}
 
     def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
         disparity = formats.read_pfm(frame.files["disparity"])
         found = {"disparity": self.sign * disparity}
         if "disparity_next" in self.want and "disparity_next" in frame.files:
-            found["disparity_next"] = self.sign * (disparity + formats.read_pfm(frame.files["disparity_next"]))
+            found["disparity_next"] = self.sign * (
+                disparity + formats.read_pfm(frame.files["disparity_next"])
+            )
         return {key: np.asarray(values, np.float32) for key, values in found.items()}
 
     def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -143,7 +174,8 @@ def _sign(path: Path) -> float:
     share = float((known > 0).mean()) if known.size else 1.0
     if 0.01 < share < 0.99:
         raise UserError(
-            f"{path} has disparities of both signs ({share:.0%} positive); the full release of FlyingThings3D has "
+            f"{path} has disparities of both signs ({share:.0%} positive); the full release of "
+            f"FlyingThings3D has "
             "positive ones, the subset negative ones"
         )
     return 1.0 if share > 0.5 else -1.0

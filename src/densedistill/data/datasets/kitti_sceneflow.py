@@ -38,11 +38,14 @@ class _KITTI(SequenceFiles):
 
     Args:
         root: the folder that holds `training/` and `testing/`, or one of these.
-        split: `train` is all that has ground truth, `fit` sequences 0 to 159 and `val` 160 to 199 (DWARF's ablation),
+        split: `train` is all that has ground truth, `fit` sequences 0 to 159 and `val` 160 to 199 (DWARF's
+        ablation),
             `test` the test sequences.
-        labels: `gt` is the ground truth of frame 10; `proxy` what a teacher said, from the folder `proxy`; `mixed`
+        labels: `gt` is the ground truth of frame 10; `proxy` what a teacher said, from the folder `proxy`;
+        `mixed`
             the ground truth where there is any, else the proxy (DWARF's Gt+Px); `none` images alone.
-        proxy: folder of `disp_0`, `disp_1` and `flow` in KITTI's encoding, as `densedistill label --write files`
+        proxy: folder of `disp_0`, `disp_1` and `flow` in KITTI's encoding, as `densedistill label --write
+        files`
             writes them; relative to `root` unless it is there.
         **options: as every data set of files.
     """
@@ -61,7 +64,9 @@ class _KITTI(SequenceFiles):
         if labels not in LABELS:
             raise unknown(f"labels of data set '{self.name}'", labels, LABELS)
         if (labels in ("proxy", "mixed")) != (proxy is not None):
-            raise UserError(f"data set '{self.name}': labels 'proxy' and 'mixed' need the folder `proxy`, others none")
+            raise UserError(
+                f"data set '{self.name}': labels 'proxy' and 'mixed' need the folder `proxy`, others none"
+            )
         self.labels = labels
         self.proxy = None if proxy is None else Path(proxy).expanduser()
         if self.proxy is not None and not self.proxy.is_dir() and root is not None:
@@ -73,7 +78,9 @@ class _KITTI(SequenceFiles):
     def list_frames(self) -> list[Frame]:
         folder = "testing" if self.split == "test" else "training"
         bases = self.index.bases(self.root, folder)
-        inside = [base / folder for base in bases] or ([self.root] if (self.root / "image_2").is_dir() else [])
+        inside = [base / folder for base in bases] or (
+            [self.root] if (self.root / "image_2").is_dir() else []
+        )
         return [frame for base in inside for frame in self._frames(base)]
 
     def _frames(self, base: Path) -> list[Frame]:
@@ -131,7 +138,10 @@ class _KITTI(SequenceFiles):
         return None if path is None else read_calibration(path, cameras=(2, 3))
 
 
-_LAYOUT = "training/{image_2,image_3,disp_occ_0,disp_occ_1,flow_occ,obj_map}/NNNNNN_10.png and image_*/NNNNNN_11.png"
+_LAYOUT = (
+    "training/{image_2,image_3,disp_occ_0,disp_occ_1,flow_occ,obj_map}/NNNNNN_10.png and "
+    "image_*/NNNNNN_11.png"
+)
 
 
 @DATASETS.register("kitti2015_sceneflow")
@@ -149,7 +159,8 @@ class KITTISceneFlow(_KITTI):
 class KITTIMultiView(_KITTI):
     """The multi-view extension: 20 starting frames a sequence, to be labelled or with proxy labels.
 
-    DWARF's lists: `kitti_160` is split fit with labels gt, `kitti_multiview_partial` fit with proxy, `kitti_mixed` fit
+    DWARF's lists: `kitti_160` is split fit with labels gt, `kitti_multiview_partial` fit with proxy,
+    `kitti_mixed` fit
     with mixed, `kitti_multiview` train with proxy, `kitti_200` train with gt.
     """
 

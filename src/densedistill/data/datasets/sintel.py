@@ -23,7 +23,8 @@ from ._sequence import SequenceFiles
 class Sintel(SequenceFiles):
     """MPI-Sintel: 1,041 training and 552 test pairs of consecutive frames of the left camera.
 
-    With the stereo archive (`clean_left`, `clean_right`, `disparities`) in the same folder, pairs and disparity, too.
+    With the stereo archive (`clean_left`, `clean_right`, `disparities`) in the same folder, pairs and
+    disparity, too.
 
     Args:
         root: the folder that holds `training/` and `test/`, or one of these.
@@ -83,7 +84,9 @@ class Sintel(SequenceFiles):
         return frames
 
     def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
-        red, green, blue = np.moveaxis(formats.read_raster(frame.files["disparity"]).astype(np.float32), -1, 0)
+        red, green, blue = np.moveaxis(
+            formats.read_raster(frame.files["disparity"]).astype(np.float32), -1, 0
+        )
         return {"disparity": red * 4 + green / 64 + blue / 16384}  # as the benchmark's own reader decodes it
 
     def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

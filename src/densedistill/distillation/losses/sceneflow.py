@@ -12,7 +12,7 @@ from ...errors import UserError
 from ._shared import fill_masked, register_loss
 
 
-@register_loss()
+@register_loss(sums=True)
 def summed_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None, unit: float = 20.0) -> Tensor:
     """Return the absolute difference summed over pixels and channels, averaged over the batch.
 
@@ -27,7 +27,7 @@ def summed_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None, unit
     return (student - teacher).abs().sum() / (unit * len(student))
 
 
-@register_loss(same_shape=False, dims=(4,))
+@register_loss(same_shape=False, dims=(4,), sums=True)
 def pooled_l1(
     student: Tensor,
     teacher: Tensor,
@@ -44,7 +44,8 @@ def pooled_l1(
         teacher: (B, C, H, W), px; H and W are multiples of h and w.
         mask: bool (B, 1, H, W), True where the target is known.
         unit: px of one unit of the loss.
-        unknown: what a cell is in which the target is not known everywhere: `zero`, as published, teaches it to
+        unknown: what a cell is in which the target is not known everywhere: `zero`, as published, teaches
+        it to
             be 0; `skip` takes the mean of what is known, and leaves out a cell without any.
 
     Raises:

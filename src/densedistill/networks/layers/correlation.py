@@ -1,9 +1,13 @@
 """Correlation of two feature maps over a window of displacements, without a loop over the displacements.
 
-The direct formulation multiplies and averages once a displacement, 81 times for a window of 9 x 9. Here a row of
-the first map is cut into blocks of 8 columns, each of which meets all the columns that it can reach in one matrix
-product a row of the window. Of a product only a diagonal band is wanted, so half of the arithmetic counts, but all
-of it runs at the speed of matrix products; the band is read in place (see `_band`). `benchmarks/correlation.py`
+The direct formulation multiplies and averages once a displacement, 81 times for a window of 9 x 9. Here a
+row of
+the first map is cut into blocks of 8 columns, each of which meets all the columns that it can reach in one
+matrix
+product a row of the window. Of a product only a diagonal band is wanted, so half of the arithmetic counts,
+but all
+of it runs at the speed of matrix products; the band is read in place (see `_band`).
+`benchmarks/correlation.py`
 measures both.
 """
 
@@ -43,7 +47,8 @@ def correlation_2d(fixed: Tensor, searched: Tensor, displacement: int = 4) -> Te
 
 
 def correlation_3d(fixed: Tensor, searched: Tensor, displacement: int = 4, depth: int = 0) -> Tensor:
-    """Return (B, (2m + 1)(2d + 1)², H, W): as `correlation_2d`, with channels shifted by k = -m … m, outermost.
+    """Return (B, (2m + 1)(2d + 1)², H, W): as `correlation_2d`, with channels shifted by k = -m … m,
+    outermost.
 
     For cost volumes whose channels are hypotheses of disparity: c of `fixed` meets c + k of `searched`, zero
     beyond the last. The mean is over all C channels, however many met.
@@ -74,12 +79,14 @@ def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor
     margin = 2 * rows
     left = F.pad((fixed / channels).permute(0, 2, 3, 1), (0, 0, 0, full - width, 0, margin))
     left = left.reshape(-1, _BLOCK, channels)
-    # What a block can reach: itself and the 2 reach columns behind it, of the map padded by `reach` on the left.
+    # What a block can reach: itself and the 2 reach columns behind it, of the map padded by `reach` on the
+    # left.
     padded = F.pad(searched, (reach, reach + full - width + _BLOCK, rows, rows)).transpose(1, 2)
     spans = [padded[..., i * _BLOCK : i * _BLOCK + full] for i in range(-(-2 * reach // _BLOCK) + 1)]
     reached = torch.cat([span.unflatten(-1, (blocks, _BLOCK)) for span in spans], -1)
     reached = reached[..., : _BLOCK + 2 * reach].transpose(2, 3).flatten(0, 2)
-    # In the flat list of blocks a row of the image further is `blocks` further. The last `margin` rows of an image
+    # In the flat list of blocks a row of the image further is `blocks` further. The last `margin` rows of
+    # an image
     # then meet the next image: they are padding and are cut off.
     count = left.shape[0] - margin * blocks
     starts = [row * blocks for row in range(margin + 1)]
@@ -90,7 +97,8 @@ def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor
 
 
 def _band(products: Tensor, reach: int) -> Tensor:
-    """Return the entries (i, i + j), j = 0 … 2 reach, of matrices (…, n, n + 2 reach), as (…, n, 2 reach + 1).
+    """Return the entries (i, i + j), j = 0 … 2 reach, of matrices (…, n, n + 2 reach), as (…, n, 2 reach +
+    1).
 
     Entry (i, i + j) of the flat matrix stands at i (n + 2 reach + 1) + j.
     """

@@ -38,7 +38,8 @@ def _positions(motion: Tensor, height: int, width: int) -> Tensor:
 def resize_legacy(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `image` (B, C, H, W) at `size` as TensorFlow 1's `resize_bilinear` without aligned corners does.
 
-    Output cell i lies at i * in / out, without the shift of half a pixel that PyTorch knows; the neighbour beyond
+    Output cell i lies at i * in / out, without the shift of half a pixel that PyTorch knows; the neighbour
+    beyond
     the last pixel is the last.
     """
     for axis, length in ((-2, size[0]), (-1, size[1])):
@@ -54,7 +55,8 @@ def resize_legacy(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_area(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return `image` (B, C, H, W) at `size`, each cell the mean over its area in the source (TensorFlow's AREA).
+    """Return `image` (B, C, H, W) at `size`, each cell the mean over its area in the source (TensorFlow's
+    AREA).
 
     Enlarging blends at most two pixels an axis.
     """
