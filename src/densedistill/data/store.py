@@ -56,8 +56,7 @@ def encode(values: NDArray[Any], kind: str) -> tuple[bytes, dict[str, Any]]:
     Args:
         values: any shape.
         kind: `fixed` (float, to within half a step of at most 1/32768 of the largest magnitude), `half`,
-        `float`,
-            `mask` (bool), `share` (0 to 1, to within 1/510), `image` ((3, H, W) uint8) or `integer`.
+            `float`, `mask` (bool), `share` (0 to 1, to within 1/510), `image` ((3, H, W) uint8) or `integer`.
 
     Raises:
         UserError: a value that is not finite.

@@ -20,7 +20,7 @@ class ONNXPredictor:
 
     Args:
         path: of the file; its inputs are the task's images, prepared, in order, its outputs named as the
-        task's.
+            task's.
         task: what it predicts.
         input_spec: how images are prepared; as a mapping, in a recipe.
 

@@ -128,8 +128,7 @@ class EnsembleTeacher(Teacher):
     Args:
         members: teachers of one task.
         reduce: "mean" or "median" over the members that vouch for a pixel, or "confidence", their mean
-        weighted by
-            the `KEY_confidence` that they give (1 where they give none).
+            weighted by the `KEY_confidence` that they give (1 where they give none).
     """
 
     def __init__(self, members: Iterable[nn.Module], reduce: str = "mean"):
@@ -243,8 +242,7 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
         name: a registered network; `sgbm`, OpenCV's matcher, which vouches for what it matched (options
             `max_disparity`, and `fill` to have its holes filled); `store`, answers that `label` wrote (option
             `path`); `onnx`, an exported file (`path`); `dis` and `raft`, optical flow; `parts`, scene flow
-            from
-            `stereo` and `flow`; `package.module:Name` for a class or function of your own that returns a
+            from `stereo` and `flow`; `package.module:Name` for a class or function of your own that returns a
             teacher or a network; `ensemble`, with options `members` (a list of mappings of this function's
             arguments) and `reduce` (mean, median or confidence).
         weights: of a network, as `create_model` takes them.

@@ -57,7 +57,7 @@ class Labeller:
 
         Raises:
             UserError: an answer of another size or with values that are no numbers; a filter that cannot
-            judge.
+                judge.
         """
         device = next((p.device for p in self.teacher.parameters()), torch.device("cpu"))
         batch: dict[str, Any] = {

@@ -142,7 +142,7 @@ def agreement(
         threshold: largest difference, in the unit of the output; labels must be the same.
         share: of the value, where that allows more.
         over: `mirrored` (single images alone), `upside_down`, and scales such as 0.75; unread for an
-        ensemble.
+            ensemble.
     """
     errors: Errors = {}
     spread = [key for key in evidence.outputs if f"{key}_spread" in evidence.answer]

@@ -36,8 +36,7 @@ def open_frames(source: Mapping[str, Any], task: Task) -> Frames:
 
     Args:
         source: `{"data": NAME, "root": …, …}` for a data set, else `{"frames": PATH}` for a folder, a list
-        file, an
-            image, a video, or a store with images.
+            file, an image, a video, or a store with images.
         task: whose inputs the frames need.
 
     Raises:

@@ -88,8 +88,7 @@ def sceneflow_counts(
 
     Args:
         prediction: `disparity`, `disparity_next` (1, H, W) and `flow` (2, H, W), px, with `KEY_valid` (1,
-        H, W) where
-            it does not know everything.
+            H, W) where it does not know everything.
         target: the same of the ground truth, with `KEY_{valid}`.
         objects: int (H, W) or (1, H, W), 0 = background; None for all of it.
         valid: suffix of the truth's masks: `valid` (occ) or `nonoccluded` (noc).

@@ -162,7 +162,7 @@ class DWARF(nn.Module):
         channels: of the pyramid's levels, finest first; there are as many levels.
         trunk, head, context: widths of the estimators' trunk and heads and of the context networks.
         clean: mend what the published code does by accident: positive disparities inside; the row and
-        column at
+            column at
             the border are sampled like the others; what a warp finds outside the image is zero in all three
             views, not the border's pixel; the final motion is upsampled about pixel centres.
 

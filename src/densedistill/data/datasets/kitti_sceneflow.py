@@ -39,14 +39,11 @@ class _KITTI(SequenceFiles):
     Args:
         root: the folder that holds `training/` and `testing/`, or one of these.
         split: `train` is all that has ground truth, `fit` sequences 0 to 159 and `val` 160 to 199 (DWARF's
-        ablation),
-            `test` the test sequences.
+            ablation), `test` the test sequences.
         labels: `gt` is the ground truth of frame 10; `proxy` what a teacher said, from the folder `proxy`;
-        `mixed`
-            the ground truth where there is any, else the proxy (DWARF's Gt+Px); `none` images alone.
+            `mixed` the ground truth where there is any, else the proxy (DWARF's Gt+Px); `none` images alone.
         proxy: folder of `disp_0`, `disp_1` and `flow` in KITTI's encoding, as `densedistill label --write
-        files`
-            writes them; relative to `root` unless it is there.
+            files` writes them; relative to `root` unless it is there.
         **options: as every data set of files.
     """
 

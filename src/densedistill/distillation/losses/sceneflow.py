@@ -45,8 +45,7 @@ def pooled_l1(
         mask: bool (B, 1, H, W), True where the target is known.
         unit: px of one unit of the loss.
         unknown: what a cell is in which the target is not known everywhere: `zero`, as published, teaches
-        it to
-            be 0; `skip` takes the mean of what is known, and leaves out a cell without any.
+            it to be 0; `skip` takes the mean of what is known, and leaves out a cell without any.
 
     Raises:
         UserError: the sizes are no multiples, or `unknown` is neither.
