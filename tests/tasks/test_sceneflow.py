@@ -15,7 +15,7 @@ from densedistill.tasks import get_task
 from densedistill.tasks.files import Predicted
 from densedistill.tasks.sceneflow import change_colours, motion_cloud
 
-RIG = dd.create_dataset("world", length=1, size=[8, 12])[0]["meta"]["calibration"]
+RIG = dd.create_dataset("world", length=1, size=[16, 24])[0]["meta"]["calibration"]
 
 
 def test_a_point_that_does_not_move_has_no_motion_and_one_that_comes_nearer_moves_towards_us():
