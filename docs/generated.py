@@ -76,13 +76,17 @@ def datasets() -> str:
 
 
 def protocols() -> str:
-    """The protocols of `evaluate`."""
-    from densedistill.inference.protocols import PROTOCOLS
+    """The protocols of `evaluate`, task by task."""
+    from densedistill.inference.protocols import get_protocol, list_protocols
+    from densedistill.tasks import get_task, list_tasks
 
-    lines = ["| protocol | what it is | metrics | averaged over |", "|---|---|---|---|"]
-    for protocol in PROTOCOLS.values():
-        metrics = ", ".join(protocol.metrics)
-        lines.append(f"| `{protocol.name}` | {protocol.says} | {metrics} | {protocol.average} |")
+    lines = ["| task | protocol | what it is | metrics | averaged over |", "|---|---|---|---|---|"]
+    for task in map(get_task, list_tasks()):
+        for name in list_protocols(task.name):
+            protocol = get_protocol(name, task)
+            metrics = ", ".join(protocol.metrics or task.metrics)
+            row = (task.name, f"`{name}`", protocol.says, metrics, protocol.average)
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .recipes import Recipe, Stages
+from .recipes import Recipe, Stages, Teacher
 from .training import Run, train
 from .training.run import is_first_process
 
@@ -44,13 +44,12 @@ def distill(
     """
     run = train(recipe, run=run_dir, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
     if is_first_process():
-        from .report import write_report
         from .training.final import evaluate_run
 
         run.evaluation = evaluate_run(run)
         if run.evaluation is not None:
             run.evaluation.write_json(run.path / "metrics.json")
-        write_report([run], run.path / "report.html")
+        _report(run)
     return run
 
 
@@ -85,3 +84,30 @@ def label(
     frames = engine.open_frames(chosen.frames, get_task(done.manifest["task"]))
     write_summary(done.out, done.manifest, frames)
     return done
+
+
+def _report(run: Run) -> None:
+    """Write the report; of several trainings one table, and the curves of each."""
+    from .report import write_report
+    from .training.stages import stage_runs
+
+    recipe, target = run.recipe, run.path / "report.html"
+    if isinstance(recipe, Recipe):
+        write_report([run], target)
+        return
+    stages = stage_runs(recipe, run)
+    notes = []
+    for name, stage in recipe.recipes.items():
+        last = stages[name].history[-1]
+        taught = ", ".join(_teacher(teacher) for teacher in stage.teachers.values())
+        notes.append(
+            f"{name}: {stage.student.name}{f' taught by {taught}' if taught else ''}, "
+            f"{last['step']} steps in {last['time'] / 60:.1f} minutes"
+        )
+    rows = run.evaluation.rows if run.evaluation is not None else None
+    write_report([run, *stages.values()], target, rows=rows, title=recipe.name, notes=notes)
+
+
+def _teacher(teacher: Teacher) -> str:
+    source = (teacher.weights or "").removeprefix("stage:")
+    return source if source != teacher.weights else teacher.name

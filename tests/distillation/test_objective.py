@@ -331,12 +331,91 @@ def test_a_pair_that_cannot_match_is_refused_by_the_check(terms, teacher, messag
         _objective(terms, teacher=TinyStereo(**teacher)).check()
 
 
-def test_taps_of_differently_padded_inputs_are_refused():
-    objective = _objective({"t": VOLUME}, teacher=TinyStereo(pad="top-right"))
-    objective.check()
+def test_networks_whose_taps_are_compared_pad_alike():
+    student, teacher = TinyStereo(), TinyStereo(pad="top-right", multiple=6)
+    teacher.load_state_dict(student.state_dict())
+    student.eval()
+    batch = {key: value[..., :14, :30] for key, value in stereo_batch().items()}
+    total, _ = _objective({"t": {**VOLUME, "loss": "mse"}}, student, teacher=teacher)(batch)
+    assert total == 0
+    # The output is the same image's whatever the padding: each pads as it declares.
+    alone, _ = _objective({"t": {**TRUTH, "to": "teacher"}}, student, teacher=teacher)(batch)
+    assert alone > 0
+
+
+def test_taps_of_differently_padded_and_scaled_inputs_are_refused():
+    objective = _objective({"t": VOLUME}, teacher=TinyStereo(pad="top-right", scale=0.5))
     batch = {key: value[..., :14, :30] for key, value in stereo_batch().items()}
     with pytest.raises(dd.UserError, match=r"objective.t: .* pad images of 30x14 px differently"):
         objective.check(batch)
+
+
+@pytest.mark.parametrize(("own", "other"), [(16, 32), (32, 16)])
+def test_volumes_of_another_range_are_compared_over_the_disparities_they_share(own, other):
+    student, teacher = TinyStereo(max_disparity=own), TinyStereo(max_disparity=other)
+    student.features.load_state_dict(teacher.features.state_dict())
+    batch = stereo_batch()
+    objective = _objective({"t": {**VOLUME, "loss": "mse"}}, student.eval(), teacher=teacher)
+    assert objective(batch)[0] == 0
+
+
+@pytest.mark.parametrize(("own", "other", "counted"), [(16, 12, 12), (16, 32, 16)])
+def test_an_output_is_compared_where_both_can_say_it(own, other, counted):
+    student, teacher = Replay([torch.zeros(1, 1, 1, 40)]), Replay([torch.arange(40.0).view(1, 1, 1, 40)])
+    student.max_disparity, teacher.max_disparity = own, other
+    batch = {key: torch.zeros(1, 3, 1, 40) for key in ("left", "right")}
+    batch["disparity"] = torch.arange(40.0).view(1, 1, 1, 40)
+    term = {"loss": "l1", "of": "disparity", "to": "teacher", "mask": "both"}
+    total, _ = _objective({"t": term}, student, teacher=teacher)(batch)
+    assert total == pytest.approx(sum(range(counted)) / (counted - 1))
+
+
+def test_a_volume_that_another_step_divides_is_refused_before_training():
+    teacher = TinyStereo(max_disparity=32)
+    teacher.volume.levels = 10
+    with pytest.raises(dd.UserError, match=r"objective.t: the volumes cannot be compared: a level is 2 px"):
+        _objective({"t": VOLUME}, teacher=teacher).check()
+
+
+def test_a_map_of_disparities_beside_a_volume_is_a_volume_of_one_channel():
+    student, teacher = Replay([torch.ones(2, 1, 48, 64)]), Replay([torch.ones(2, 1, 48, 64)])
+    student.features.tensors = [torch.rand(2, 6, 12, 16)]
+    teacher.features.tensors = [torch.rand(2, 5, 6, 12, 16)]
+    images = torch.zeros(2, 3, 48, 64)
+    term = {
+        **{"loss": "mse", "of": "features", "to": "teacher"},
+        "adapter": {"kind": "mean", "on": "teacher"},
+    }
+    total, _ = _objective({"t": term}, student, teacher=teacher)({"left": images, "right": images})
+    expected = nn.functional.mse_loss(student.features.tensors[0], teacher.features.tensors[0].mean(1))
+    torch.testing.assert_close(total, expected)
+    with pytest.raises(dd.UserError, match="'mean' gives one channel, the other side has 5"):
+        _objective({"t": {**term, "adapter": "mean"}}, student, teacher=teacher)
+
+
+def test_the_published_adapter_on_the_teacher_learns_with_the_student():
+    student, teacher = TinyStereo(channels=2), TinyStereo(channels=6)
+    term = {
+        "loss": "smooth_l1",
+        "of": "features",
+        "to": "teacher",
+        "adapter": {"kind": "tsnnet", "on": "teacher"},
+    }
+    objective = _objective({"t": term}, student, teacher=teacher)
+    batch = stereo_batch()
+    total, _ = objective(batch)
+    total.backward()
+    features = student.features(torch.cat(_prepared(batch, student)))
+    weight, bias = (p.detach().clone().requires_grad_() for p in objective.adapters.parameters())
+    with torch.no_grad():
+        taught = nn.functional.relu6(teacher.features(torch.cat(_prepared(batch, teacher))))
+    expected = nn.functional.smooth_l1_loss(features, nn.functional.conv2d(taught, weight, bias))
+    torch.testing.assert_close(total, expected)
+    wanted = torch.autograd.grad(expected, [student.features[0].weight, weight, bias])
+    got = [student.features[0].weight.grad, *(p.grad for p in objective.adapters.parameters())]
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_a_batch_without_an_image_is_refused():

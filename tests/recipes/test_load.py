@@ -11,6 +11,8 @@ from densedistill.recipes.load import merge
 
 PUBLISHED = [
     "acvnet/sceneflow",
+    "cascade/acvnet-naive",
+    "cascade/dsnet-naive",
     "dsnet/kitti",
     "dsnet/sceneflow",
     "dsnet/sceneflow-attention",
@@ -22,6 +24,9 @@ PUBLISHED = [
     "dsnet/table4",
     "gwcnet/sceneflow",
     "lacgwcnet/sceneflow",
+    "tsnnet/cascade-drivingstereo",
+    "tsnnet/cascade-kitti",
+    "tsnnet/cascade-sceneflow",
 ]
 
 

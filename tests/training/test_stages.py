@@ -1,4 +1,5 @@
 import importlib
+import re
 
 import pytest
 import torch
@@ -31,7 +32,12 @@ def test_a_chain_teaches_its_student_by_what_it_trained_before(tmp_path):
     rows = {row["name"]: row for row in run.metrics["rows"]}
     said = [line["validate/epe"] for line in teacher.history if "validate/epe" in line][-1]
     assert rows["teacher"]["epe"] == pytest.approx(said, rel=1e-4)
-    assert (run.path / "report.html").is_file()
+    # One table with a row a stage, and what each of them took.
+    assert list(rows) == ["teacher", "student"]
+    page = (run.path / "report.html").read_text()
+    assert re.search(r"<li>teacher: \S+, 5 steps in \d+\.\d minutes</li>", page)
+    assert re.search(r"<li>student: \S+ taught by teacher, \d+ steps in", page)
+    assert "Loss terms of 1-teacher" in page
 
 
 def test_a_finished_stage_is_not_repeated(tmp_path, monkeypatch):
@@ -68,6 +74,33 @@ def test_a_stage_starts_from_the_weights_of_an_earlier_one(tmp_path):
     run = train(fields, run=tmp_path / "run")
     first, second = (load_file(stage.student) for stage in stage_runs(run.recipe, run).values())
     assert torch.equal(first["head.weight"], second["head.weight"])
+
+
+def test_stages_that_cannot_be_compared_are_refused_before_the_first_is_trained(tmp_path):
+    truth = {"truth": {"loss": "l1", "of": "disparity", "to": "ground_truth"}}
+    volume = {"volume": {"loss": "mse", "of": "volume", "to": "teacher"}}
+    teacher = {"name": "dsnet_slim", "max_disparity": 16}
+    fields = {
+        "student": teacher,
+        "data": {"train": {"name": "world", "length": 2, "size": [32, 64]}},
+        "objective": truth,
+        "schedule": {"steps": 1},
+        "chain": [
+            {"as": "first"},
+            {
+                "as": "second",
+                "student": {"name": "tsnnet_naive", "max_disparity": 16},
+                "teachers": {"teacher": {**teacher, "weights": "stage:first"}},
+                "objective": volume,
+            },
+        ],
+    }
+    with pytest.raises(
+        UserError, match=r"stage 'second': objective.volume: .* give the term an adapter"
+    ) as error:
+        train(fields, run=tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_ladder_trains_each_rung_for_each_seed_and_compares_them(tmp_path):

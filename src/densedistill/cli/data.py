@@ -4,6 +4,7 @@ examples:
   densedistill data check kitti2015 /data/KITTI2015
   densedistill data check sceneflow /data/SceneFlow --fast
   densedistill data check middleburyeval3 /data/MiddEval3 --option resolution=Q
+  densedistill data list kitti2015 /data/KITTI2015 --split published-train --out lists/kitti15_train.txt
   densedistill data make /data/world --length 1000 --size 256 512
 """
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from ..data.check import Survey
 
 NAME = "data"
-HELP = "check a data set, or make procedural data"
+HELP = "check a data set, list a split of it, or make procedural data"
 
 _SHOWN = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `data check` and `data make`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{check,make}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{check,list,make}")
     check = actions.add_parser("check", help="say what is there, what is missing and what is broken")
     check.add_argument(
         "name", metavar="NAME", help="the data set: sceneflow, kitti2012, kitti2015, eth3d, folder, …"
@@ -35,6 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--split", help="only this split")
     check.add_argument("--fast", action="store_true", help="list the files without opening them")
     check.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set"
+    )
+    split = actions.add_parser(
+        "list", help="write a split as a list file: left, right and disparity on a line"
+    )
+    split.add_argument("name", metavar="NAME", help="the data set")
+    split.add_argument("root", metavar="ROOT", help="its folder, which the paths are relative to")
+    split.add_argument("--split", help="which part (default: the data set's first)")
+    split.add_argument("--out", metavar="FILE", help="the list file (default: the screen)")
+    split.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the data set"
     )
     make = actions.add_parser("make", help="write procedural scenes in SceneFlow's layout")
@@ -56,7 +67,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; 2 when the data set cannot be used as it is."""
-    return _check(args) if args.action == "check" else _make(args)
+    return {"check": _check, "list": _list, "make": _make}[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    import sys
+
+    from ..data.lists import list_lines, overlap
+    from ..files import write_text
+
+    options = dict(_option(text) for text in args.option)
+    lines = list_lines(args.name, args.root, args.split, **options)
+    warning = overlap(args.name, args.root, args.split or "", **options)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    text = "".join(f"{line}\n" for line in lines)
+    if args.out is None:
+        print(text, end="")
+    else:
+        write_text(args.out, text)
+        print(f"wrote {len(lines)} samples to {args.out}")
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         args.protocol,
         root=_roots(args.root),
         split=args.split,
-        options=_options(args.data_option),
+        options=data_options(args.data_option),
         max_disparity=args.max_disparity,
         metrics=args.metrics.split(",") if args.metrics else None,
         per_image=args.per_image,
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _options(given: list[str]) -> dict[str, object]:
+def data_options(given: list[str]) -> dict[str, object]:
     """Return options as YAML reads them: 3 is a number, true is true, [256, 512] a list."""
     import yaml
 

@@ -16,6 +16,7 @@ examples:
       --write ply --out predictions
   densedistill predict runs/depth --image photo.jpg --out predictions
   densedistill predict runs/segmentation --video drive.mp4 --out predictions --write png,overlay
+  densedistill predict dsnet=student.safetensors --submission kitti2015 --root data/KITTI2015 --out submission
 kinds of output
   stereo        png (KITTI's 16-bit), pfm, npy, color, depth (metres), ply (point cloud)
   depth         png (KITTI's 16-bit), pfm, npy, color, ply
@@ -49,6 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--video", metavar="FILE|N", help="frames of a video, or of camera number N until Ctrl-C"
+    )
+    source.add_argument(
+        "--submission",
+        metavar="NAME",
+        help="the test set of kitti2012, kitti2015, middlebury or eth3d, below --root, as its server wants",
+    )
+    parser.add_argument("--root", metavar="DIR", help="where the submission's data set lies")
+    parser.add_argument(
+        "--split", default="test", metavar="A,B", help="of the submission's data set (default: test)"
+    )
+    parser.add_argument("--method", default="densedistill", metavar="NAME", help="in Middlebury's file names")
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the submission's data set, for example resolution=H; may be repeated",
     )
     parser.add_argument("--right", metavar="FILE", help="right view of one pair")
     parser.add_argument("--left-next", metavar="FILE", help="the pair at the next time, for scene flow")
@@ -87,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
 
     say = Console(highlight=False, soft_wrap=True).print
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    if args.submission:
+        say(f"ready: {_submit(args, errors.is_terminal)}")
+        return 0
     result = predict(
         args.network,
         _source(args),
@@ -110,6 +131,30 @@ def run(args: argparse.Namespace) -> int:
         what = "images" if args.image or args.video else "pairs"
         say(f"{result.skipped} {what} were there already (--overwrite predicts them again)")
     return 0
+
+
+def _submit(args: argparse.Namespace, progress: bool) -> Any:
+    from ..errors import UserError
+    from ..inference.load import best_device
+    from ..inference.submissions import write_submission
+    from .evaluate import data_options
+
+    if args.root is None:
+        raise UserError("a submission takes --root, the folder of its data set")
+    return write_submission(
+        args.network,
+        args.submission,
+        args.root,
+        args.out,
+        split=args.split,
+        method=args.method,
+        options=data_options(args.data_option),
+        max_disparity=args.max_disparity,
+        device=args.device or best_device(),
+        precision=args.precision,
+        overwrite=args.overwrite,
+        progress=progress,
+    )
 
 
 def _source(args: argparse.Namespace) -> Any:

@@ -15,7 +15,7 @@ from .datasets import DATASETS
 from .datasets._base import ROLES, StereoFiles
 
 # Subsets of another split, whose files need no second look.
-_PARTITIONS = ("fit", "val")
+_PARTITIONS = ("fit", "val", "published-train", "published-val", "train-flyingthings3d")
 
 
 @dataclass

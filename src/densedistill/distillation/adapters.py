@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 
-KINDS = ("conv1x1", "conv3x3", "conv_bn", "dsnet", "resize")
+KINDS = ("conv1x1", "conv3x3", "conv_bn", "dsnet", "tsnnet", "mean", "resize")
+_ON_TEACHER = ("tsnnet", "mean", "resize")
 SIDES = ("student", "teacher")
 
 
@@ -20,8 +21,9 @@ class Adapter(nn.Module):
     Args:
         kind: `conv1x1` or `conv3x3`, a convolution with bias; `conv_bn`, a 1x1 convolution and batch
             normalisation; `dsnet`, the published cost_trans: twice a 3x3 convolution and batch normalisation,
-            ReLU between (DSNet's code, 41,600 parameters for 16 to 32 channels of a volume); `resize`, no
-            parameters, needs equal channels.
+            ReLU between (DSNet's code, 41,600 parameters for 16 to 32 channels of a volume); `tsnnet`, ReLU6
+            and a 1x1 convolution with bias (TSNnet's code, there on the teacher's side); without parameters:
+            `mean` over channels, to one, and `resize`, which needs equal channels.
         channels_in, channels_out: numbers of channels.
         dims: 2 for feature maps, 3 for volumes.
     """
@@ -42,6 +44,12 @@ class Adapter(nn.Module):
                 *(conv(channels_in, channels_out, 3, padding=1, bias=False), norm(channels_out), nn.ReLU()),
                 *(conv(channels_out, channels_out, 3, padding=1, bias=False), norm(channels_out)),
             ]
+        elif kind == "tsnnet":
+            layers = [nn.ReLU6(), conv(channels_in, channels_out, 1)]
+        elif kind == "mean":
+            if channels_out != 1:
+                raise UserError(f"adapter 'mean' gives one channel, the other side has {channels_out}")
+            layers = [_ChannelMean()]
         elif kind == "resize":
             if channels_in != channels_out:
                 raise UserError(
@@ -61,6 +69,11 @@ class Adapter(nn.Module):
         return tensor
 
 
+class _ChannelMean(nn.Module):
+    def forward(self, tensor: Tensor) -> Tensor:
+        return tensor.mean(1, keepdim=True)
+
+
 def check_adapter(config: Mapping[str, Any]) -> None:
     """Raise UserError unless `config` is `{kind: …, on: student|teacher}`."""
     for key in config:
@@ -72,10 +85,11 @@ def check_adapter(config: Mapping[str, Any]) -> None:
         )
     if config.get("on", "student") not in SIDES:
         raise UserError(f"an adapter is on the student or on the teacher, got '{config['on']}'")
-    if config.get("on") == "teacher" and config["kind"] != "resize":
+    if config.get("on") == "teacher" and config["kind"] not in _ON_TEACHER:
         raise UserError(
-            f"adapter '{config['kind']}' on the teacher would learn to give whatever the student "
-            "gives; put it on the student (only 'resize', which learns nothing, may be on the teacher)"
+            f"adapter '{config['kind']}' on the teacher would learn to give whatever the student gives; put "
+            "it on the student (the teacher takes 'resize' and 'mean', which learn nothing, and 'tsnnet', "
+            "which was published there)"
         )
 
 

@@ -14,13 +14,16 @@ from ..tasks import Task
 from .taps import unwrap
 
 
-def run_network(network: nn.Module, batch: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], Placement]:
+def run_network(
+    network: nn.Module, batch: Mapping[str, Any], task: Task, spec: InputSpec | None = None
+) -> tuple[dict[str, Any], Placement]:
     """Return the outputs of `network` for a batch, and where the batch's images lay in its input.
 
     Args:
         network: with an `input_spec`, else the default one is meant.
         batch: images as the task names them, (B, 3, H, W), uint8 or float in [0, 1].
         task: whose inputs the network takes.
+        spec: in place of the network's own.
 
     Returns:
         The task's outputs, those in pixels in the sample's pixels. `intermediate`, where the network gives
@@ -32,7 +35,7 @@ def run_network(network: nn.Module, batch: Mapping[str, Any], task: Task) -> tup
     missing = [key for key in task.inputs if key not in batch]
     if missing:
         raise UserError(f"the batch has no '{missing[0]}', which task '{task.name}' needs")
-    spec = input_spec(network)
+    spec = spec or input_spec(network)
     inputs, placement = spec.prepare(*(batch[key] for key in task.inputs))
     answer = network(*inputs)
     if not isinstance(answer, Mapping) or task.outputs[0] not in answer:

@@ -11,12 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..networks.input_spec import Placement
+from ..networks.input_spec import InputSpec, Placement
 from ..tasks import Task, get_task
 from .adapters import SIDES, make_adapter
 from .answers import input_spec, run_network
 from .dry_run import tiny_batch, unchanged
 from .masks import measured, place_mask, resize_mask
+from .places import check_places, pad_alike, share_levels
 from .taps import Taps, tap_key, unwrap
 from .teachers import Teacher, answer_validity, as_teacher
 from .terms import GROUND_TRUTH, Term, facts_wanted, is_output, parse_terms
@@ -32,12 +33,16 @@ class Answers(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two tensors that a loss compares, their weight within the term, and which positions count."""
+    """Two tensors that a loss compares, their weight within the term, and which positions count.
+
+    `target_learns` says that the target comes from an adapter that is trained.
+    """
 
     student: Tensor
     target: Tensor
     weight: float
     mask: Tensor | None
+    target_learns: bool = False
 
 
 class Objective(nn.Module):
@@ -76,6 +81,7 @@ class Objective(nn.Module):
         # In a tuple, out of sight of `nn.Module`: neither belongs to the objective's state or parameters.
         self._hidden = (student, made)
         self._active = [term for term in self.terms if term.weight]
+        self._spec = self._agree_on_places()
         self._attach(self.terms).remove()  # names are checked of terms of weight 0, too
         self._taps = self._attach(self._active)
         self._taps.pause()
@@ -160,7 +166,7 @@ class Objective(nn.Module):
         if evaluating:
             setattr(root, "all_heads", True)  # noqa: B010
         try:
-            outputs, placement = run_network(network, batch, self.task)
+            outputs, placement = run_network(network, batch, self.task, self._spec)
         finally:
             if evaluating:
                 setattr(root, "all_heads", False)  # noqa: B010
@@ -184,17 +190,21 @@ class Objective(nn.Module):
                 f"the student has {len(students)} tensors at '{of}', '{term.to}' {len(teachers)} at '{to}': "
                 f"select among them, as in '{of}[-1]'"
             )
-        self._check_places(term, answers)
+        by_level = "max_disparity" in facts_wanted(self._losses[term.name])
+        check_places(answers.placement, answers.teachers[term.to]["placement"], term.to, by_level)
         if mask is not None:
             mask = place_mask(mask, answers.placement)
         weights = _level_weights(term, len(students), "tensors")
         for index, (student, teacher, weight) in enumerate(zip(students, teachers, weights, strict=True)):
             if weight:
+                if not by_level:  # a loss over disparities cuts by itself
+                    student, teacher = share_levels(student, teacher, *self._reaches(term))
                 student, teacher = self._fit(term, index, student, teacher)
                 small = mask
                 if mask is not None and "size" not in facts_wanted(self._losses[term.name]):
                     small = resize_mask(mask, student)
-                yield Pair(student, teacher, weight, small)
+                learns = term.adapter is not None and teacher.requires_grad
+                yield Pair(student, teacher, weight, small, learns)
 
     def _truth_pairs(self, term: Term, answers: Answers, mask: Tensor | None) -> Iterator[Pair]:
         """Yield each tensor of the student's tap with the ground truth of the task's main output."""
@@ -237,30 +247,39 @@ class Objective(nn.Module):
         key = str(term.of) if is_output(term, self.task.outputs) else self.task.outputs[0]
         mask: Tensor | None = None
         if term.mask in (GROUND_TRUTH, "both"):
-            limit = term.max_disparity or getattr(unwrap(self.student), "max_disparity", None)
+            limit = term.max_disparity or min((r for r in self._reaches(term) if r), default=None)
             target = self.task.targets[key]
             ignore = self.task.ignore.get(target)
             mask = measured(answers.batch, target, answers.student[key], limit, ignore)
         if term.mask in ("teacher", "both"):
             vouched = answer_validity(answers.teachers[term.to], key)
+            own, _ = self._reaches(term)
+            if own is not None and self.task.targets[key].startswith("disparity"):
+                # What lies beyond the student's range it cannot learn to say.
+                vouched = vouched & (answers.teachers[term.to][key] < own)
             mask = vouched if mask is None else mask & vouched
         return mask
 
-    def _check_places(self, term: Term, answers: Answers) -> None:
-        """Refuse taps that do not see the same places, which no adapter mends."""
-        own, other = answers.placement, answers.teachers[term.to]["placement"]
-        if own == other:
-            return
-        if any(own.padding) or any(other.padding):
-            raise UserError(
-                f"student and '{term.to}' pad images of {own.size[1]}x{own.size[0]} px differently, so their "
-                "taps do not see the same places; crop to a size that both take without padding"
-            )
-        if "max_disparity" in facts_wanted(self._losses[term.name]):
-            raise UserError(
-                f"student and '{term.to}' see the images at different scales, so their disparities cannot be "
-                "compared level by level; compare the output instead"
-            )
+    def _reaches(self, term: Term) -> tuple[float | None, float | None]:
+        """Return the range of disparities, px of the image, of the student and of the term's teacher."""
+        found = []
+        for network, spec in (
+            (unwrap(self.student), self._spec),
+            (self.teachers.get(term.to), getattr(self.teachers.get(term.to), "input_spec", None)),
+        ):
+            reach = getattr(network, "max_disparity", None)
+            found.append(None if reach is None else reach / (1.0 if spec is None else spec.scale))
+        return found[0], found[1]
+
+    def _agree_on_places(self) -> InputSpec:
+        """Return how the student's images are prepared; teachers whose taps are compared pad like it."""
+        own = input_spec(self.student)
+        tapped = {term.to for term in self.terms if not is_output(term, self.task.outputs)}
+        teachers = [t for name, t in self.teachers.items() if name in tapped and t.input_spec is not None]
+        specs = pad_alike([own, *(teacher.input_spec for teacher in teachers if teacher.input_spec)])
+        for teacher, spec in zip(teachers, specs[1:], strict=True):
+            teacher.input_spec = spec
+        return specs[0]
 
     def _fit(self, term: Term, index: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pair after the term's adapter, if it has one; a rehearsal creates it."""
@@ -289,7 +308,13 @@ class Objective(nn.Module):
         if not isinstance(loss, nn.Module):  # which has its options already
             arguments |= term.options
         try:
-            return loss(pair.student, pair.target, **arguments)
+            value = loss(pair.student, pair.target, **arguments)
+            if (
+                pair.target_learns
+            ):  # a loss gives its first argument alone a gradient: turned round, the other
+                turned = loss(pair.target, pair.student, **arguments)
+                value = value + turned - turned.detach()
+            return value
         except (RuntimeError, ValueError, TypeError) as error:
             if self._rehearsing:
                 raise UserError(f"loss '{term.loss}' failed: {str(error).splitlines()[0]}") from error
@@ -336,7 +361,7 @@ class Objective(nn.Module):
         parameter = next(root.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         specs = [
-            input_spec(root),
+            self._spec,
             *(t.input_spec for t in self.teachers.values() if t.input_spec is not None),
         ]
         with unchanged(root, self):

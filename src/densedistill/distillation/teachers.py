@@ -100,20 +100,20 @@ class NetworkTeacher(Teacher):
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self._taps is None:
-            outputs, placement = run_network(self.network, batch, self.task)
+            outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
             return {**outputs, "placement": placement}
         taps, root = self._taps, unwrap(self.network)
         if self._all_heads:
             setattr(root, "all_heads", True)  # noqa: B010
         try:
             with taps.step():
-                outputs, placement = run_network(self.network, batch, self.task)
+                outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
                 if self._all_heads is None:
                     self._all_heads = hasattr(root, "all_heads") and not all(map(taps.fired_all, taps))
                     if self._all_heads:
                         taps.clear()
                         setattr(root, "all_heads", True)  # noqa: B010
-                        outputs, placement = run_network(self.network, batch, self.task)
+                        outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
                 return {**outputs, "taps": {key: taps[key] for key in taps}, "placement": placement}
         finally:
             if self._all_heads:

@@ -167,6 +167,7 @@ class _Tally:
         self.label, self.data, self.predict, self.counting = label, data, predict, counting
         self.device = _measuring_device(predict)
         self.seconds: list[float] = []
+        self.weighted: list[tuple[float, dict[str, Any]]] = []
         self.metrics: dict[str, dict[str, tuple[MetricInfo, Metric]]] = {
             mask: {
                 info.name if mask == "all" else f"{info.name}_{mask}": (
@@ -181,19 +182,21 @@ class _Tally:
     def add(self, sample: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Predict for `sample`, count it, and return its own figures."""
         outputs = self._predict(sample)
-        self._check_sizes(outputs, sample, name)
         task, protocol = self.counting.task, self.counting.protocol
         if protocol.alignments:
-            truth = self.counting.truth(sample, "all", self.device)
+            truth = {**self.counting.truth(sample, "all", self.device), "meta": [sample.get("meta", {})]}
             for align in protocol.alignments:
                 outputs = align(outputs, truth)
+        self._check_sizes(outputs, sample, name)
         figures: dict[str, Any] = {"name": self.label, "data": self.data, "sample": name}
         for mask, metrics in self.metrics.items():
             truth = self.counting.truth(sample, mask, self.device)
             for key, (info, metric) in metrics.items():
                 if all(target in truth for target in info.targets(task)):
                     figures |= _figures(key, metric(*info.arguments(outputs, truth, task)))
-        return {key: None if value != value else value for key, value in figures.items()}
+        figures = {key: None if value != value else value for key, value in figures.items()}
+        self.weighted.append((protocol.weight(name), figures))
+        return figures
 
     def _predict(self, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         predict, protocol = self.predict, self.counting.protocol
@@ -237,7 +240,23 @@ class _Tally:
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
                 found = _figures(key, metric.compute())
             row |= {name: value for name, value in found.items() if value == value}
+        if self.counting.protocol.weights and self.counting.average == "images":
+            row |= self._weighted_means()
         return row
+
+    def _weighted_means(self) -> dict[str, float]:
+        """Return the means over the images of all processes, each with its weight."""
+        samples = self.weighted
+        if self.counting.distributed:
+            everywhere: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everywhere, samples)
+            samples = [one for shared in everywhere for one in shared]
+        means = {}
+        for key in (key for metrics in self.metrics.values() for key in metrics):
+            found = [(w, figures[key]) for w, figures in samples if figures.get(key) is not None]
+            if found:
+                means[key] = sum(w * value for w, value in found) / sum(w for w, _ in found)
+        return means
 
 
 def _figures(key: str, value: Any) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Networks: one file an architecture, plain `nn.Module`s that know nothing of distillation."""
 
-from . import acvnet, dsnet, dwarf, gwcnet, lacgwcnet
+from . import acvnet, dsnet, dwarf, gwcnet, lacgwcnet, tsnnet
 from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from .registry import create_model, list_models, register_model
 
@@ -16,4 +16,5 @@ __all__ = [
     "lacgwcnet",
     "list_models",
     "register_model",
+    "tsnnet",
 ]

@@ -231,7 +231,7 @@ def matching_networks(entries: Mapping[str, Tensor]) -> tuple[list[str], bool]:
 
 
 def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:
-    """Yield `entries` as they are and without the prefixes of wrappers."""
+    """Yield `entries` as they are, without the prefixes of wrappers, and the student's beside a teacher's."""
     yield entries
     converted = from_tensorflow(entries)
     if converted:
@@ -239,6 +239,9 @@ def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:
     stripped = _strip(entries)
     if stripped.keys() != entries.keys():
         yield stripped
+    # TSNnet's distilled checkpoints hold the whole teacher under T_model, and adapters.
+    if any(key.startswith("T_model.") for key in stripped):
+        yield {key[6:]: value for key, value in stripped.items() if key.startswith("model.")}
 
 
 def _strip(entries: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

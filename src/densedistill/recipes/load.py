@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,19 @@ def _is_path(name: str | Path) -> bool:
     return isinstance(name, Path) or str(name).endswith((".yaml", ".yml")) or Path(name).is_file()
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values: `on: teacher` says where, not yes."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [
+        (tag, re.compile(r"(true|false)$", re.IGNORECASE) if tag.endswith(":bool") else pattern)
+        for tag, pattern in resolvers
+    ]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def read_document(name: str | Path) -> Document:
     """Return the YAML of recipe `name` (one that ships, or a path) as it stands there."""
     path = Path(name) if _is_path(name) else SHIPPED / f"{name}.yaml"
@@ -112,7 +125,7 @@ def read_document(name: str | Path) -> Document:
             raise UserError(f"there is no recipe file '{path}'")
         raise UserError(f"there is no recipe '{name}'{nearest(str(name), list_recipes())}")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -272,25 +285,41 @@ def _chain(stages: Any, base: Document, twin: bool, title: str) -> dict[str, Doc
     resolved: dict[str, Document] = {}
     for number, fields in enumerate(stages, 1):
         stage = _stage(fields, base, twin, title)
-        name = str(fields.get("as") or f"stage{number}")
+        name = _stage_name(fields, number)
         if name in resolved:
             raise UserError(f"the recipe '{title}': two stages are called '{name}'")
-        _check_references(stage, resolved, title)
+        later = [_stage_name(other, number + i) for i, other in enumerate(stages[number - 1 :])]
+        _check_references(stage, resolved, title, name, later)
         resolved[name] = stage
     return resolved
 
 
-def _check_references(stage: Document, earlier: Mapping[str, Document], title: str) -> None:
+def _stage_name(fields: Any, number: int) -> str:
+    return str((fields.get("as") if isinstance(fields, Mapping) else None) or f"stage{number}")
+
+
+def _check_references(
+    stage: Document, earlier: Mapping[str, Document], title: str, name: str, later: Sequence[str] = ()
+) -> None:
     """Refuse `weights: stage:NAME` of a stage that does not come before."""
-    users = [stage.get("student"), *(stage.get("teachers") or {}).values()]
-    for user in users:
-        weights = user.get("weights") if isinstance(user, dict) else None
+    for user in _users(stage):
+        weights = user.get("weights")
         if isinstance(weights, str) and weights.startswith("stage:"):
             source = weights.removeprefix("stage:")
+            if source in later:
+                when = "itself" if source == name else f"stage '{source}', which comes after it"
+                raise UserError(f"the recipe '{title}': stage '{name}' uses the weights of {when}")
             if source not in earlier:
                 raise UserError(
-                    f"the recipe '{title}': there is no earlier stage '{source}'{nearest(source, earlier)}"
+                    f"the recipe '{title}': stage '{name}' uses the weights of stage '{source}', "
+                    f"but there is no earlier stage '{source}'{nearest(source, earlier)}"
                 )
+
+
+def _users(stage: Document) -> list[Document]:
+    """Return the student and the teachers of a stage that are mappings."""
+    users = [stage.get("student"), *(stage.get("teachers") or {}).values()]
+    return [user for user in users if isinstance(user, dict)]
 
 
 def _ladder(
@@ -309,10 +338,16 @@ def _ladder(
     below = base
     for name, fields in ladder["rungs"].items():
         below = _stage(fields or {}, below if ladder.get("cumulative") else base, twin, title)
-        _check_references(below, {**earlier, **resolved}, title)
         for seed in seeds:
-            key = str(name) if len(seeds) == 1 else f"{name}-seed{seed}"
-            resolved[key] = copy.deepcopy(below)
+            suffix = "" if len(seeds) == 1 else f"-seed{seed}"
+            resolved[f"{name}{suffix}"] = rung = copy.deepcopy(below)
             if seed is not None:
-                resolved[key]["seed"] = seed
+                rung["seed"] = seed
+            for user in _users(rung):
+                # Another rung's weights are those of the same seed.
+                same_seed = f"{user.get('weights')}{suffix}"
+                if same_seed.startswith("stage:") and same_seed.removeprefix("stage:") in resolved:
+                    user["weights"] = same_seed
+            before = {key: value for key, value in resolved.items() if value is not rung}
+            _check_references(rung, {**earlier, **before}, title, f"{name}{suffix}")
     return resolved

@@ -73,12 +73,13 @@ def write_report(
 
 
 def figures_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Return the final figures of several runs in one list; a run's student bears the run's name."""
+    """Return the final figures of several runs in one list; a run's student bears the run's name,
+    the students of a chain or ladder those of their stages."""
     rows = []
     for record in records:
         for row in record.rows:
             name = str(row.get("name", "student"))
-            if name == "student":
+            if name == "student" and not record.staged:
                 name = record.name
             elif len(records) > 1:
                 name = f"{record.name}: {name}"

@@ -32,6 +32,11 @@ class RunRecord:
     rows: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def staged(self) -> bool:
+        """Whether it is a chain or ladder of several trainings, whose rows bear the stages' names."""
+        return any(f"\n{kind}:" in self.recipe for kind in ("chain", "ladder"))
+
     def curve(self, key: str, against: str = "step") -> tuple[list[float], list[float]]:
         """Return the logged values of `against` ("step" or "time") and of `key`, where both were logged."""
         points = [(entry[against], entry[key]) for entry in self.log if key in entry and against in entry]

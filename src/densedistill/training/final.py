@@ -17,18 +17,22 @@ from .validation import open_validation
 def evaluate_run(run: Run) -> Evaluation | None:
     """Return the evaluation of a finished run on its validation data; None when the recipe has none.
 
-    A chain is evaluated as its last stage, a ladder rung by rung: the rows are named after the rungs.
+    A chain is evaluated stage by stage on the data of its last, a ladder rung by rung: the rows are named
+    after the stages, beside those teachers that come from outside.
     """
     recipe = run.recipe
     if isinstance(recipe, Recipe):
         return _evaluate(recipe, {"student": (recipe, run)})
     runs = stage_runs(recipe, run)
     resolved = {name: with_earlier(stage, runs) for name, stage in recipe.recipes.items()}
+    students = {name: (resolved[name], runs[name]) for name in runs}
     if recipe.kind == "chain":
-        last = list(runs)[-1]
-        return _evaluate(resolved[last], {"student": (resolved[last], runs[last])})
-    first = next(iter(resolved.values()))
-    return _evaluate(first, {name: (resolved[name], runs[name]) for name in runs})
+        for name, stage in recipe.recipes.items():
+            for key, teacher in stage.teachers.items():
+                if teacher.weights and teacher.weights.startswith("stage:"):
+                    del resolved[name].teachers[key]  # it has a row of its own
+        return _evaluate(list(resolved.values())[-1], students)
+    return _evaluate(next(iter(resolved.values())), students)
 
 
 def _evaluate(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Evaluation | None:

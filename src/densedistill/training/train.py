@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +30,7 @@ from .module import TrainingModule
 from .optimizer import freeze
 from .run import Run, choose_directory, is_first_process, open_run
 from .schedule import Course
-from .validation import Validator, open_validation
+from .validation import Validator, open_validation, trained_on
 
 
 def train(
@@ -61,6 +63,8 @@ def train(
             raise UserError("there is nothing to train: give a recipe, or the run to resume")
         chosen = recipe if isinstance(recipe, Recipe | Stages) else load_recipe(recipe, twin, overrides)
         directory = Run(run or choose_directory(chosen, twin))
+        for name, one in chosen.recipes.items() if isinstance(chosen, Stages) else [("", chosen)]:
+            rehearse(one, name)
         # Processes that this one starts must write, and read, the same run.
         if is_first_process():
             directory.create(chosen)
@@ -86,6 +90,9 @@ def train_one(recipe: Recipe, run: Run) -> Run:
         torch.set_num_threads(recipe.trainer.threads)
     with _quiet():
         datasets = open_validation(recipe)
+        if is_first_process():
+            for warning in trained_on(recipe):
+                print(f"warning: {warning}", file=sys.stderr)
         log = RunLog(run.path, recipe.trainer.log_every, is_first_process(), counters.step)
         pictures, protocol = recipe.trainer.pictures, recipe.data.protocol
         pilot = Pilot(log, Validator(datasets, pictures, protocol) if datasets else None)
@@ -205,6 +212,23 @@ def _bfloat16(precision: str, gpu: bool) -> bool:
     if precision == "auto":
         return fastest_dtype("cuda" if gpu else "cpu") is torch.bfloat16
     return precision in ("bf16", "bfloat16")
+
+
+def rehearse(recipe: Recipe, stage: str = "") -> None:
+    """Compare the recipe's student and teachers once, untrained, so that what cannot match is said at once.
+
+    Raises:
+        UserError: naming the `stage`, if there is one, and the term; nothing was written.
+    """
+    if recipe.teachers:
+        recipe = copy.deepcopy(recipe)
+        for user in (recipe.student, *recipe.teachers.values()):
+            if user.weights and user.weights.startswith("stage:"):
+                user.weights = None
+        try:
+            make_objective(recipe).check()
+        except UserError as error:
+            raise UserError(f"stage '{stage}': {error}" if stage else str(error)) from None
 
 
 def make_objective(recipe: Recipe) -> Objective:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.lists import shared
 from ..data.loader import open_dataset
 from ..inference.evaluate import evaluate
 from ..inference.predictor import Predictor
@@ -30,6 +31,20 @@ def open_validation(recipe: Recipe) -> dict[str, Any]:
             entry, recipe.task
         )
     return datasets
+
+
+def trained_on(recipe: Recipe) -> list[str]:
+    """Return a warning for each validation set of files of which samples are trained on, too."""
+    warnings = []
+    for held in recipe.data.validate:
+        for entry in recipe.data.train:
+            if held.root is None or (held.name, held.root) != (entry.name, entry.root):
+                continue
+            sets = [open_dataset(one, recipe.task) for one in (held, entry)]
+            names = [set(getattr(one, "names", ())) for one in sets]
+            splits = [str(getattr(one, "split", "all")) for one in sets]
+            warnings.append(shared(held.name, names[0] & names[1], (splits[0], splits[1])))
+    return [warning for warning in warnings if warning]
 
 
 def _label(entry: DataSet) -> str:

@@ -18,25 +18,31 @@ from ..sample import Sample
 from . import DATASETS
 from ._base import Frame, StereoFiles
 
-_FOLDERS = {"train": "training", "fit": "training", "val": "training", "test": "testing"}
+_FOLDERS = {"test": "testing"}
+# TSNnet validates on these frames of either. Of 2015 it trains on the other 180, of 2012 on all 194.
+_PUBLISHED_VAL = frozenset(
+    (1, 6, 26, 38, 43, 49, 67, 81, 89, 109, 122, 129, 132, 141, 152, 159, 171, 179, 184, 187)
+)
 
 
 class KITTI(StereoFiles):
     """What both have in common: a pair is NNNNNN_10, its ground truth a 16-bit PNG of 256ths of a pixel.
 
     `train` is all of `training/`; `fit` and `val` are our fixed partition of it (every fifth frame
-    validates); `test` is `testing/`, without ground truth. Non-occluded pixels are those with a value in the
-    `noc` map.
+    validates), of which no frame is in both; `published-train` and `published-val` are TSNnet's, which
+    overlap in KITTI 2012; `test` is `testing/`, without ground truth. Non-occluded pixels are those with a
+    value in the `noc` map.
     """
 
-    splits = ("train", "test", "fit", "val")
+    splits = ("train", "test", "fit", "val", "published-train", "published-val")
+    held_out: ClassVar[bool]
     views: ClassVar[tuple[tuple[str, str], ...]]
     truth: ClassVar[str]
     truth_nonoccluded: ClassVar[str]
     calibration: ClassVar[str]
 
     def list_frames(self) -> list[Frame]:
-        folder = _FOLDERS[self.split]
+        folder = _FOLDERS.get(self.split, "training")
         for views in self.views:
             inside = [
                 base / folder for base in self.index.bases(self.root, *(f"{folder}/{v}" for v in views))
@@ -50,6 +56,10 @@ class KITTI(StereoFiles):
         frames = [frame for base in inside for frame in self._frames(base, views)]
         if self.split in ("fit", "val"):
             frames = [frame for i, frame in enumerate(frames) if (i % 5 == 0) == (self.split == "val")]
+        if self.split == "published-val":
+            frames = [frame for frame in frames if _number(frame) in _PUBLISHED_VAL]
+        elif self.split == "published-train" and self.held_out:
+            frames = [frame for frame in frames if _number(frame) not in _PUBLISHED_VAL]
         return frames
 
     def _frames(self, base: Path, views: tuple[str, str]) -> list[Frame]:
@@ -84,6 +94,10 @@ class KITTI(StereoFiles):
         return None if path is None else read_calibration(path, cameras=(0, 1) if grey else (2, 3))
 
 
+def _number(frame: Frame) -> int:
+    return int(frame.name.partition("_")[0])
+
+
 def _other(folder: str) -> str:
     return "testing" if folder == "training" else "training"
 
@@ -94,7 +108,13 @@ class KITTI2012(KITTI):
 
     name = "kitti2012"
     layout = "training/{colored_0,colored_1 or image_0,image_1,disp_occ,disp_noc}/NNNNNN_10.png"
-    counts: ClassVar[dict[str, int]] = {"train": 194, "test": 195}
+    counts: ClassVar[dict[str, int]] = {
+        "train": 194,
+        "test": 195,
+        "published-train": 194,
+        "published-val": 20,
+    }
+    held_out = False
     views = (("colored_0", "colored_1"), ("image_0", "image_1"))
     truth = "disp_occ"
     truth_nonoccluded = "disp_noc"
@@ -107,7 +127,13 @@ class KITTI2015(KITTI):
 
     name = "kitti2015"
     layout = "training/{image_2,image_3,disp_occ_0,disp_noc_0,obj_map}/NNNNNN_10.png"
-    counts: ClassVar[dict[str, int]] = {"train": 200, "test": 200}
+    counts: ClassVar[dict[str, int]] = {
+        "train": 200,
+        "test": 200,
+        "published-train": 180,
+        "published-val": 20,
+    }
+    held_out = True
     views = (("image_2", "image_3"),)
     truth = "disp_occ_0"
     truth_nonoccluded = "disp_noc_0"

@@ -7,15 +7,17 @@ https://vision.middlebury.edu/stereo/data/scenes2014/ and https://vision.middleb
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...errors import UserError
 from ..occlusion import seen_in_both
-from ..sample import Sample
+from ..sample import Sample, disparity_tensors
 from . import DATASETS
 from ._base import SAMPLES, Frame, StereoFiles
 
@@ -81,7 +83,9 @@ class MiddleburyEval3(MiddleburyScenes):
     """MiddEval3, the online benchmark's training and test pairs at full, half or quarter size.
 
     Args:
-        resolution: "F", "H" or "Q".
+        resolution: of the images, "F", "H" or "Q".
+        truth: of the ground truth; default as the images. "F" is what the online table measures by, whatever
+            size was predicted: for `evaluate --protocol middlebury`, not for training.
         **options: as every data set of files.
     """
 
@@ -95,11 +99,15 @@ class MiddleburyEval3(MiddleburyScenes):
         root: str | os.PathLike[str] | None = None,
         split: str | None = None,
         resolution: str = "H",
+        truth: str | None = None,
         **options: Any,
     ):
-        if resolution not in ("F", "H", "Q"):
-            raise UserError(f"resolution of data set '{self.name}' is F, H or Q, got '{resolution}'")
-        self.resolution = resolution
+        for what, size in (("resolution", resolution), ("truth", truth or resolution)):
+            if size not in ("F", "H", "Q"):
+                raise UserError(f"{what} of data set '{self.name}' is F, H or Q, got '{size}'")
+        if "FHQ".index(truth or resolution) > "FHQ".index(resolution):
+            raise UserError(f"truth of data set '{self.name}' is as large as the images or larger")
+        self.resolution, self.truth = resolution, truth or resolution
         super().__init__(root, split, **options)
 
     def list_frames(self) -> list[Frame]:
@@ -108,7 +116,28 @@ class MiddleburyEval3(MiddleburyScenes):
         if self.root.name == folder:
             found = [self.root]
         return [
-            self.frame(scene, base, scene if self.split == "train" else None)
+            self.frame(scene, base, self._truth_of(scene, base) if self.split == "train" else None)
             for base in found
             for scene in self.scenes(base)
         ]
+
+    def _truth_of(self, scene: Path, base: Path) -> Path:
+        if self.truth == self.resolution:
+            return scene
+        return base.parent / f"training{self.truth}" / scene.relative_to(base)
+
+    def _disparity(self, path: Path, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.truth == self.resolution:
+            return super()._disparity(path, size)
+        return disparity_tensors(self.read_disparity(path))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; `meta` holds `ndisp`, the range of disparities that the benchmark tells, px."""
+        sample = super().__getitem__(index)
+        truth = self.frames[index].files.get("disparity")
+        calibration = truth.parent / "calib.txt" if truth is not None else None
+        if calibration is not None and calibration.is_file():
+            found = re.search(r"^ndisp=(\d+)", calibration.read_text(errors="replace"), re.MULTILINE)
+            if found:
+                sample["meta"]["ndisp"] = int(found[1])
+        return sample

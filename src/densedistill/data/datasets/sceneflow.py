@@ -34,7 +34,8 @@ class SceneFlow(StereoFiles):
     """SceneFlow's three sets in one root, merged or side by side, or any one of them.
 
     `test` is FlyingThings3D's TEST (4,370 pairs); `train` its TRAIN, all of Monkaa and all of Driving
-    (35,454): the usual division. A sampler pack, which has no such folders, counts in every split.
+    (35,454): the usual division, DSNet's too. `train-flyingthings3d` is its TRAIN alone (22,390), on whose
+    final pass TSNnet trains. A sampler pack, which has no such folders, counts in every other split.
 
     Args:
         rendering: "final" (with motion blur, depth of field and haze) or "clean"; default final where it is
@@ -47,8 +48,13 @@ class SceneFlow(StereoFiles):
         "frames_finalpass/{TRAIN,TEST}/{A,B,C}/SCENE/{left,right}/NNNN.png and the same in disparity/ with "
         ".pfm; Monkaa and Driving without TRAIN"
     )
-    splits = ("all", "train", "test")
-    counts: ClassVar[dict[str, int]] = {"all": 39824, "train": 35454, "test": 4370}
+    splits = ("all", "train", "test", "train-flyingthings3d")
+    counts: ClassVar[dict[str, int]] = {
+        "all": 39824,
+        "train": 35454,
+        "test": 4370,
+        "train-flyingthings3d": 22390,
+    }
 
     def __init__(
         self,
@@ -117,6 +123,8 @@ class SceneFlow(StereoFiles):
         named = next(
             (subset.get(part, part.lower()) for part in parts if part in ("TRAIN", "TEST", *subset)), None
         )
+        if self.split == "train-flyingthings3d":
+            return named == "train"
         return (sampler and named is None) or self.split == (named or "train")
 
     def read_disparity(self, path: Path) -> NDArray[np.float32]:

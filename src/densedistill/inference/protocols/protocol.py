@@ -24,13 +24,22 @@ MASKS: dict[str, Callable[[Mapping[str, Any], str], Tensor | None]] = {
     "noc": lambda sample, target: sample.get(f"{_view(target)}_nonoccluded"),
     "bg": lambda sample, target: None if "objects" not in sample else sample["objects"][None] == 0,
     "fg": lambda sample, target: None if "objects" not in sample else sample["objects"][None] > 0,
+    "noc-bg": lambda sample, target: _both(sample, target, "bg"),
+    "noc-fg": lambda sample, target: _both(sample, target, "fg"),
 }
 MASK_WORDS = {
     "all": "all: every pixel with ground truth",
     "noc": "noc: seen in both views",
     "bg": "bg: background",
     "fg": "fg: on vehicles",
+    "noc-bg": "noc-bg: background seen in both views",
+    "noc-fg": "noc-fg: on vehicles, seen in both views",
 }
+
+
+def _both(sample: Mapping[str, Any], target: str, region: str) -> Tensor | None:
+    seen, inside = MASKS["noc"](sample, target), MASKS[region](sample, target)
+    return None if seen is None or inside is None else seen & inside
 
 
 def _view(target: str) -> str:
@@ -56,7 +65,9 @@ class Protocol:
         procedures: how the network is asked, outermost last: each takes something called like a `Predictor`
             and returns another; `procedures.py` has flip averaging.
         alignments: what is done to outputs before they are measured, in order: each takes outputs and ground
-            truth of a batch (`KEY_valid` says what counts) and returns outputs; `procedures.py` has some.
+            truth of a batch (`KEY_valid` says what counts, `meta` is of each sample) and returns outputs;
+            `procedures.py` has some.
+        weights: part of a sample's name to its weight in a mean over images; 1 for the others.
         parts: the data sets it stands for, with the metrics of each (`generalisation`).
     """
 
@@ -73,7 +84,13 @@ class Protocol:
     prepare_spec: Callable[[InputSpec, tuple[int, int]], InputSpec] | None = None
     procedures: tuple[Callable[[Predicts], Predicts], ...] = ()
     alignments: tuple[Callable[[Outputs, Mapping[str, Any]], Outputs], ...] = ()
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     parts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def weight(self, name: str) -> float:
+        """Return the weight of the sample `name` in a mean over images."""
+        parts = str(name).split("/")
+        return next((weight for scene, weight in self.weights.items() if scene in parts), 1.0)
 
     def crop(self, sample: Mapping[str, Any], image: str) -> dict[str, Any]:
         """Return `sample` with its images and maps, all of the size of `image`, cut as the protocol says."""

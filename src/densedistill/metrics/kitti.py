@@ -1,0 +1,82 @@
+"""What KITTI's development kits do to a disparity map before they compare it, and the seven figures they
+print."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .disparity import check
+
+
+def as_kitti_png(disparity: Tensor) -> Tensor:
+    """Return `disparity` (…, H, W) px as KITTI's 16-bit PNG holds it, in 256ths of a pixel; NaN = missing.
+
+    What is not finite or not above 0 is missing; the rest is rounded, to 1/256 at least. Above 255.996 px the
+    format holds no number: that value stands for all.
+    """
+    levels = (disparity * 256).round().clamp(1, 65535) / 256
+    return levels.where(disparity.isfinite() & (disparity > 0), torch.nan)
+
+
+def fill_missing(disparity: Tensor) -> Tensor:
+    """Return `disparity` (…, H, W) with its missing values, NaN, filled as KITTI's kits do.
+
+    In each row a gap takes the smaller of its two ends, the background; the left and right ends of a row take
+    the nearest value. Then, in each column, what lies above the first and below the last value takes that
+    value. A row without any value between others stays missing and reads -1, as does a map without any.
+    """
+    known = ~disparity.isnan()
+    width = disparity.shape[-1]
+    columns = torch.arange(width, device=disparity.device).expand(disparity.shape)
+    before = columns.where(known, -1).cummax(-1).values
+    after = columns.where(known, width).flip(-1).cummin(-1).values.flip(-1)
+    left = disparity.gather(-1, before.clamp(min=0)).where(before >= 0, torch.inf)
+    right = disparity.gather(-1, after.clamp(max=width - 1)).where(after < width, torch.inf)
+    filled = torch.minimum(left, right)  # of one end alone where the other is missing
+    missing = filled.isinf()
+    height = disparity.shape[-2]
+    rows = torch.arange(height, device=disparity.device)[:, None].expand(disparity.shape)
+    first = rows.where(~missing, height).amin(-2, keepdim=True)
+    last = rows.where(~missing, -1).amax(-2, keepdim=True)
+    nearest = rows.clamp(min=first.clamp(max=height - 1)).minimum(last.clamp(min=0))
+    filled = filled.gather(-2, nearest.expand(disparity.shape))
+    return filled.where(filled.isfinite(), -1.0)
+
+
+class DisparityErrors(NamedTuple):
+    """What KITTI 2015's kit prints of disparity, as shares in [0, 1]: outliers of all pixels of a region and
+    of those that were estimated, and the share that was."""
+
+    background: float
+    background_estimated: float
+    foreground: float
+    foreground_estimated: float
+    all: float
+    all_estimated: float
+    density: float
+
+
+def kitti_errors(prediction: Tensor, target: Tensor, valid: Tensor, objects: Tensor) -> DisparityErrors:
+    """Return KITTI 2015's figures, pooled over images, of maps that may have missing values.
+
+    An outlier is off by more than 3 px and more than 5 % of the ground truth. Regions without a pixel give 0,
+    as the kit does.
+
+    Args:
+        prediction: (B, H, W) px, NaN where nothing was estimated, as `as_kitti_png` gives.
+        target, valid: ground truth (B, H, W) px, and where there is some.
+        objects: (B, H, W), 0 for background.
+    """
+    prediction, target, valid = check(prediction, target, valid)
+    estimated = ~prediction.isnan()
+    error = (fill_missing(prediction) - target).abs().double()
+    outlier = (error > 3) & (error / target.abs().double() > 0.05)
+    shares = []
+    for region in (valid & (objects == 0), valid & (objects > 0), valid):
+        for counted in (region, region & estimated):
+            shares.append(((outlier & counted).sum() / counted.sum().clamp(min=1)).item())
+    density = ((valid & estimated).sum() / valid.sum().clamp(min=1)).item()
+    return DisparityErrors(*shares, density)

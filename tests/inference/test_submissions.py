@@ -1,0 +1,184 @@
+"""Submissions: the files the servers want, and refusals of everything else, in one line."""
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.cli import main
+from densedistill.data import formats
+from densedistill.data.datasets import DATASETS
+from densedistill.inference.submissions import (
+    check_submission,
+    expect,
+    get_submission,
+    write_submission,
+)
+
+HEIGHT, WIDTH = 20, 36
+
+
+class Ramp:
+    """Says a ramp of disparities, with a hole."""
+
+    name, precision = "ramp", "float32"
+
+    def __init__(self):
+        self.task, self.calls = dd.tasks.get_task("stereo"), 0
+
+    def __call__(self, left, right):
+        self.calls += 1
+        disparity = torch.linspace(1, 30, left.shape[-1]).expand(1, 1, *left.shape[-2:]).clone()
+        disparity[..., 0, 0] = 0
+        return {"disparity": disparity}
+
+
+def image(path, size=(HEIGHT, WIDTH)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats.write_image(path, np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """Two test frames of every benchmark, in its layout."""
+    for name in ("kitti2012", "kitti2015", "middleburyeval3", "eth3d"):
+        monkeypatch.setattr(DATASETS[name], "counts", {"test": 2})
+    places = {name: tmp_path / name for name in ("kitti2012", "kitti2015", "middlebury", "eth3d")}
+    for number in range(2):
+        for name, views in (("kitti2012", ("colored_0", "colored_1")), ("kitti2015", ("image_2", "image_3"))):
+            for view in views:
+                image(places[name] / "testing" / view / f"{number:06d}_10.png")
+        for view in ("im0.png", "im1.png"):
+            image(places["middlebury"] / "testH" / ("Crusade", "Nkuba")[number] / view)
+            image(places["eth3d"] / "two_view_test" / ("lakeside_1l", "sand_box_1l")[number] / view)
+    return places
+
+
+FILES = {
+    "kitti2012": {"000000_10.png", "000001_10.png"},
+    "kitti2015": {"disp_0/000000_10.png", "disp_0/000001_10.png"},
+    "middlebury": {
+        f"testH/{scene}/{file}"
+        for scene in ("Crusade", "Nkuba")
+        for file in ("disp0Ours.pfm", "timeOurs.txt")
+    },
+    "eth3d": {
+        f"low_res_two_view/{scene}.{end}"
+        for scene in ("lakeside_1l", "sand_box_1l")
+        for end in ("pfm", "txt")
+    },
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_submission_holds_what_the_server_wants(name, roots, tmp_path):
+    predict = Ramp()
+    path = write_submission(predict, name, roots[name], tmp_path / "out", method="Ours")
+    assert path == tmp_path / "out.zip"
+    with zipfile.ZipFile(path) as archive:
+        assert set(archive.namelist()) == FILES[name]
+        archive.extractall(tmp_path / "unpacked")
+    expected = predict(torch.zeros(1, 3, HEIGHT, WIDTH), None)["disparity"][0, 0].numpy()
+    for file in FILES[name]:
+        unpacked = tmp_path / "unpacked" / file
+        if file.endswith(".png"):
+            stored = formats.read_disparity_png(unpacked)
+            assert stored[0, 0] == 0  # missing, for the server to fill
+            np.testing.assert_allclose(stored, expected, atol=1 / 512)
+        elif file.endswith(".pfm"):
+            np.testing.assert_array_equal(formats.read_pfm(unpacked), expected)
+        else:
+            words = unpacked.read_text().split()
+            assert float(words[-1]) > 0
+            assert words[:-1] == (["runtime"] if name == "eth3d" else [])
+    # The zip passes the same check as the folder, and what is there is not predicted again.
+    check_submission(path, expect(name, roots[name], method="Ours"), get_submission(name))
+    calls = predict.calls
+    write_submission(predict, name, roots[name], tmp_path / "out", method="Ours")
+    assert predict.calls == calls
+
+
+def damage(folder, kind):
+    first = folder / "disp_0" / "000000_10.png"
+    if kind == "missing":
+        first.unlink()
+        return r"disp_0/000000_10.png is missing"
+    if kind == "size":
+        formats.write_disparity_png(first, np.full((HEIGHT, WIDTH + 1), 5.0))
+        return f"disp_0/000000_10.png is {WIDTH + 1}x{HEIGHT} px, its image {WIDTH}x{HEIGHT}"
+    if kind == "depth":
+        formats.write_image(first, np.full((HEIGHT, WIDTH), 5, np.uint8))
+        return "disp_0/000000_10.png cannot be read: .* is no 16-bit grey PNG"
+    if kind == "empty":
+        formats.write_image(first, np.zeros((HEIGHT, WIDTH), np.uint16))
+        return "has no disparity at all"
+    if kind == "cut off":
+        first.write_bytes(first.read_bytes()[:-20])
+        return "cannot be read: .* is cut off"
+    (folder / "disp_0" / "notes.txt").write_text("hello")
+    return "disp_0/notes.txt does not belong there"
+
+
+@pytest.mark.parametrize("kind", ["missing", "size", "depth", "empty", "cut off", "more"])
+def test_a_wrong_submission_is_refused_in_one_line_and_not_packed(kind, roots, tmp_path):
+    write_submission(Ramp(), "kitti2015", roots["kitti2015"], tmp_path / "out").unlink()
+    message = damage(tmp_path / "out", kind)
+    expected = expect("kitti2015", roots["kitti2015"])
+    with pytest.raises(dd.UserError, match=message) as error:
+        check_submission(tmp_path / "out", expected, get_submission("kitti2015"))
+    assert "\n" not in str(error.value)
+    if kind != "missing":  # which would be predicted again
+        with pytest.raises(dd.UserError, match=message):
+            write_submission(Ramp(), "kitti2015", roots["kitti2015"], tmp_path / "out")
+        assert not (tmp_path / "out.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("timeOurs.txt", "fast", "does not tell seconds"),
+        ("timeOurs.txt", "0.0", "does not tell seconds"),
+        ("disp0Ours.pfm", None, "holds values that are not finite"),
+    ],
+)
+def test_time_files_and_unknown_values_are_checked(file, text, message, roots, tmp_path):
+    write_submission(Ramp(), "middlebury", roots["middlebury"], tmp_path / "out", method="Ours")
+    path = tmp_path / "out" / "testH" / "Crusade" / file
+    if text is None:
+        formats.write_pfm(path, np.full((HEIGHT, WIDTH), np.inf, np.float32))
+    else:
+        path.write_text(text)
+    with pytest.raises(dd.UserError, match=message):
+        write_submission(Ramp(), "middlebury", roots["middlebury"], tmp_path / "out", method="Ours")
+
+
+def test_a_test_set_with_missing_frames_is_refused_before_prediction(roots, tmp_path):
+    for view in ("image_2", "image_3"):
+        (roots["kitti2015"] / "testing" / view / "000001_10.png").unlink()
+    predict = Ramp()
+    with pytest.raises(dd.UserError, match=r"split 'test' in .* has 1 of its 2 frames") as error:
+        write_submission(predict, "kitti2015", roots["kitti2015"], tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not predict.calls
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_submission_is_refused(roots, tmp_path):
+    with pytest.raises(dd.UserError, match=r"there is no submission 'kitti2016'; did you mean 'kitti201"):
+        write_submission(Ramp(), "kitti2016", tmp_path, tmp_path / "out")
+    with pytest.raises(dd.UserError, match="a method's name is of letters"):
+        write_submission(Ramp(), "middlebury", tmp_path, tmp_path / "out", method="../ours")
+    (tmp_path / "some.zip").write_text("no zip")
+    with pytest.raises(dd.UserError, match="neither a folder nor a zip"):
+        check_submission(tmp_path / "some.zip", [], get_submission("eth3d"))
+
+
+def test_the_command_says_ready(roots, tmp_path, capsys):
+    out = tmp_path / "submission"
+    flags = ["--submission", "middlebury", "--root", str(roots["middlebury"]), "--out", str(out)]
+    assert main(["predict", "sgbm", *flags, "--max-disparity", "16", "--data-option", "resolution=H"]) == 0
+    assert f"ready: {out}.zip" in capsys.readouterr().out
+    assert main(["predict", "sgbm", "--submission", "eth3d", "--out", str(out)]) == 2
+    assert "takes --root" in capsys.readouterr().err
