@@ -23,7 +23,7 @@ from .registry import register_metric
 
 PIXELS, SHARE = 3.0, 0.05
 #: What is judged, and the maps that it needs.
-PARTS = {"D1": ("disparity",), "D2": ("disparity_next",), "Fl": ("flow",)}
+PARTS: dict[str, tuple[str, ...]] = {"D1": ("disparity",), "D2": ("disparity_next",), "Fl": ("flow",)}
 PARTS["SF"] = ("disparity", "disparity_next", "flow")
 REGIONS = ("bg", "fg", "all")
 
