@@ -33,6 +33,7 @@ _PUBLIC = {
     "quantise": "deployment.quantise",
     "benchmark": "deployment.benchmark",
     "load_runtime": "runtimes",
+    "label": "verbs",
     "UserError": "errors",
 }
 _MODULES = {"losses": "distillation.losses", "metrics": "metrics", "tasks": "tasks", "data": "data"}

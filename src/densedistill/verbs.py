@@ -1,14 +1,17 @@
-"""Verbs that join rooms: `distill` trains, evaluates and reports."""
+"""Verbs that join rooms: `distill` trains, evaluates and reports, `label` labels and sums up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .recipes import Recipe, Stages, Teacher
 from .training import Run, train
 from .training.run import is_first_process
+
+if TYPE_CHECKING:
+    from .labelling import Labelling, Settings
 
 
 def distill(
@@ -48,6 +51,39 @@ def distill(
             run.evaluation.write_json(run.path / "metrics.json")
         _report(run)
     return run
+
+
+def label(
+    settings: Settings | Mapping[str, Any],
+    processes: int = 1,
+    cluster: str | None = None,
+    progress: bool = False,
+) -> Labelling:
+    """Label frames by a teacher, and write `summary.html` beside the labels.
+
+    Args:
+        settings: `densedistill.labelling.Settings`, or a mapping of its fields.
+        processes: on this machine, or workers on a cluster.
+        cluster: of Ray: `local`, or its address.
+        progress: draw a bar on stderr.
+
+    Returns:
+        What was found, made and mended; `manifest` has the counts.
+
+    Raises:
+        UserError: see `densedistill.labelling.label`.
+    """
+    from .inference.progress import progress_bar
+    from .labelling import Settings, engine
+    from .report.labels import write_summary
+    from .tasks import get_task
+
+    chosen = settings if isinstance(settings, Settings) else Settings(**settings)
+    with progress_bar(progress) as advance:
+        done = engine.label(chosen, processes, cluster, lambda now, total: advance("shards", str(now), total))
+    frames = engine.open_frames(chosen.frames, get_task(done.manifest["task"]))
+    write_summary(done.out, done.manifest, frames)
+    return done
 
 
 def _report(run: Run) -> None:

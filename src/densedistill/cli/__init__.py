@@ -23,6 +23,7 @@ VERBS = {
     "data": "check a data set, or make procedural data",
     "train": "train a network on ground truth (a teacher, a baseline)",
     "distill": "teach a student by its teachers",
+    "label": "teacher answers for unlabelled frames",
     "evaluate": "official metrics",
     "predict": "predictions for your images, in official formats",
     "export": "ONNX, OpenVINO, torch.export, TensorRT; checked against torch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -81,6 +82,7 @@ class Options:
         gamma, brightness, tint: (least, largest) exponent, factor, and factor of each channel.
         permute: probability that the channels change places.
         jpeg: lowest JPEG quality, 1-95; 0: none; every second view is compressed.
+        snap: crop offsets are multiples of this, px, as stored taps of a teacher need.
     """
 
     augment: str = "none"
@@ -103,6 +105,11 @@ class Options:
     brightness: tuple[float, float] | None = None
     tint: tuple[float, float] | None = None
     permute: float = 0.0
+    snap: int = 1
+
+    def snapped(self, stride: int) -> Options:
+        """Return these options with crop offsets that are multiples of `stride`, too."""
+        return replace(self, snap=math.lcm(self.snap, stride))
 
 
 OPTIONS = tuple(field.name for field in fields(Options))
@@ -160,6 +167,8 @@ def _checked(options: Options) -> Options:
             raise UserError(
                 f"augmentation: {name} is a probability from 0 to 1, got {getattr(options, name)}"
             )
+    if not isinstance(options.snap, int) or options.snap < 1:
+        raise UserError(f"augmentation: snap is a number of px, 1 or more, got {options.snap}")
     for name in ("stretch", "noise", "blur", "rotate"):
         if getattr(options, name) < 0:
             raise UserError(f"augmentation: {name} is 0 or more, got {getattr(options, name)}")
@@ -228,6 +237,10 @@ class Augmentation:
         return height, width
 
     def _corner(self, scaled: tuple[int, int], crop: tuple[int, int], rng: Generator) -> tuple[int, int]:
+        top, left = self._free_corner(scaled, crop, rng)
+        return top - top % self.options.snap, left - left % self.options.snap
+
+    def _free_corner(self, scaled: tuple[int, int], crop: tuple[int, int], rng: Generator) -> tuple[int, int]:
         room = scaled[0] - crop[0], scaled[1] - crop[1]
         if self.options.position == "centre":
             return room[0] // 2, room[1] // 2

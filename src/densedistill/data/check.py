@@ -99,9 +99,8 @@ def _survey(
     progress: Callable[[str, int, int], None] | None,
     options: dict[str, Any],
 ) -> Survey:
-    want = ("disparity", "disparity_right", "disparity_nonoccluded", "objects")
     try:
-        samples = dataset(root, split=split, want=want, strict=False, **options)
+        samples = dataset(root, split=split, want=dataset.truths, strict=False, **options)
     except UserError as error:
         return Survey(split, absent=str(error))
     survey = Survey(split, len(samples), dataset.counts.get(split))
@@ -118,7 +117,8 @@ def _survey(
 
 
 def _broken(samples: StereoFiles, progress: Callable[[int], Any]) -> list[tuple[str, str]]:
-    whole = [i for i, frame in enumerate(samples.frames) if {"left", "right"} <= frame.files.keys()]
+    images = {role for role in samples.required if role.startswith(("left", "right"))}
+    whole = [i for i, frame in enumerate(samples.frames) if images <= frame.files.keys()]
     broken = []
     pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves Python's lock
     try:

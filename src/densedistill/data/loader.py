@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..errors import UserError
 from . import datasets
 from .augment import OPTIONS as AUGMENTATIONS
-from .augment import build_augmentation
+from .augment import Augmentation, Options, build_augmentation
 from .sample import Sample, collate
 
 Key = tuple[int, int, int]  # data set, sample in it, epoch
@@ -109,6 +109,14 @@ class Mixture(Dataset[Sample]):
         self.parts, self.seed = list(parts), seed
         self.lengths = [len(part) for part, _ in parts]  # type: ignore[arg-type]
         self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def suit(self, adapt: Callable[[Options, Sequence[str] | None], Options]) -> None:
+        """Let a teacher adapt the augmentation of each part, or refuse it; it is told the samples' names."""
+        for number, (dataset, augment) in enumerate(self.parts):
+            before = getattr(augment, "options", Options())
+            after = adapt(before, getattr(dataset, "names", None))
+            if after != before:
+                self.parts[number] = dataset, Augmentation(after, getattr(augment, "task", "stereo"))
 
     def __len__(self) -> int:
         return sum(self.lengths)

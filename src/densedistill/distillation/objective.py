@@ -123,7 +123,7 @@ class Objective(nn.Module):
                         terms.append(term.name)
                         weights.append(pair.weight)
                         values.append(self._compare(term, pair, answers))
-                        counts.append(_count(pair))
+                        counts.append(_count(pair, getattr(self._losses[term.name], "sums", False)))
         shares = self._shares(torch.stack(counts))
         parts: dict[str, Tensor] = {}
         for name, weight, value, share in zip(terms, weights, values, shares, strict=True):
@@ -427,9 +427,11 @@ def _level_weights(term: Term, count: int, what: str) -> tuple[float, ...]:
     return term.levels
 
 
-def _count(pair: Pair) -> Tensor:
-    """Return the number of positions that count, which weighs this process among others; 1 without a mask."""
-    if pair.mask is None:
+def _count(pair: Pair, sums: bool) -> Tensor:
+    """Return the number of positions that count, which weighs this process among others; 1 without a mask
+    and for
+    a loss that sums."""
+    if pair.mask is None or sums:
         return torch.ones((), dtype=torch.int64, device=pair.student.device)
     return pair.mask.sum()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..data.augment import Options
 from ..errors import UserError, nearest, unknown
 from ..networks import InputSpec, create_model, list_models
 from ..networks.published import load_weights
@@ -20,7 +21,10 @@ from .taps import Spec, Taps, unwrap
 
 TEACHERS = Registry(
     "teacher",
-    tuple(f"densedistill.distillation.{module}" for module in ("teachers", "hub_depth", "remembering")),
+    tuple(
+        f"densedistill.distillation.{module}"
+        for module in ("teachers", "hub_depth", "motion", "remembering", "stored")
+    ),
 )
 
 
@@ -54,6 +58,18 @@ class Teacher(nn.Module):
     def watch(self, taps: Iterable[Spec]) -> None:
         """Read `taps` from now on; UserError when this teacher has none."""
         raise UserError("this teacher is not a network: it has outputs, but no taps")
+
+    def suit(self, augmentation: Options, names: Sequence[str] | None = None) -> Options:
+        """Return `augmentation` so that this teacher can answer; a live one answers to whatever it sees.
+
+        Args:
+            augmentation: of a training data set.
+            names: of its samples, where it knows them.
+
+        Raises:
+            UserError: an augmentation or a sample for which it has no answer.
+        """
+        return augmentation
 
 
 class NetworkTeacher(Teacher):
@@ -111,20 +127,29 @@ class NetworkTeacher(Teacher):
 class EnsembleTeacher(Teacher):
     """The mean or median of several teachers' outputs.
 
+    Beside an output stands `KEY_spread`, the mean distance of its members from it.
+
     Args:
         members: teachers of one task.
-        reduce: "mean" or "median" over the members that vouch for a pixel.
+        reduce: "mean" or "median" over the members that vouch for a pixel, or "confidence", their mean
+            weighted by the `KEY_confidence` that they give (1 where they give none).
     """
 
     def __init__(self, members: Iterable[nn.Module], reduce: str = "mean"):
         super().__init__()
-        if reduce not in ("mean", "median"):
-            raise UserError(f"an ensemble's reduce is 'mean' or 'median', got '{reduce}'")
+        if reduce not in ("mean", "median", "confidence"):
+            raise UserError(f"an ensemble's reduce is 'mean', 'median' or 'confidence', got '{reduce}'")
         teachers = [as_teacher(member) for member in members]
         if not teachers:
             raise UserError("an ensemble needs members")
         self.members, self.reduce = nn.ModuleList(teachers), reduce
         self.max_disparity = min((t.max_disparity for t in teachers if t.max_disparity), default=None)
+
+    def suit(self, augmentation: Options, names: Sequence[str] | None = None) -> Options:
+        """Return `augmentation` as every member can follow it."""
+        for member in self.members:
+            augmentation = member.suit(augmentation, names)
+        return augmentation
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +157,9 @@ class EnsembleTeacher(Teacher):
         keys = [
             key
             for key, value in answers[0].items()
-            if isinstance(value, Tensor) and not key.endswith("_valid") and all(key in a for a in answers)
+            if isinstance(value, Tensor)
+            and not key.endswith(("_valid", "_confidence", "_spread"))
+            and all(key in a for a in answers)
         ]
         combined: dict[str, Any] = {}
         for key in keys:
@@ -140,9 +167,19 @@ class EnsembleTeacher(Teacher):
             valid = torch.stack([answer_validity(answer, key) for answer in answers])
             combined[f"{key}_valid"] = valid.any(0)
             values = torch.where(valid, values, torch.nan)
-            reduced = values.nanmean(0) if self.reduce == "mean" else _nanmedian(values)
+            if self.reduce == "confidence":
+                weights = valid * torch.stack([_confidence(answer, key) for answer in answers])
+                reduced = (values.nan_to_num() * weights).sum(0) / weights.sum(0)
+            else:
+                reduced = values.nanmean(0) if self.reduce == "mean" else _nanmedian(values)
             combined[key] = torch.where(valid.any(0), reduced, 0)
+            combined[f"{key}_spread"] = (values - combined[key]).abs().nanmean(0).nan_to_num()
         return combined
+
+
+def _confidence(answer: Mapping[str, Any], key: str) -> Tensor:
+    given = answer.get(f"{key}_confidence")
+    return torch.ones_like(answer[key][:, :1]) if given is None else given.float().clamp(min=1e-6)
 
 
 def answer_validity(answer: Mapping[str, Any], key: str) -> Tensor:
@@ -233,12 +270,13 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
 
     Args:
         name: a registered network; `sgbm`, OpenCV's matcher, which vouches for what it matched (options
-            `max_disparity`, and `fill` to have its holes filled); `package.module:Name` for a class or
-            function of your own that returns a teacher or a network; the path of an exported file (.onnx,
-            .xml, .pt2, .engine; options `runtime`, `device`, `precision`, `threads`); `depth_anything`, a
-            depth network of the Hugging Face hub (options `model`, a folder or hub id, `kind`, `align`);
-            `ensemble`, with options `members` (a list of mappings of this function's arguments) and `reduce`
-            (mean or median).
+            `max_disparity`, and `fill` to have its holes filled); `store`, answers that `label` wrote (option
+            `path`); `dis` and `raft`, optical flow; `parts`, scene flow from `stereo` and `flow`;
+            `package.module:Name` for a class or function of your own that returns a teacher or a network; the
+            path of an exported file (.onnx, .xml, .pt2, .engine; options `runtime`, `device`, `precision`,
+            `threads`); `depth_anything`, a depth network of the Hugging Face hub (options `model`, a folder
+            or hub id, `kind`, `align`); `ensemble`, with options `members` (a list of mappings of this
+            function's arguments) and `reduce` (mean, median or confidence).
         weights: of a network, as `create_model` takes them.
         **options: to the network or the teacher, for example `max_disparity=192`.
 

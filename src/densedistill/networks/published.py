@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest
 from ._layout import Layout
 from .registry import MODELS
+from .tensorflow import from_tensorflow, is_tensorflow_file, read_variables
 from .wrap import Wrapped
 
 SHIPPED = Path(__file__).parent.parent / "weights"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "student")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "depth_model.", "net.", "network.", "student.")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt", ".tar", ".bin")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl", ".ckpt", ".tar", ".bin", ".npz", ".index")
 
 
 class Fit(NamedTuple):
@@ -48,8 +49,9 @@ def load_weights(network: nn.Module, source: str | Path) -> nn.Module:
 
     Args:
         network: ours or anybody's; `wrap`, compiled and data-parallel wrappers are looked through.
-        source: the path of a file (safetensors, or a torch file of tensors and plain values), `"shipped"` or
-            another tag of weights that ship with the package, or `hf://owner/repository/file` (with
+        source: the path of a file (safetensors, a torch file of tensors and plain values, a TensorFlow
+            checkpoint, or an .npz of its variables), `"shipped"` or another tag of weights that ship with
+            the package, or `hf://owner/repository/file` (with
             `repository@revision` for another than the newest). Entries are named as here or as published,
             told by their keys; prefixes of wrappers (data-parallel, compiled) are dropped. A network that is
             published in several files takes them joined by "+": `encoder.pkl+decoder.pkl`.
@@ -193,7 +195,7 @@ def find_weights(network: nn.Module, source: str | Path) -> Path:
     if text.startswith("hf://"):
         return _download(text)
     path = Path(source)
-    if path.is_file():
+    if path.is_file() or (is_tensorflow_file(path) and path.suffix not in (".npz", ".index")):
         return path
     if isinstance(source, Path) or "/" in text or "\\" in text or text.endswith(_SUFFIXES):
         raise UserError(f"there is no weights file {path}{' (it is a folder)' if path.is_dir() else ''}")
@@ -213,6 +215,8 @@ def find_weights(network: nn.Module, source: str | Path) -> Path:
 
 def read_entries(path: Path) -> dict[str, Tensor]:
     """Return the entries of the weights file `path` without running any code in it."""
+    if is_tensorflow_file(path):
+        return read_variables(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -285,6 +289,9 @@ def _outline(name: str) -> nn.Module:
 def _variants(entries: Mapping[str, Tensor]) -> Iterable[Mapping[str, Tensor]]:
     """Yield `entries` as they are, without the prefixes of wrappers, and the student's beside a teacher's."""
     yield entries
+    converted = from_tensorflow(entries)
+    if converted:
+        yield converted
     stripped = _strip(entries)
     if stripped.keys() != entries.keys():
         yield stripped

@@ -128,6 +128,8 @@ def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tup
     """Return the module and this process's loader, both standing where `counters` says."""
     objective = make_objective(recipe)
     mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
+    for teacher in objective.teachers.values():
+        mixture.suit(teacher.suit)
     weights = [entry.weight for entry in recipe.data.train]
     config, cuda = recipe.trainer, trainer.strategy.root_device.type == "cuda"
     workers = recipe.data.workers

@@ -27,6 +27,13 @@ ROLES = {
     "nonoccluded": "occlusion mask",
     "objects": "object map",
     "calibration": "calibration",
+    "left_next": "left image at t1",
+    "right_next": "right image at t1",
+    "disparity_next": "disparity at t1",
+    "flow": "flow",
+    "nonoccluded_next": "occlusion mask at t1",
+    "nonoccluded_flow": "occlusion mask of the flow",
+    "invalid": "mask of invalid pixels",
 }
 
 
@@ -124,6 +131,12 @@ class StereoFiles(Dataset[Sample]):
     splits: ClassVar[tuple[str, ...]]
     counts: ClassVar[dict[str, int]] = {}
     required: ClassVar[tuple[str, ...]] = ("left", "right", "disparity")
+    truths: ClassVar[tuple[str, ...]] = (
+        "disparity",
+        "disparity_right",
+        "disparity_nonoccluded",
+        "objects",
+    )
     disparity_scale: float | None = None
 
     def __init__(
@@ -142,10 +155,9 @@ class StereoFiles(Dataset[Sample]):
         self.split = self.splits[0] if split is None else split
         if self.split not in self.splits:
             raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
-        known = ("disparity", "disparity_right", "disparity_nonoccluded", "objects")
         for key in want:
-            if key not in known:
-                raise unknown(f"ground truth of data set '{self.name}'", key, known)
+            if key not in self.truths:
+                raise unknown(f"ground truth of data set '{self.name}'", key, self.truths)
         self.want = frozenset(want)
         self.index = FolderIndex()
         listed = self.list_frames()

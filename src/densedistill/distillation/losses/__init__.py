@@ -5,9 +5,9 @@ student only.
 """
 
 from ._shared import LOSSES, register_loss
+from .affinity import pairwise, pairwise_4d, pairwise_cvpr19
 from .decomposition import laplacian_fine, laplacian_low, laplacian_middle
 from .depth import bin_cross_entropy, depth_gradient, scale_and_shift_invariant, silog, virtual_normal
-from .affinity import pairwise, pairwise_4d, pairwise_cvpr19
 from .detection import class_kl, fcos
 from .distribution import focal, kl, kld, soft_kl, soft_kl4d, soft_kl4d_v2, stereo_kld
 from .feature import cosine
@@ -16,6 +16,7 @@ from .holistic import Holistic
 from .laplacian import laplacian_cross_entropy
 from .regression import huber, l1, log_l1, log_l1_published, log_ratio, mse, smooth_l1
 from .relation import hcl, mf_old, pkt, rkd
+from .sceneflow import pooled_l1, summed_l1
 from .segmentation import (
     cross_entropy,
     ohem_cross_entropy,
@@ -27,9 +28,9 @@ from .segmentation import (
 from .statistics import channel_wise, cross_image, dist
 
 __all__ = [
-    "Holistic",
     "LOSSES",
     "MGD",
+    "Holistic",
     "bin_cross_entropy",
     "channel_wise",
     "class_kl",
@@ -62,6 +63,7 @@ __all__ = [
     "pixel_wise_cvpr19",
     "pixel_wise_published",
     "pkt",
+    "pooled_l1",
     "register_loss",
     "rkd",
     "scale_and_shift_invariant",
@@ -72,5 +74,6 @@ __all__ = [
     "soft_kl4d_v2",
     "standardised_kl",
     "stereo_kld",
+    "summed_l1",
     "virtual_normal",
 ]

@@ -18,7 +18,11 @@ Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 
 
 def register_loss(
-    *aliases: str, same_shape: bool = True, dims: tuple[int, ...] = (), takes_truth: bool = False
+    *aliases: str,
+    same_shape: bool = True,
+    dims: tuple[int, ...] = (),
+    takes_truth: bool = False,
+    sums: bool = False,
 ) -> Callable[[Loss], Loss]:
     """Decorate `f(student, teacher, [mask,] **options)` to be a loss under its own name and `aliases`.
 
@@ -29,6 +33,7 @@ def register_loss(
         same_shape: both tensors must have one shape.
         dims: the numbers of dimensions that are taken; any when empty.
         takes_truth: compares a tap, such as the logits of a head, with the ground truth itself.
+        sums: over pixels, so that among processes it weighs by samples, not by the pixels that count.
     """
 
     def decorate(function: Loss) -> Loss:
@@ -46,7 +51,7 @@ def register_loss(
                 )
 
         loss.same_shape, loss.dims = same_shape, dims  # type: ignore[attr-defined]
-        loss.takes_truth = takes_truth  # type: ignore[attr-defined]
+        loss.takes_truth, loss.sums = takes_truth, sums  # type: ignore[attr-defined]
         for key in (name, *aliases):
             LOSSES.register(key)(loss)
         return loss  # type: ignore[return-value]

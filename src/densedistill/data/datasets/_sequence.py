@@ -1,0 +1,101 @@
+"""What the data sets of scene flow and optical flow on disk have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from .. import formats
+from ..sample import Sample, disparity_tensors, full_view, image_tensor
+from ._base import Frame, StereoFiles
+
+_VIEWS = ("left", "right", "left_next", "right_next")
+
+
+class SequenceFiles(StereoFiles):
+    """Frames of two times on disk, with the motion between them or without.
+
+    Arguments and errors are those of `StereoFiles`. A data set says where its files lie (`list_frames`),
+    and how
+    motion is read where it is not KITTI's PNG.
+    """
+
+    task: ClassVar[str] = "sceneflow"
+    required: ClassVar[tuple[str, ...]] = ("left", "left_next")
+    truths: ClassVar[tuple[str, ...]] = ("disparity", "disparity_next", "flow", "nonoccluded", "objects")
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        want: Sequence[str] = ("disparity", "disparity_next", "flow", "nonoccluded", "objects"),
+        limit: int | None = None,
+        strict: bool = True,
+    ):
+        super().__init__(root, split, want, limit, strict)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; UserError for a damaged file, or images or truths that differ in size."""
+        frame = self.frames[index]
+        views = [view for view in _VIEWS if view in frame.files]
+        images = formats.read_images(*(frame.files[view] for view in views))
+        size = images[0].shape[:2]
+        sample: Sample = {}
+        for view, image in zip(views, images, strict=True):
+            if image.shape[:2] != size:
+                raise UserError(
+                    f"the frames differ in size: {frame.files[views[0]]} is {size[1]}x{size[0]} px, "
+                    f"{frame.files[view]} {image.shape[1]}x{image.shape[0]}"
+                )
+            sample[view] = image_tensor(image)
+        if "disparity" in self.want and "disparity" in frame.files:
+            found = self.read_disparities(frame)
+            for key, values in found.items():
+                self._check_size(frame.files.get(key, frame.files["disparity"]), values, size)
+                sample[key], sample[f"{key}_valid"] = disparity_tensors(values)
+        if "flow" in self.want and "flow" in frame.files:
+            flow, valid = self.read_flow(frame)
+            self._check_size(frame.files["flow"], valid, size)
+            sample["flow"] = torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))
+            sample["flow_valid"] = torch.from_numpy(np.ascontiguousarray(valid))[None]
+        if "nonoccluded" in self.want:
+            for key, mask in self.read_masks(frame).items():
+                if f"{key}_valid" in sample:
+                    sample[f"{key}_nonoccluded"] = torch.from_numpy(mask)[None] & sample[f"{key}_valid"]
+        if "objects" in self.want and "objects" in frame.files:
+            sample["objects"] = torch.from_numpy(formats.read_raster(frame.files["objects"]).astype(np.int64))
+        sample["meta"] = {
+            "name": frame.name,
+            "dataset": self.name,
+            "size": size,
+            "calibration": self.read_calibration(frame, size),
+            "view": full_view(*size),
+        }
+        return sample
+
+    def _check_size(self, path: Path, values: NDArray[np.generic], size: tuple[int, ...]) -> None:
+        if values.shape[:2] != size:
+            raise UserError(
+                f"{path} is {values.shape[1]}x{values.shape[0]} px, its image {size[1]}x{size[0]}; "
+                "ground truth has the size of its image"
+            )
+
+    def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
+        """Return `disparity`, and `disparity_next` where it is known, (H, W) px; 0 is unknown."""
+        keys = [key for key in ("disparity", "disparity_next") if key in self.want and key in frame.files]
+        return {key: self.read_disparity(frame.files[key]) for key in keys}
+
+    def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return flow (H, W, 2) px and where it is known."""
+        return formats.read_flow_png(frame.files["flow"])
+
+    def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
+        """Return, by the key of the truth, where its pixels are seen in the other image, too."""
+        return {}

@@ -1,0 +1,101 @@
+"""MPI-Sintel: optical flow, and its stereo archive where it is unpacked beside.
+
+D. Butler et al., A naturalistic open source movie for optical flow evaluation, ECCV 2012, http://sintel.is.tue.mpg.de.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import unknown
+from .. import formats
+from . import DATASETS
+from ._base import Frame
+from ._sequence import SequenceFiles
+
+
+@DATASETS.register("sintel")
+class Sintel(SequenceFiles):
+    """MPI-Sintel: 1,041 training and 552 test pairs of consecutive frames of the left camera.
+
+    With the stereo archive (`clean_left`, `clean_right`, `disparities`) in the same folder, pairs and
+    disparity, too.
+
+    Args:
+        root: the folder that holds `training/` and `test/`, or one of these.
+        split: `train` or `test`.
+        rendering: `clean` or `final` (with motion blur and fog); default clean.
+        **options: as every data set of files.
+    """
+
+    name = "sintel"
+    layout = "training/{clean,final,flow,occlusions,invalid}/SCENE/frame_NNNN.png"
+    splits = ("train", "test")
+    counts: ClassVar[dict[str, int]] = {"train": 1041, "test": 552}
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        rendering: str = "clean",
+        **options: Any,
+    ):
+        if rendering not in ("clean", "final"):
+            raise unknown(f"rendering of data set '{self.name}'", rendering, ("clean", "final"))
+        self.rendering = rendering
+        super().__init__(root, split, **options)
+
+    def list_frames(self) -> list[Frame]:
+        folder = "training" if self.split == "train" else "test"
+        bases = [base / folder for base in self.index.bases(self.root, folder)] or [self.root]
+        frames = []
+        for base in bases:
+            left = next((n for n in (self.rendering, f"{self.rendering}_left") if (base / n).is_dir()), None)
+            for scene in self.index.folders(base / left) if left else ():
+                frames += self._scene(base, base / str(left), scene.name)
+        return frames
+
+    def _scene(self, base: Path, images: Path, scene: str) -> list[Frame]:
+        left = self.index.stems(images / scene)
+        right = self.index.stems(base / f"{self.rendering}_right" / scene)
+        frames = []
+        for stem in sorted(left):
+            after = f"frame_{int(stem.rpartition('_')[2]) + 1:04d}"
+            if after not in left:
+                continue
+            files = {"left": left[stem], "left_next": left[after]}
+            if stem in right and after in right:
+                files |= {"right": right[stem], "right_next": right[after]}
+            optional = {
+                "flow": base / "flow" / scene / f"{stem}.flo",
+                "nonoccluded_flow": base / "occlusions" / scene / f"{stem}.png",
+                "invalid": base / "invalid" / scene / f"{stem}.png",
+                "disparity": base / "disparities" / scene / f"{stem}.png",
+            }
+            if self.split == "train":
+                files["flow"] = optional["flow"]
+                files |= {role: path for role, path in optional.items() if self.index.has(path)}
+            frames.append(Frame(f"{scene}/{stem}", files))
+        return frames
+
+    def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
+        red, green, blue = np.moveaxis(
+            formats.read_raster(frame.files["disparity"]).astype(np.float32), -1, 0
+        )
+        return {"disparity": red * 4 + green / 64 + blue / 16384}  # as the benchmark's own reader decodes it
+
+    def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        flow = formats.read_flo(frame.files["flow"])
+        valid = np.abs(flow).max(-1) < 1e9
+        if "invalid" in frame.files:
+            valid &= formats.read_raster(frame.files["invalid"]) == 0
+        return np.where(valid[..., None], flow, np.float32(0)), valid
+
+    def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
+        path = frame.files.get("nonoccluded_flow")
+        return {} if path is None else {"flow": formats.read_raster(path) == 0}

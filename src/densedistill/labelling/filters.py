@@ -1,0 +1,316 @@
+"""Filters: where an answer is to be believed.
+
+A filter says of each output how far a pixel is from being believable: an error, 0 for perfect, 1 at the
+limit, more
+beyond. Filters compose by taking the largest: a pixel is kept where no filter says more than 1, and its
+confidence
+is 2 to the power of minus the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..distillation.teachers import Teacher, answer_validity
+from ..errors import UserError, nearest
+from ..networks.layers.warp import inside, warp
+from ..registry import Registry
+from ..tasks import Task
+
+Errors = dict[str, Tensor]
+Filter = Callable[..., Errors]
+
+FILTERS = Registry("filter", ("densedistill.labelling.filters",))
+_NEVER = float("inf")
+
+
+def register_filter(function: Filter) -> Filter:
+    """Decorate `f(evidence, **options)`, which returns output key to error (1, 1, H, W), to be a filter by
+    its
+    name."""
+    return FILTERS.register()(function)
+
+
+class Evidence:
+    """What filters judge by: a frame, the teacher's answer, and its answers to the frame seen otherwise.
+
+    Args:
+        batch: one frame, with its images (1, 3, H, W).
+        answer: to it.
+        teacher: which is asked again where a filter wants another view.
+        task: of the answer.
+    """
+
+    def __init__(self, batch: Mapping[str, Any], answer: Mapping[str, Any], teacher: Teacher, task: Task):
+        self.batch, self.answer, self.teacher, self.task = batch, answer, teacher, task
+        self.outputs = [key for key in task.outputs if key in answer]
+        self._asked: dict[str, dict[str, Any]] = {}
+
+    def image(self, key: str) -> Tensor:
+        """Return image `key`, (1, 3, H, W) in [0, 1]; UserError when the frame has none."""
+        if key not in self.batch:
+            raise UserError(f"this filter needs '{key}', which the frames do not have")
+        image = self.batch[key]
+        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+    @property
+    def first(self) -> Tensor:
+        """The image whose grid the answer has."""
+        return self.image(self.task.inputs[0])
+
+    def mirrored(self) -> dict[str, Any]:
+        """Return the answer to the mirrored frame, on the mirrored grid; a pair changes places."""
+        return self._ask("mirrored", {k: v.flip(-1) for k, v in _swapped(self.batch).items()})
+
+    def upside_down(self) -> dict[str, Any]:
+        """Return the answer to the frame turned upside down, turned back."""
+        given = {k: v.flip(-2) for k, v in _images(self.batch).items()}
+        answer = {k: _turn(v, -2) for k, v in self._ask("upside_down", given).items()}
+        if "flow" in answer:
+            answer["flow"] = answer["flow"] * answer["flow"].new_tensor([1, -1]).view(1, 2, 1, 1)
+        return answer
+
+    def backward(self) -> dict[str, Any]:
+        """Return the answer to the frame with now and next exchanged."""
+        pairs = {"left": "left_next", "right": "right_next", "image": "image_next"}
+        pairs |= {value: key for key, value in pairs.items()}
+        given = {pairs[k]: v for k, v in _images(self.batch).items() if pairs.get(k) in self.batch}
+        if not given:
+            raise UserError("forward-backward consistency needs frames of two times")
+        return self._ask("backward", given)
+
+    def scaled(self, factor: float) -> dict[str, Any]:
+        """Return the answer to the frame `factor` times as large, back at its size and in its pixels."""
+        size = self.first.shape[-2:]
+        given = {
+            k: F.interpolate(self.image(k), scale_factor=factor, mode="bilinear", antialias=True)
+            for k in _images(self.batch)
+        }
+        answer = {}
+        for key, value in self._ask(f"scaled {factor}", given).items():
+            if key in self.task.outputs and isinstance(value, Tensor) and value.ndim == 4:
+                answer[key] = F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
+                answer[key] = answer[key] / (factor if key in self.task.pixels else 1)
+        return answer
+
+    def _ask(self, variant: str, images: Mapping[str, Tensor]) -> dict[str, Any]:
+        if variant not in self._asked:
+            self._asked[variant] = self.teacher({k: v.contiguous() for k, v in images.items()})
+        return self._asked[variant]
+
+
+@register_filter
+def left_right(evidence: Evidence, threshold: float = 1.0, share: float = 0.0) -> Errors:
+    """Compare a disparity with the right view's at the match: they differ by at most `threshold` px, or by
+    `share` of the disparity where that is more."""
+    disparity = _output(evidence, "disparity", "left_right").float()
+    other = evidence.mirrored()
+    right, known = other["disparity"].flip(-1).float(), answer_validity(other, "disparity").flip(-1)
+    shift = torch.cat((-disparity, torch.zeros_like(disparity)), 1)
+    error = (warp(right, shift) - disparity).abs() / (share * disparity).clamp(min=threshold)
+    believed = inside(shift) & (warp(known.float(), shift) > 0.5)
+    return {"disparity": error.where(believed, _NEVER)}
+
+
+@register_filter
+def forward_backward(evidence: Evidence, alpha: float = 0.01, beta: float = 0.5) -> Errors:
+    """Compare a flow with the one back at the match: |f + b|² stays below `alpha` (|f|² + |b|²) + `beta`
+    (Sundaram et al., ECCV 2010). What is seen along the flow, disparity at t1, shares its verdict."""
+    flow = _output(evidence, "flow", "forward_backward").float()
+    back = warp(evidence.backward()["flow"].float(), flow)
+    limit = alpha * (flow.square().sum(1, True) + back.square().sum(1, True)) + beta
+    error = ((flow + back).square().sum(1, True) / limit).where(inside(flow), _NEVER)
+    return {key: error for key in ("flow", "disparity_next") if key in evidence.outputs}
+
+
+@register_filter
+def agreement(
+    evidence: Evidence,
+    threshold: float = 1.0,
+    share: float = 0.0,
+    over: Sequence[str | float] = ("upside_down",),
+) -> Errors:
+    """Compare the answers of an ensemble's members, or of one teacher to the frame seen otherwise.
+
+    Args:
+        evidence: of the frame.
+        threshold: largest difference, in the unit of the output; labels must be the same.
+        share: of the value, where that allows more.
+        over: `mirrored` (single images alone), `upside_down`, and scales such as 0.75; unread for an
+            ensemble.
+    """
+    errors: Errors = {}
+    spread = [key for key in evidence.outputs if f"{key}_spread" in evidence.answer]
+    if spread:
+        others = None
+    else:
+        others = [_seen(evidence, view) for view in ([over] if isinstance(over, str | float) else over)]
+    for key in evidence.outputs:
+        value = evidence.answer[key].float()
+        if key in evidence.task.ignore or key == "logits":
+            labels = value.argmax(1, True)
+            same = [(labels == other[key].argmax(1, True)) for other in others or () if key in other]
+            errors[key] = (
+                torch.stack(same).all(0).logical_not() * 2.0 if same else torch.zeros_like(value[:, :1])
+            )
+            continue
+        limit = (share * torch.linalg.vector_norm(value, dim=1, keepdim=True)).clamp(min=threshold)
+        if others is None:
+            distance = torch.linalg.vector_norm(evidence.answer[f"{key}_spread"].float(), dim=1, keepdim=True)
+        else:
+            apart = [
+                torch.linalg.vector_norm(other[key] - value, dim=1, keepdim=True)
+                for other in others
+                if key in other
+            ]
+            distance = torch.stack(apart).amax(0) if apart else torch.zeros_like(value[:, :1])
+        errors[key] = distance / limit
+    return errors
+
+
+@register_filter
+def photometric(evidence: Evidence, threshold: float = 0.15) -> Errors:
+    """Compare the frame with what its match shows: 0.85 (1 - SSIM) / 2 + 0.15 |difference| (Godard et al.,
+    CVPR
+    2017) stays below `threshold`."""
+    first, answer, errors = evidence.first, evidence.answer, {}
+    still = torch.zeros_like(first[:, :1])
+    routes: dict[str, tuple[str, Tensor]] = {}
+    if "disparity" in evidence.outputs:
+        routes["disparity"] = "right", torch.cat((-answer["disparity"].float(), still), 1)
+    if "flow" in evidence.outputs:
+        routes["flow"] = "left_next", answer["flow"].float()
+        if "disparity_next" in evidence.outputs:
+            there = torch.cat((answer["disparity_next"].float(), still), 1)
+            routes["disparity_next"] = "right_next", answer["flow"].float() - there
+    if not routes:
+        raise UserError(
+            f"filter 'photometric' needs disparity or flow, the teacher gives {', '.join(evidence.outputs)}"
+        )
+    for key, (image, motion) in routes.items():
+        shown = warp(evidence.image(image), motion)
+        difference = 0.85 * _dissimilarity(first, shown) + 0.15 * (first - shown).abs().mean(1, True)
+        errors[key] = (difference / threshold).where(inside(motion), _NEVER)
+    return errors
+
+
+@register_filter
+def texture(evidence: Evidence, threshold: float = 2.0, window: int = 7) -> Errors:
+    """Ask for something to hold on to: grey values in a `window` deviate by at least `threshold` levels of
+    255."""
+    grey = evidence.first.mean(1, True) * 255
+    mean, square = _mean(grey, window), _mean(grey.square(), window)
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
+    error = threshold / deviation.clamp(min=1e-6)
+    return dict.fromkeys(evidence.outputs, error)
+
+
+@register_filter
+def range(evidence: Evidence, low: float = 0.0, high: float = float("inf"), of: str | None = None) -> Errors:
+    """Keep values above `low` and below `high`; of flow, its length.
+
+    Args:
+        evidence: of the frame.
+        low, high: in the unit of the output.
+        of: which output; None for the task's first.
+    """
+    key = of or evidence.outputs[0]
+    value = torch.linalg.vector_norm(_output(evidence, key, "range").float(), dim=1, keepdim=True)
+    return {key: ((value > low) & (value < high)).logical_not() * 2.0}
+
+
+@register_filter
+def confidence(evidence: Evidence, threshold: float = 0.5) -> Errors:
+    """Keep what the teacher itself is sure of: the largest probability, or the confidence that it gives, is
+    at least
+    `threshold`."""
+    errors: Errors = {}
+    for key in evidence.outputs:
+        if f"{key}_confidence" in evidence.answer:
+            sure = evidence.answer[f"{key}_confidence"].float()
+        elif key == "logits":
+            sure = evidence.answer[key].float().softmax(1).amax(1, True)
+        else:
+            continue
+        errors[key] = (1 - sure) / max(1 - threshold, 1e-6)
+    if not errors:
+        raise UserError("filter 'confidence' needs a teacher that gives logits or a confidence")
+    return errors
+
+
+def parse_filter(text: str) -> tuple[str, dict[str, Any]]:
+    """Return name and options of `name` or `name:option=value,option=value`; a list is joined by +.
+
+    Raises:
+        UserError: no such filter or option.
+    """
+    import inspect
+
+    name, _, rest = text.partition(":")
+    accepted = [key for key in inspect.signature(FILTERS[name]).parameters if key != "evidence"]
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in accepted:
+            raise UserError(f"filter '{name}' has no option '{key}'{nearest(key, accepted)}")
+        values = [_number(one) for one in value.split("+")]
+        options[key] = values if key == "over" else values[0]
+    return name, options
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _output(evidence: Evidence, key: str, name: str) -> Tensor:
+    if key not in evidence.outputs:
+        raise UserError(f"filter '{name}' needs '{key}', the teacher gives {', '.join(evidence.outputs)}")
+    return evidence.answer[key]
+
+
+def _seen(evidence: Evidence, view: str | float) -> dict[str, Any]:
+    if view == "upside_down":
+        return evidence.upside_down()
+    if view == "mirrored" and "right" not in evidence.batch:
+        return {k: _turn(v, -1) for k, v in evidence.mirrored().items()}
+    if isinstance(view, float | int) and view > 0:
+        return evidence.scaled(float(view))
+    raise UserError(
+        f"agreement over '{view}': there is upside_down, mirrored (of single images) and scales like 0.75"
+    )
+
+
+def _images(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {k: v for k, v in batch.items() if isinstance(v, Tensor) and v.ndim == 4 and v.shape[1] == 3}
+
+
+def _swapped(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    images = _images(batch)
+    names = {"left": "right", "right": "left", "left_next": "right_next", "right_next": "left_next"}
+    return {names.get(k, k): v for k, v in images.items()}
+
+
+def _turn(value: Any, axis: int) -> Any:
+    return value.flip(axis) if isinstance(value, Tensor) and value.ndim == 4 else value
+
+
+def _mean(values: Tensor, window: int) -> Tensor:
+    return F.avg_pool2d(F.pad(values, (window // 2,) * 4, mode="replicate"), window, 1)
+
+
+def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    """Return (1 - SSIM) / 2 over windows of 3x3, the mean of the channels, (B, 1, H, W)."""
+    mean_a, mean_b = _mean(a, 3), _mean(b, 3)
+    var_a, var_b = _mean(a * a, 3) - mean_a**2, _mean(b * b, 3) - mean_b**2
+    covariance = _mean(a * b, 3) - mean_a * mean_b
+    ssim = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2)
+    ssim = ssim / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))
+    return ((1 - ssim) / 2).clamp(0, 1).mean(1, True)

@@ -1,0 +1,270 @@
+"""Scene flow as the KITTI 2015 development kit counts it: D1, D2, Fl and SF, over background, foreground
+and all.
+
+A pixel is an outlier in disparity when the error is above 3 px and above 5 % of the truth, in flow when the
+end-point error is; in scene flow when it is one in any of the three. Counts are added up over images, never
+averaged
+over them. What a prediction leaves unknown is filled in first, as the kit fills it (`fill_unknown`); the
+"estimated" figures count known pixels alone, and `density` is their share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..errors import UserError
+from .disparity import D1, EPE, _Mean, d1, epe
+from .registry import register_metric
+
+PIXELS, SHARE = 3.0, 0.05
+#: What is judged, and the maps that it needs.
+PARTS: dict[str, tuple[str, ...]] = {"D1": ("disparity",), "D2": ("disparity_next",), "Fl": ("flow",)}
+PARTS["SF"] = ("disparity", "disparity_next", "flow")
+REGIONS = ("bg", "fg", "all")
+
+
+def fill_unknown(values: Tensor, known: Tensor) -> Tensor:
+    """Return `values` (C, H, W) with what is not `known` (H, W) filled as the KITTI kit does.
+
+    A gap in a row gets the smaller of its two ends, channel by channel; beyond the ends of a row, then of a
+    column,
+    the last known value goes on. A row inside without any known pixel keeps the kit's mark: -1 in a map of
+    one
+    channel, 0 in flow; so does a map without any.
+    """
+    unfilled = -1.0 if values.shape[0] == 1 else 0.0
+    values = torch.where(known, values, torch.full_like(values, unfilled))
+    width = values.shape[-1]
+    column = torch.arange(width, device=values.device).expand(known.shape)
+    before = torch.where(known, column, -1).cummax(-1).values
+    after = torch.where(known, column, width).flip(-1).cummin(-1).values.flip(-1)
+    has_before, has_after = before >= 0, after < width
+    index = torch.stack((before.clamp(min=0), after.clamp(max=width - 1)))
+    left, right = (values.gather(-1, at.expand_as(values)) for at in index)
+    filled = torch.where(
+        has_before & has_after, torch.minimum(left, right), torch.where(has_before, left, right)
+    )
+    rows = known.any(-1)
+    values = torch.where(rows[:, None], filled, values)
+    if rows.any():
+        numbers = rows.nonzero()[:, 0]
+        first, last = int(numbers[0]), int(numbers[-1])
+        values[:, :first] = values[:, first : first + 1]
+        values[:, last + 1 :] = values[:, last : last + 1]
+    return values
+
+
+def outliers(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return where `prediction` (C, H, W) is an outlier: bool (H, W). One channel is disparity, two are
+    flow, px.
+
+    A prediction that is not finite is one. The share is taken in float64 for disparity and in float32 for
+    flow, and
+    compared in float64, as the published binary does.
+    """
+    error = torch.linalg.vector_norm(prediction - target, dim=0)
+    size = torch.linalg.vector_norm(target, dim=0)
+    if prediction.shape[0] == 1:
+        error, size = error.double(), size.double()
+    share = error / size
+    return ~((error <= PIXELS) | (share.double() <= SHARE))
+
+
+def sceneflow_counts(
+    prediction: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    objects: Tensor | None = None,
+    valid: str = "valid",
+    part: str = "SF",
+) -> Tensor:
+    """Return the pixel counts of one image for one of D1, D2, Fl, SF: float64 (2, 2, 2).
+
+    The axes are background and foreground; all and estimated pixels; outliers and pixels.
+
+    Args:
+        prediction: `disparity`, `disparity_next` (1, H, W) and `flow` (2, H, W), px, with `KEY_valid` (1,
+            H, W) where it does not know everything.
+        target: the same of the ground truth, with `KEY_{valid}`.
+        objects: int (H, W) or (1, H, W), 0 = background; None for all of it.
+        valid: suffix of the truth's masks: `valid` (occ) or `nonoccluded` (noc).
+        part: of `PARTS`.
+
+    Raises:
+        UserError: maps that are missing or differ in size.
+    """
+    keys = PARTS[part]
+    wrong = counted = estimated = None
+    for key in keys:
+        _check(prediction, target, key)
+        known = prediction.get(f"{key}_valid")
+        known = torch.ones_like(target[key][0], dtype=torch.bool) if known is None else known[0].bool()
+        here = prediction[key].to(target[key])
+        here = fill_unknown(here, known) if not known.all() else here
+        off = outliers(here, target[key])
+        measured = target[f"{key}_{valid}"][0].bool() if f"{key}_{valid}" in target else torch.ones_like(off)
+        wrong = off if wrong is None else wrong | off
+        counted = measured if counted is None else counted & measured
+        estimated = known if estimated is None else estimated  # of scene flow, the kit asks disparity alone
+    assert wrong is not None
+    assert counted is not None
+    assert estimated is not None
+    front = torch.zeros_like(wrong) if objects is None else objects.reshape(wrong.shape) > 0
+    return torch.stack(
+        [
+            torch.stack([torch.stack([(wrong & at).sum(), at.sum()]) for at in (region, region & estimated)])
+            for region in (counted & ~front, counted & front)
+        ]
+    ).double()
+
+
+def sceneflow_figures(counts: Tensor) -> dict[str, Tensor]:
+    """Return shares of outliers from counts (2, 2, 2): `bg`, `fg`, `all`, each also `_estimated`, and
+    `density`.
+
+    A region without pixels gives 0, as the kit prints it. Divided in float32, as the kit divides.
+    """
+    counts = counts.float()
+    regions = {"bg": counts[0], "fg": counts[1], "all": counts.sum(0)}
+    figures = {}
+    for name, region in regions.items():
+        figures[name] = region[0, 0] / region[0, 1].clamp(min=1)
+        figures[f"{name}_estimated"] = region[1, 0] / region[1, 1].clamp(min=1)
+    whole = regions["all"]
+    figures["density"] = whole[1, 1] / whole[0, 1].clamp(min=1)
+    return figures
+
+
+class SceneFlowOutliers(Metric):
+    """D1, D2, Fl and SF over images and processes; `compute()` gives `PART_REGION` to shares, `SF_all` first.
+
+    Args:
+        valid: suffix of the masks of the ground truth: `valid` (occ) or `nonoccluded` (noc).
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, valid: str = "valid", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.valid = valid
+        self.add_state("counts", torch.zeros(len(PARTS), 2, 2, 2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(
+        self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor], objects: Tensor | None = None
+    ) -> None:
+        """Count one image (see `sceneflow_counts`); a part whose ground truth is not there is left out."""
+        for index, (part, keys) in enumerate(PARTS.items()):
+            if all(key in target for key in keys):
+                self.counts[index] += sceneflow_counts(prediction, target, objects, self.valid, part)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the shares, `SF_all`, `SF_bg`, … `D1_density`."""
+        return {
+            f"{part}_{name}": value
+            for part in ("SF", "Fl", "D2", "D1")
+            for name, value in sceneflow_figures(self.counts[list(PARTS).index(part)]).items()
+        }
+
+
+def flow_epe(
+    prediction: Tensor, target: Tensor, valid: Tensor | None = None, *, per_image: bool = False
+) -> Tensor:
+    """Return the mean end-point error of flow (…, 2, H, W), px, over the pixels where `valid` (…, 1, H, W)
+    holds.
+
+    Pooled over images; with `per_image` the mean over images of their means. NaN when nothing is valid.
+
+    >>> flow_epe(torch.tensor([3.0, 4.0]).view(2, 1, 1), torch.zeros(2, 1, 1))
+    tensor(5.)
+    """
+    if prediction.shape != target.shape or target.ndim < 3 or target.shape[-3] != 2:
+        raise UserError(
+            f"flow has shape (…, 2, H, W), got {tuple(prediction.shape)} and {tuple(target.shape)}"
+        )
+    error = torch.linalg.vector_norm(prediction.float() - target.float(), dim=-3, keepdim=True)
+    return epe(error, torch.zeros_like(error), valid, per_image=per_image)
+
+
+def _check(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor], key: str) -> None:
+    for side, maps in (("prediction", prediction), ("ground truth", target)):
+        if key not in maps:
+            raise UserError(f"the {side} has no '{key}'; there is {', '.join(maps) or 'nothing'}")
+    if prediction[key].shape != target[key].shape:
+        raise UserError(
+            f"'{key}' of the prediction is {tuple(prediction[key].shape)}, the ground truth "
+            f"{tuple(target[key].shape)}"
+        )
+
+
+class _Share(_Mean):
+    """A share of pixels, as a total and a count over batches and processes."""
+
+    def _count(self, wrong: Tensor, valid: Tensor) -> None:
+        wrong, valid = wrong.flatten(1), valid.flatten(1)
+        self._add(*_pooled(wrong.double(), valid, self.per_image))
+
+
+@register_metric("d2", of="disparity_next", unit="%", heading="D2", function=d1)
+class D2(D1):
+    """D1 of the disparity at t1, seen from t0."""
+
+
+@register_metric("epe_next", of="disparity_next", unit="px", heading="EPE of disparity at t1", function=epe)
+class EPENext(EPE):
+    """End-point error of the disparity at t1, seen from t0."""
+
+
+@register_metric("epe_flow", of="flow", unit="px", heading="EPE of flow", function=flow_epe)
+class FlowEPE(_Mean):
+    """`flow_epe` over batches and processes."""
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
+        error = torch.linalg.vector_norm(prediction.double() - target.double(), dim=1, keepdim=True)
+        known = torch.ones_like(error, dtype=torch.bool) if valid is None else valid
+        self._add(*_pooled(error.flatten(1), known.flatten(1), self.per_image))
+
+
+@register_metric("fl", of="flow", unit="%", heading="Fl")
+class Fl(_Share):
+    """The share of pixels whose flow is off by more than 3 px and 5 % (KITTI 2015)."""
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
+        """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
+        wrong = torch.stack([outliers(p.to(t), t) for p, t in zip(prediction, target, strict=True)])
+        self._count(wrong, torch.ones_like(wrong) if valid is None else valid[:, 0])
+
+
+@register_metric("sf", of=PARTS["SF"], unit="%", heading="SF")
+class SF(_Share):
+    """The share of pixels that are outliers in D1, D2 or Fl, where all three are known (KITTI 2015)."""
+
+    def update(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
+        """Add outputs and ground truth of a batch; `KEY_valid` says where it is known."""
+        wrong = valid = None
+        for key in PARTS["SF"]:
+            pairs = zip(outputs[key], batch[key], strict=True)
+            off = torch.stack([outliers(p.to(t), t) for p, t in pairs])
+            known = batch[f"{key}_valid"][:, 0].bool()
+            wrong = off if wrong is None else wrong | off
+            valid = known if valid is None else valid & known
+        assert wrong is not None
+        assert valid is not None
+        self._count(wrong, valid)
+
+
+def _pooled(values: Tensor, valid: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
+    """Return (sum, count) of values (B, N) over the valid pixels, or over the images' means."""
+    sums = torch.where(valid, values.double(), 0.0).sum(1)
+    counts = valid.sum(1).double()
+    if not per_image:
+        return sums.sum(), counts.sum()
+    kept = counts > 0
+    return (sums[kept] / counts[kept]).sum(), kept.sum().double()

@@ -1,0 +1,211 @@
+"""Scene-flow data sets on files made in their real layouts, and on Sintel's where it is there."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import densedistill as dd
+from densedistill.data import formats
+
+SIZE = (6, 8)
+
+
+def picture(path, value=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats.write_image(path, np.full((*SIZE, 3), value, np.uint8))
+
+
+def pfm(path, value, channels=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats.write_pfm(path, np.full((*SIZE, *([channels] if channels else [])), value, np.float32))
+
+
+def truth(base, stem, first, second, motion, names=("disp_occ_0", "disp_occ_1", "flow_occ")):
+    for name, value in zip(names, (first, second, motion), strict=True):
+        path = base / name / f"{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = np.ones(SIZE, bool)
+        known[0] = False
+        if name.startswith("flow"):
+            formats.write_flow_png(path, np.full((*SIZE, 2), value, np.float32), known)
+        else:
+            formats.write_disparity_png(path, np.full(SIZE, value, np.float32), known)
+
+
+@pytest.fixture
+def kitti(tmp_path):
+    base = tmp_path / "training"
+    for sequence in (0, 159, 160):
+        for number in (9, 10, 11, 19, 20):
+            for view in ("image_2", "image_3"):
+                picture(base / view / f"{sequence:06d}_{number:02d}.png", number)
+        stem = f"{sequence:06d}_10"
+        truth(base, stem, 20, 22, -3)
+        truth(base, stem, 20, 22, -3, ("disp_noc_0", "disp_noc_1", "flow_noc"))
+        picture(base / "obj_map" / f"{stem}.png", 0)
+        for number in (9, 10, 19):
+            truth(tmp_path / "proxy", f"{sequence:06d}_{number:02d}", 5, 6, 7, ("disp_0", "disp_1", "flow"))
+    for path in (base / "obj_map").iterdir():
+        formats.write_image(path, np.arange(48, dtype=np.uint8).reshape(SIZE) % 2)
+    return tmp_path
+
+
+def test_kitti_scene_flow_is_the_annotated_pair(kitti):
+    data = dd.create_dataset("kitti2015_sceneflow", root=kitti)
+    assert data.task == "sceneflow"
+    assert data.names == ["000000_10", "000159_10", "000160_10"]
+    sample = data[0]
+    assert sample["left"].shape == (3, *SIZE)
+    assert (sample["left"] == 10).all()
+    assert (sample["left_next"] == 11).all()
+    assert sample["disparity"][0, 1, 0] == 20
+    assert sample["disparity_next"][0, 1, 0] == 22
+    assert sample["flow"].shape == (2, *SIZE)
+    assert (sample["flow"][:, 1:] == -3).all()
+    assert not sample["flow_valid"][0, 0].any()
+    assert sample["flow_valid"][0, 1:].all()
+    assert sample["disparity_nonoccluded"].sum() == sample["disparity_valid"].sum() == 40
+    assert sample["objects"].sum() == 24
+
+
+def test_kittis_division_is_by_sequence(kitti):
+    names = {s: dd.create_dataset("kitti2015_sceneflow", root=kitti, split=s).names for s in ("fit", "val")}
+    assert names == {"fit": ["000000_10", "000159_10"], "val": ["000160_10"]}
+
+
+def test_a_frame_without_its_next_is_named(kitti):
+    with pytest.raises(dd.UserError, match=r"left image at t1, .*000000_12\.png is missing"):
+        dd.create_dataset("kitti2015_multiview", root=kitti, split="fit")
+
+
+@pytest.fixture
+def whole(kitti):
+    """The extension with all frames from 9 to 20."""
+    for sequence in (0, 159, 160):
+        for number in range(12, 19):
+            for view in ("image_2", "image_3"):
+                picture(kitti / "training" / view / f"{sequence:06d}_{number:02d}.png", number)
+        for number in (11, *range(12, 19)):
+            truth(kitti / "proxy", f"{sequence:06d}_{number:02d}", 5, 6, 7, ("disp_0", "disp_1", "flow"))
+    return kitti
+
+
+def test_the_multi_view_extension_has_every_start_frame(whole):
+    data = dd.create_dataset("kitti2015_multiview", root=whole, split="fit", limit=3)
+    assert "disparity" not in data[0]
+    assert len(data) == 3
+    assert len(dd.create_dataset("kitti2015_multiview", root=whole)) == 3 * 11
+
+
+def test_proxies_stand_for_the_truth_and_mixed_prefers_the_truth(whole):
+    proxies = dd.create_dataset("kitti2015_multiview", root=whole, split="fit", proxy="proxy")
+    assert len(proxies) == 2 * 11
+    assert all((proxies[i]["disparity"][0, 1:] == 5).all() for i in (0, 1, 5))
+    mixed = dd.create_dataset("kitti2015_multiview", root=whole, split="fit", labels="mixed", proxy="proxy")
+    values = {name: float(mixed[i]["disparity"][0, 1, 0]) for i, name in enumerate(mixed.names)}
+    assert len(values) == 22
+    assert {name for name, value in values.items() if value == 20} == {"000000_10", "000159_10"}
+    annotated = dd.create_dataset("kitti2015_multiview", root=whole, split="fit", labels="gt")
+    assert annotated.names == ["000000_10", "000159_10"]
+    with pytest.raises(dd.UserError, match="need the folder `proxy`"):
+        dd.create_dataset("kitti2015_multiview", root=whole, labels="proxy")
+    with pytest.raises(dd.UserError, match=r"there is no folder .* of proxy labels"):
+        dd.create_dataset("kitti2015_multiview", root=whole, proxy="nowhere")
+
+
+def things_full(root, sign=1):
+    inside = Path("TRAIN/A/0000")
+    for number in (6, 7):
+        for view in ("left", "right"):
+            picture(root / "frames_cleanpass" / inside / view / f"{number:04d}.png", number)
+    pfm(root / "disparity" / inside / "left" / "0006.pfm", 12.0 * sign)
+    pfm(root / "disparity_change" / inside / "into_future" / "left" / "0006.pfm", -2.0 * sign)
+    pfm(root / "optical_flow" / inside / "into_future" / "left" / "OpticalFlowIntoFuture_0006_L.pfm", 3.0, 3)
+
+
+def test_flyingthings3d_full_layout_adds_the_change(tmp_path):
+    things_full(tmp_path)
+    data = dd.create_dataset("flyingthings3d", root=tmp_path)
+    assert data.names == ["TRAIN/A/0000/0006"]
+    sample = data[0]
+    assert (sample["disparity"] == 12).all()
+    assert (sample["disparity_next"] == 10).all()
+    assert (sample["flow"] == 3).all()
+    assert sample["flow"].shape == (2, *SIZE)
+
+
+def test_flyingthings3d_subset_layout_is_negated_and_clips_do_not_run_into_each_other(tmp_path):
+    base = tmp_path / "train"
+    for number in (8, 9, 10, 118, 119, 120):
+        for view in ("left", "right"):
+            picture(base / "image_clean" / view / f"{number:07d}.png", number)
+        pfm(base / "disparity" / "left" / f"{number:07d}.pfm", -12.0)
+        pfm(base / "disparity_change" / "left" / "into_future" / f"{number:07d}.pfm", 2.0)
+        flow = base / "flow" / "left" / "into_future" / f"{number:07d}.flo"
+        flow.parent.mkdir(parents=True, exist_ok=True)
+        formats.write_flo(flow, np.full((*SIZE, 2), 4, np.float32))
+    data = dd.create_dataset("flyingthings3d", root=tmp_path)
+    assert data.names == ["0000008", "0000118"], "9 and 119 are their clips' last"
+    sample = data[0]
+    assert (sample["disparity"] == 12).all()
+    assert (sample["disparity_next"] == 10).all()
+    assert (sample["left_next"] == 9).all()
+    assert (sample["flow"] == 4).all()
+
+
+def test_flyingthings3d_of_both_signs_is_refused(tmp_path):
+    things_full(tmp_path)
+    mixed = np.where(np.arange(48).reshape(SIZE) % 2, 5, -5).astype(np.float32)
+    formats.write_pfm(tmp_path / "disparity/TRAIN/A/0000/left/0006.pfm", mixed)
+    with pytest.raises(dd.UserError, match="disparities of both signs"):
+        dd.create_dataset("flyingthings3d", root=tmp_path)
+
+
+def test_sintel_reads_flow_and_what_is_invalid(tmp_path):
+    base = tmp_path / "training"
+    for number in (1, 2):
+        picture(base / "clean" / "alley_1" / f"frame_{number:04d}.png", number)
+    (base / "flow" / "alley_1").mkdir(parents=True)
+    formats.write_flo(base / "flow" / "alley_1" / "frame_0001.flo", np.full((*SIZE, 2), 2, np.float32))
+    (base / "invalid" / "alley_1").mkdir(parents=True)
+    invalid = np.zeros(SIZE, np.uint8)
+    invalid[0, 0] = 255
+    formats.write_image(base / "invalid" / "alley_1" / "frame_0001.png", invalid)
+    data = dd.create_dataset("sintel", root=tmp_path)
+    assert data.names == ["alley_1/frame_0001"]
+    sample = data[0]
+    assert "right" not in sample
+    assert not sample["flow_valid"][0, 0, 0]
+    assert sample["flow_valid"].sum() == 47
+
+
+def test_a_truth_of_another_size_is_named(kitti):
+    formats.write_disparity_png(kitti / "training/disp_occ_1/000000_10.png", np.ones((4, 4), np.float32))
+    with pytest.raises(dd.UserError, match=r"disp_occ_1/000000_10\.png is 4x4 px, its image 8x6"):
+        dd.create_dataset("kitti2015_sceneflow", root=kitti)[0]
+
+
+def test_data_check_knows_these_data_sets(kitti):
+    from densedistill.data.check import check_dataset
+
+    (kitti / "training" / "flow_occ" / "000160_10.png").unlink()
+    surveys = {survey.split: survey for survey in check_dataset("kitti2015_sceneflow", kitti)}
+    assert surveys["train"].roles["flow"].found == 2
+    assert len(surveys["train"].roles["flow"].missing) == 1
+    assert not surveys["train"].usable
+
+
+REAL = Path(os.environ.get("DENSEDISTILL_DATA", "")) / "flow" / "sintel"
+
+
+def test_dis_finds_the_flow_of_a_real_frame_of_sintel():
+    from densedistill.distillation.teachers import create_teacher
+
+    if "DENSEDISTILL_DATA" not in os.environ or not REAL.is_dir():
+        return  # tests/data/test_real_data.py says what was not tried
+    sample = dd.create_dataset("sintel", root=REAL)[0]
+    flow = create_teacher("dis")({key: sample[key][None] for key in ("left", "left_next")})["flow"]
+    valid = (sample["flow_valid"] & sample.get("flow_nonoccluded", sample["flow_valid"]))[None]
+    assert float(dd.metrics.flow_epe(flow, sample["flow"][None], valid)) < 1.0

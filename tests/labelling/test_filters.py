@@ -1,0 +1,183 @@
+"""What each filter believes."""
+
+import inspect
+
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.distillation.teachers import Teacher, create_teacher
+from densedistill.labelling.answer import Labeller
+from densedistill.labelling.filters import FILTERS, Evidence, parse_filter
+from densedistill.tasks import get_task
+
+WIDTH = 24
+
+
+class Truthful(Teacher):
+    """Answers with given maps, from whichever side it is asked."""
+
+    def __init__(self, **maps):
+        super().__init__()
+        self.maps, self.asked = maps, 0
+
+    def forward(self, batch):
+        self.asked += 1
+        return {key: value() if callable(value) else value for key, value in self.maps.items()}
+
+
+def evidence(task="stereo", images=("left", "right"), **maps):
+    batch = {key: torch.randint(0, 255, (1, 3, 8, WIDTH), dtype=torch.uint8) for key in images}
+    teacher = Truthful(**maps)
+    return Evidence(batch, teacher(batch), teacher, get_task(task))
+
+
+def shifted(disparity=3):
+    """A pair whose match lies `disparity` px to the left everywhere."""
+    texture = torch.randint(0, 255, (1, 3, 8, WIDTH + disparity), dtype=torch.uint8)
+    return {"left": texture[..., :WIDTH], "right": texture[..., disparity:]}
+
+
+def test_left_right_believes_what_both_views_say():
+    flat = torch.full((1, 1, 8, WIDTH), 3.0)
+    error = FILTERS["left_right"](evidence(disparity=flat))["disparity"]
+    assert (error[..., 3:] == 0).all()
+    assert (error[..., :3] > 1).all(), "the match lies outside of the right view"
+    answers = iter([flat, flat + 2])
+    other = FILTERS["left_right"](evidence(disparity=lambda: next(answers)), threshold=1.0)["disparity"]
+    assert (other[..., 3:] == 2).all()
+
+
+def test_forward_backward_believes_a_flow_that_comes_back():
+    flow = torch.zeros(1, 2, 8, WIDTH)
+    flow[:, 0] = 2
+    answers = iter([flow, -flow])
+    images = ("left", "right", "left_next", "right_next")
+    kept = FILTERS["forward_backward"](
+        evidence("sceneflow", images, flow=lambda: next(answers), disparity_next=flow[:, :1])
+    )
+    assert kept.keys() == {"flow", "disparity_next"}
+    assert (kept["flow"][..., :-2] < 1e-6).all()
+    assert (kept["flow"][..., -2:] > 1).all()
+    answers = iter([flow, flow])
+    doubtful = FILTERS["forward_backward"](evidence("sceneflow", images, flow=lambda: next(answers)))
+    assert (doubtful["flow"] > 1).all()
+
+
+def test_agreement_asks_again_upside_down_and_at_another_scale():
+    flat = torch.full((1, 1, 8, WIDTH), 4.0)
+    same = evidence(disparity=flat)
+    assert (FILTERS["agreement"](same, over=["upside_down"])["disparity"] == 0).all()
+    assert same.teacher.asked == 2
+    answers = iter([flat, flat + 1.5])
+    apart = FILTERS["agreement"](evidence(disparity=lambda: next(answers)), threshold=1.0)["disparity"]
+    assert torch.allclose(apart, torch.tensor(1.5))
+    # At half the size the same disparity is half as many px.
+    answers = iter([flat, torch.full((1, 1, 4, WIDTH // 2), 2.0)])
+    halved = FILTERS["agreement"](evidence(disparity=lambda: next(answers)), over=[0.5])["disparity"]
+    assert (halved == 0).all()
+
+
+def test_agreement_of_an_ensemble_is_its_spread():
+    near = evidence(disparity=torch.ones(1, 1, 8, WIDTH), disparity_spread=torch.full((1, 1, 8, WIDTH), 0.5))
+    error = FILTERS["agreement"](near, threshold=1.0)["disparity"]
+    assert (error == 0.5).all()
+    assert near.teacher.asked == 1
+
+
+def test_photometric_believes_what_looks_alike():
+    pair, right_answer = shifted(), torch.full((1, 1, 8, WIDTH), 3.0)
+    teacher = Truthful(disparity=right_answer)
+    good = FILTERS["photometric"](Evidence(pair, teacher(pair), teacher, get_task("stereo")))["disparity"]
+    # Left pixel x is right pixel x - 3 only where the pair was cut so.
+    moved = {"left": pair["right"], "right": pair["left"]}
+    wrong = FILTERS["photometric"](Evidence(moved, teacher(moved), teacher, get_task("stereo")))["disparity"]
+    inner = slice(5, WIDTH - 5)
+    assert min(good[..., inner].mean(), wrong[..., inner].mean()) < 0.1
+    assert max(good[..., inner].mean(), wrong[..., inner].mean()) > 1
+
+
+def test_texture_doubts_a_blank_wall():
+    blank = evidence(disparity=torch.ones(1, 1, 8, WIDTH))
+    blank.batch["left"][:] = 100
+    assert (FILTERS["texture"](blank)["disparity"] > 1).all()
+    busy = evidence(disparity=torch.ones(1, 1, 8, WIDTH))
+    assert (FILTERS["texture"](busy)["disparity"] < 1).all()
+
+
+def test_range_keeps_what_lies_between():
+    values = torch.arange(WIDTH).float().expand(1, 1, 8, WIDTH)
+    error = FILTERS["range"](evidence(disparity=values), low=2, high=10)["disparity"]
+    assert (error <= 1)[0, 0, 0].tolist() == [2 < x < 10 for x in range(WIDTH)]
+
+
+def test_confidence_reads_the_teachers_own():
+    logits = torch.zeros(1, 2, 8, WIDTH)
+    logits[:, 0, :, :10] = 5
+    error = FILTERS["confidence"](evidence("segmentation", ("image",), logits=logits), threshold=0.9)[
+        "logits"
+    ]
+    assert (error <= 1)[0, 0, 0].tolist() == [x < 10 for x in range(WIDTH)]
+
+
+def test_filters_compose_by_the_strictest_and_confidence_falls_with_the_error():
+    values = torch.arange(WIDTH).float().expand(1, 1, 8, WIDTH).clone()
+    teacher = Truthful(disparity=values)
+    frame = {k: v[0] for k, v in shifted().items()} | {"meta": {"name": "x", "size": (8, WIDTH)}}
+    filters = [("range", {"low": 2}), ("range", {"high": 10})]
+    label = Labeller(teacher, get_task("stereo"), filters)(frame, "x")
+    valid, kind = label.arrays["disparity_valid"]
+    assert kind == "mask"
+    assert valid[0, 0].tolist() == [2 < x < 10 for x in range(WIDTH)]
+    confidence = label.arrays["disparity_confidence"][0]
+    assert (confidence[0][valid[0]] == 1).all()
+    assert (confidence[0][~valid[0]] == 0).all()
+
+
+@pytest.mark.parametrize("name", list(FILTERS))
+def test_every_filter_is_described_and_refuses_what_it_cannot_judge(name):
+    assert inspect.getdoc(FILTERS[name])
+    if name in ("left_right", "forward_backward", "photometric"):
+        depth = evidence("depth", ("image",), depth=torch.ones(1, 1, 8, WIDTH))
+        with pytest.raises(dd.UserError, match=rf"'{name}' needs"):
+            FILTERS[name](depth)
+
+
+def test_a_filter_is_written_in_one_word_and_a_misspelt_one_is_told():
+    assert parse_filter("left_right") == ("left_right", {})
+    assert parse_filter("agreement:over=upside_down+0.75,threshold=2") == (
+        "agreement",
+        {"over": ["upside_down", 0.75], "threshold": 2.0},
+    )
+    with pytest.raises(dd.UserError, match="did you mean 'texture'"):
+        parse_filter("textur")
+    with pytest.raises(dd.UserError, match="did you mean 'threshold'"):
+        parse_filter("texture:treshold=1")
+    with pytest.raises(dd.UserError, match=r"needs 'right_next'|needs 'left_next'|frames of two times"):
+        FILTERS["forward_backward"](
+            evidence("sceneflow", ("left", "right"), flow=torch.zeros(1, 2, 8, WIDTH))
+        )
+
+
+def test_an_ensemble_gives_its_median_weighted_mean_and_spread():
+    members = [{"name": f"test_filters:{name}"} for name in ("low", "middle", "high")]
+    batch = {"left": torch.zeros(1, 3, 4, 4), "right": torch.zeros(1, 3, 4, 4)}
+    median = create_teacher("ensemble", members=members, reduce="median")(batch)
+    assert (median["disparity"] == 2).all()
+    assert torch.allclose(median["disparity_spread"], torch.tensor((1 + 0 + 8) / 3))
+    weighted = create_teacher("ensemble", members=members, reduce="confidence")(batch)
+    expected = (1 * 0.5 + 2 * 1.0 + 10 * 0.1) / 1.6
+    assert torch.allclose(weighted["disparity"], torch.tensor(expected))
+    with pytest.raises(dd.UserError, match="reduce is"):
+        create_teacher("ensemble", members=members, reduce="vote")
+
+
+def _constant(value, sure):
+    maps = {
+        "disparity": torch.full((1, 1, 4, 4), value),
+        "disparity_confidence": torch.full((1, 1, 4, 4), sure),
+    }
+    return lambda: Truthful(**maps)
+
+
+low, middle, high = _constant(1.0, 0.5), _constant(2.0, 1.0), _constant(10.0, 0.1)

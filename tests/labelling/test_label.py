@@ -1,0 +1,300 @@
+"""Labelling: resumable, exact, and one line for whatever goes wrong."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.data import formats
+from densedistill.data.store import Store
+from densedistill.labelling import Settings, engine, label
+from densedistill.labelling.estimate import estimate
+from densedistill.labelling.frames import open_frames
+from densedistill.tasks import get_task
+
+GREY = "toy_teachers:Grey"
+
+
+def settings(pairs, out, **changes):
+    fields = {"teacher": {"name": GREY}, "frames": {"frames": str(pairs)}, "out": str(out), "shard_size": 2}
+    return Settings(**{**fields, **changes})
+
+
+def content(folder):
+    """Every file of a labelling and its bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def labelled(pairs, tmp_path_factory):
+    """A labelling that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "labels"
+    done = label(settings(pairs, out, filters=[("texture", {"threshold": 1.0})]))
+    return out, done
+
+
+def test_answers_counts_and_settings_are_stored(labelled, scenes):
+    out, done = labelled
+    assert (done.found, done.made, done.mended, done.frames) == (0, 3, 0, 5)
+    store = Store(out)
+    found = store.read("000002")
+    expected = scenes[2]["left"][:1].float() / 255 * 20
+    assert torch.allclose(found["disparity"], expected, atol=1e-3)
+    assert found["disparity_valid"].dtype == torch.bool
+    assert 0 <= found["disparity_confidence"].min() <= found["disparity_confidence"].max() <= 1
+    manifest = store.manifest
+    assert manifest["complete"]
+    assert manifest["teacher"]["name"] == "grey"
+    counts = manifest["counts"]["outputs"]["disparity"]
+    kept = sum(int(store.read(name)["disparity_valid"].sum()) for name in store.names)
+    assert counts["pixels"] == 5 * 64 * 96
+    assert counts["kept"] == counts["filters"]["texture"] == kept < counts["vouched"]
+
+
+def test_a_second_run_makes_nothing_and_changes_nothing(labelled, pairs):
+    out, _ = labelled
+    before = content(out)
+    done = label(settings(pairs, out, filters=[("texture", {"threshold": 1.0})]))
+    assert (done.found, done.made) == (3, 0)
+    assert content(out) == before
+
+
+def test_interrupted_anywhere_it_goes_on_and_ends_with_the_same_bytes(labelled, pairs, tmp_path, monkeypatch):
+    out, chosen = tmp_path / "labels", [("texture", {"threshold": 1.0})]
+    make, calls = engine.Job.make, []
+
+    def stops(job, number):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(number)
+        return make(job, number)
+
+    monkeypatch.setattr(engine.Job, "make", stops)
+    with pytest.raises(KeyboardInterrupt):
+        label(settings(pairs, out, filters=chosen))
+    with pytest.raises(dd.UserError, match="not complete"):
+        Store(out)
+    monkeypatch.setattr(engine.Job, "make", make)
+    # A shard without its receipt is what a kill between the two leaves.
+    (out / "shards" / "000001.zip").write_bytes(b"half")
+    done = label(settings(pairs, out, filters=chosen))
+    assert (done.found, done.made) == (1, 2)
+    assert content(out) == content(labelled[0])
+
+
+def test_a_damaged_shard_is_found_by_its_checksum_and_redone(labelled, pairs, tmp_path):
+    out, chosen = tmp_path / "labels", [("texture", {"threshold": 1.0})]
+    label(settings(pairs, out, filters=chosen))
+    shard = out / "shards" / "000001.zip"
+    data = bytearray(shard.read_bytes())
+    data[50] ^= 1
+    shard.write_bytes(data)
+    done = label(settings(pairs, out, filters=chosen))
+    assert (done.found, done.mended, done.made) == (2, 1, 1)
+    assert content(out) == content(labelled[0])
+
+
+def test_other_settings_are_refused_on_the_same_folder(labelled, pairs):
+    with pytest.raises(dd.UserError, match="labelled with another filters"):
+        label(settings(pairs, labelled[0]))
+    with pytest.raises(dd.UserError, match="labelled with another teacher"):
+        label(
+            settings(
+                pairs,
+                labelled[0],
+                teacher={"name": GREY, "after": 3},
+                filters=[("texture", {"threshold": 1.0})],
+            )
+        )
+
+
+def test_a_second_labeller_on_one_folder_is_refused(pairs, tmp_path):
+    with (
+        engine.locked(tmp_path / "labels"),
+        pytest.raises(dd.UserError, match=rf"another labeller \(process {os.getpid()}\) is at work"),
+    ):
+        label(settings(pairs, tmp_path / "labels"))
+    label(settings(pairs, tmp_path / "labels"))  # and let in once the first is gone
+
+
+@pytest.mark.parametrize(
+    ("flaw", "says"),
+    [
+        ("nan", "gives no number at 6144 of 6144 pixels of 'disparity' of frame '000000'"),
+        ("size", "gives 'disparity' of 88x64 px for frame '000000' of 96x64 px"),
+        ("other", "gives depth of frame '000000', task 'stereo' wants disparity"),
+    ],
+)
+def test_a_teacher_that_answers_nonsense_is_named_with_the_frame(flaw, says, pairs, tmp_path):
+    with pytest.raises(dd.UserError, match=says) as caught:
+        label(settings(pairs, tmp_path / "labels", teacher={"name": GREY, "flaw": flaw}))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "labels" / "shards").exists()
+
+
+def test_a_full_disk_leaves_no_half_shard(pairs, tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    out = tmp_path / "labels"
+    label(settings(pairs, out, shard_size=5))
+    os.remove(out / "shards" / "000000.json")
+    before = content(out)
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda p, d: full(p, d) if p.suffix == ".zip" else write(p, d))
+    with pytest.raises(dd.UserError, match=r"cannot write .*000000\.zip: No space left on device"):
+        label(settings(pairs, out, shard_size=5))
+    assert content(out).keys() == before.keys()
+
+
+def test_frames_out_of_order_or_missing_are_named(pairs, tmp_path):
+    task = get_task("sceneflow")
+    folder = tmp_path / "gap"
+    for view in ("left", "right"):
+        (folder / view).mkdir(parents=True)
+        for number in (0, 1, 3):
+            (folder / view / f"{number:06d}.png").write_bytes(
+                (pairs / view / f"{number:06d}.png").read_bytes()
+            )
+    with pytest.raises(
+        dd.UserError, match=r"frame 000002 is missing in .*left: 000003\.png follows 000001\.png"
+    ):
+        open_frames({"frames": folder}, task)
+    rows = tmp_path / "rows.txt"
+    names = [f"{pairs}/{view}/{number:06d}.png" for number in (2, 1) for view in ("left", "right")]
+    rows.write_text(" ".join(names))
+    with pytest.raises(dd.UserError, match=r"out of order: 000001\.png is given as what follows 000002\.png"):
+        open_frames({"frames": rows}, task)
+    (folder / "right" / "000003.png").unlink()
+    with pytest.raises(dd.UserError, match="has no counterpart"):
+        open_frames({"frames": folder}, get_task("stereo"))
+
+
+def test_files_are_in_kittis_formats_and_come_back(pairs, scenes, tmp_path):
+    out = tmp_path / "labels"
+    frames = {"data": "world", "length": 3, "size": [64, 96], "max_disparity": 24}
+    teacher = {"name": "parts", "stereo": {"name": "sgbm", "max_disparity": 32}, "flow": "dis"}
+    done = label(
+        Settings(
+            teacher=teacher, frames=frames, out=str(out), write="files", filters=[("forward_backward", {})]
+        )
+    )
+    counts = done.manifest["counts"]["outputs"]
+    assert set(counts) == {"disparity", "disparity_next", "flow"}
+    flow, valid = formats.read_flow_png(out / "flow" / "000000.png")
+    truth, known = scenes[0]["flow"].numpy(), scenes[0]["flow_valid"][0].numpy()
+    error = np.linalg.norm(flow.transpose(2, 0, 1) - truth, axis=0)[valid & known]
+    assert np.median(error) < 1
+    disparity = formats.read_disparity_png(out / "disp_0" / "000000.png")
+    error = np.abs(disparity - scenes[0]["disparity"][0].numpy())[disparity > 0]
+    assert np.median(error) < 1
+    assert (out / "disp_1" / "000002.png").is_file()
+    (out / "flow" / "000001.png").write_bytes(b"damaged")
+    again = label(
+        Settings(
+            teacher=teacher, frames=frames, out=str(out), write="files", filters=[("forward_backward", {})]
+        )
+    )
+    assert (again.mended, again.made) == (1, 1)
+    assert formats.read_flow_png(out / "flow" / "000001.png")[1].any()
+
+
+def test_a_video_and_a_store_with_images_are_frames_too(pairs, tmp_path):
+    video = str(tmp_path / "clip.avi")
+    writer = cv2.VideoWriter(video, cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for i in range(3):
+        writer.write(np.full((64, 96, 3), 60 * i + 20, np.uint8))
+    writer.release()
+    frames = open_frames({"frames": video}, get_task("depth"))
+    assert list(frames.names) == [f"clip_{i:06d}" for i in range(3)]
+    assert [round(float(frames[i]["image"].float().mean()) / 60) for i in (2, 0, 1)] == [2, 0, 1]
+    out = tmp_path / "labels"
+    label(settings(pairs, out, images=True))
+    again = open_frames({"frames": out}, get_task("stereo"))
+    files = open_frames({"frames": pairs}, get_task("stereo"))
+    assert torch.equal(again[3]["right"], files[3]["right"])
+    assert again.names == files.names
+
+
+def test_the_estimate_is_of_measured_frames_and_leaves_nothing(pairs, tmp_path):
+    found = estimate(settings(pairs, tmp_path / "labels"), frames=1000, workers=4, sample=2)
+    assert found.sample == 2
+    assert found.seconds_per_frame > 0
+    assert found.hours == pytest.approx(found.seconds_per_frame * 1000 / 4 / 3600)
+    out = tmp_path / "labels"
+    label(settings(pairs, out, shard_size=1))
+    size = json.loads((out / "manifest.json").read_text())["bytes"] / 5
+    assert found.bytes_per_frame == pytest.approx(size, rel=0.5)
+    assert "1000 frames on 4 workers" in str(found)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"write": "tar"}, {"shard_size": 0}, {"write": "files", "taps": ["volume"]}]
+)
+def test_settings_that_mean_nothing_are_refused(wrong, pairs, tmp_path):
+    with pytest.raises(dd.UserError):
+        label(settings(pairs, tmp_path / "labels", **wrong))
+
+
+def test_the_verb_labels_sums_up_and_writes_a_page(pairs, tmp_path):
+    from densedistill.verbs import label as verb
+
+    out = tmp_path / "labels"
+    done = verb(settings(pairs, out, filters=[("texture", {"threshold": 1.0})]))
+    page = (out / "summary.html").read_text()
+    assert done.made == 3
+    assert page.count("<figure>") == 5 * 3
+    share = done.manifest["counts"]["outputs"]["disparity"]["kept"] / (5 * 64 * 96)
+    assert f"{100 * share:.1f} %" in page
+    assert "http" not in page.split("</style>")[1].split("<script")[0]
+
+
+@pytest.mark.full
+def test_killed_for_good_in_the_middle_and_started_again_gives_the_same_bytes(pairs, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "labels"
+    label(settings(pairs, whole, shard_size=1))
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1] / 'src'}"}
+    command = [sys.executable, "-m", "densedistill", "label", GREY, "--frames", str(pairs), "--out", str(out)]
+    command += ["--shard-size", "1", "--device", "cpu"]
+    process = subprocess.Popen(command, env=environment)
+    for _ in range(6000):
+        if len(list(out.glob("shards/*.json"))) >= 2 or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert subprocess.run(command, env=environment).returncode == 0
+    assert {k: v for k, v in content(out).items() if k != "summary.html"} == content(whole)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("cluster", [None, "local"])
+def test_of_two_workers_one_dies_and_nothing_is_lost_or_doubled(cluster, pairs, tmp_path, monkeypatch):
+    if cluster:
+        pytest.importorskip("ray", reason="the extra [cluster] is not installed")
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parents[1] / 'src'}")
+    marker, whole, out = tmp_path / "died", tmp_path / "whole", tmp_path / "labels"
+    teacher = {"name": GREY, "flaw": "dies", "marker": str(marker), "after": 1}
+    done = label(settings(pairs, out, teacher=teacher, shard_size=1), processes=2, cluster=cluster)
+    assert marker.exists(), "a worker died on the way"
+    label(settings(pairs, whole, shard_size=1))
+    assert done.made == 5
+    assert sorted(Store(out).names) == [f"{i:06d}" for i in range(5)]
+    shards = {k: v for k, v in content(out).items() if k.startswith("shards")}
+    assert shards == {k: v for k, v in content(whole).items() if k.startswith("shards")}

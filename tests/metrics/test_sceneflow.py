@@ -1,0 +1,129 @@
+"""Scene-flow figures against what the KITTI development kit printed, and their edges."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import densedistill as dd
+from densedistill.metrics.sceneflow import SceneFlowOutliers, fill_unknown, flow_epe, outliers
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+PRINTED = json.loads((GOLDEN / "kitti_sceneflow_metrics.json").read_text())
+RAW = dict(np.load(GOLDEN / "kitti_sceneflow_metrics.npz"))
+COLUMNS = ("bg", "bg_estimated", "fg", "fg_estimated", "all", "all_estimated", "density")
+
+
+def disparity(raw):
+    values = torch.from_numpy(raw.astype(np.float32)) / 256
+    return values[None], torch.from_numpy(raw > 0)[None]
+
+
+def flow(raw):
+    raw = torch.from_numpy(raw.astype(np.int32)).permute(2, 0, 1)
+    valid = raw[2:] > 0
+    return torch.where(valid, (raw[:2].float() - 2**15) / 64, 0.0), valid
+
+
+def image(number, mask):
+    prediction, target = {}, {}
+    for key, name, decode in (
+        ("disparity", "disp_0", disparity),
+        ("disparity_next", "disp_1", disparity),
+        ("flow", "flow", flow),
+    ):
+        prediction[key], prediction[f"{key}_valid"] = decode(RAW[f"pred_{name}"][number])
+        target[key], target[f"{key}_valid"] = decode(RAW[f"gt_{name}_{mask}"][number])
+    return prediction, target, torch.from_numpy(RAW["obj_map"][number].astype(np.int32))
+
+
+def figures(numbers, mask):
+    metric = SceneFlowOutliers()
+    for number in numbers:
+        metric.update(*image(number, mask))
+    found = metric.compute()
+    return {
+        part: [round(float(found[f"{part}_{c}"]), 6) for c in COLUMNS] for part in ("D1", "D2", "Fl", "SF")
+    }
+
+
+@pytest.mark.parametrize("mask", ["noc", "occ"])
+@pytest.mark.parametrize(
+    ("printed", "numbers"), [("full_000000_000199", range(200)), ("partial_000160_000199", range(160, 200))]
+)
+def test_figures_equal_the_devkit_to_the_printed_digits(printed, numbers, mask):
+    found = figures(numbers, mask)
+    for part, values in found.items():
+        assert values == PRINTED[printed][f"{part}_{mask}"], part
+
+
+@pytest.mark.parametrize("mask", ["noc", "occ"])
+def test_each_image_equals_the_devkit(mask):
+    for number in range(20):
+        for part, values in figures([number], mask).items():
+            expected = PRINTED["per_image_000000_000019"][f"{part}_{mask}"][number]
+            assert values == pytest.approx(expected, abs=1.1e-6), (number, part)
+
+
+def test_an_error_of_exactly_three_pixels_or_five_percent_is_none():
+    target = torch.tensor([[[10.0, 100.0, 10.0, 100.0]]])
+    prediction = torch.tensor([[[13.0, 105.0, 13.1, 105.1]]])
+    assert outliers(prediction, target).tolist() == [[False, False, True, True]]
+
+
+def test_without_true_motion_three_pixels_alone_count():
+    assert outliers(torch.full((2, 1, 1), 2.5), torch.zeros(2, 1, 1)).item()
+    assert not outliers(torch.full((2, 1, 1), 2.0), torch.zeros(2, 1, 1)).item()
+
+
+def test_a_prediction_that_is_no_number_is_wrong():
+    assert outliers(torch.full((1, 1, 1), torch.nan), torch.ones(1, 1, 1)).item()
+
+
+def test_a_gap_gets_the_smaller_end_and_borders_go_on():
+    values = torch.tensor([[[0.0, 0, 0, 0], [0, 5, 0, 3], [0, 0, 0, 0], [0, 0, 7, 0], [0, 0, 0, 0]]])
+    known = values[0] > 0
+    filled = fill_unknown(values, known)[0]
+    assert filled.tolist() == [[5, 5, 3, 3], [5, 5, 3, 3], [-1] * 4, [7] * 4, [7] * 4]
+    assert (fill_unknown(values, torch.zeros_like(known)) == -1).all()
+    assert (fill_unknown(torch.ones(2, 3, 3), torch.zeros(3, 3, dtype=torch.bool)) == 0).all()
+
+
+def test_counts_add_up_over_processes():
+    parts, whole = [SceneFlowOutliers(), SceneFlowOutliers()], SceneFlowOutliers()
+    for number in range(10):
+        parts[number % 2].update(*image(number, "occ"))
+        whole.update(*image(number, "occ"))
+    parts[0].counts += parts[1].counts
+    assert parts[0].compute() == whole.compute()
+
+
+def test_a_part_without_ground_truth_is_left_out():
+    metric = SceneFlowOutliers()
+    prediction, target, objects = image(0, "occ")
+    metric.update(prediction, {k: v for k, v in target.items() if k.startswith("flow")}, objects)
+    assert metric.compute()["Fl_all"] > 0
+    assert not metric.counts[[0, 1, 3]].any()
+
+
+def test_what_is_missing_or_of_another_size_is_named():
+    prediction, target, objects = image(0, "occ")
+    with pytest.raises(dd.UserError, match="prediction has no 'flow'"):
+        SceneFlowOutliers().update({k: v for k, v in prediction.items() if k != "flow"}, target, objects)
+    with pytest.raises(dd.UserError, match=r"\(1, 16, 20\)"):
+        SceneFlowOutliers().update(
+            {**prediction, "disparity": prediction["disparity"][..., :20]}, target, objects
+        )
+
+
+def test_flow_epe_is_the_mean_length_of_the_error():
+    target = torch.zeros(2, 2, 1, 2)
+    prediction = target.clone()
+    prediction[0, :, 0, 0] = torch.tensor([3.0, 4.0])
+    valid = torch.tensor([[[[True, False]]], [[[True, True]]]])
+    assert float(flow_epe(prediction, target, valid)) == pytest.approx(5 / 3)
+    assert float(flow_epe(prediction, target, valid, per_image=True)) == pytest.approx(2.5)
+    with pytest.raises(dd.UserError, match="2, H, W"):
+        flow_epe(prediction[:, :1], target[:, :1])
