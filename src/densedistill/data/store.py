@@ -106,6 +106,7 @@ def decode(data: bytes, how: Mapping[str, Any]) -> NDArray[Any]:
         )
     if kind == "image":
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert picture is not None  # its checksum was right
         return np.ascontiguousarray(picture.transpose(2, 0, 1))
     return np.frombuffer(zlib.decompress(data), how["dtype"]).reshape(shape).copy()
 
@@ -140,14 +141,13 @@ def write_shard(
                     data, entries[key] = encode(values, kind)
                 except UserError as error:
                     raise UserError(f"frame '{name}', {key}: {error}") from None
-                archive.writestr(
-                    zipfile.ZipInfo(_member(place, key)), data
-                )  # a ZipInfo has no time of its own
+                # A ZipInfo has no time of its own.
+                archive.writestr(zipfile.ZipInfo(_member(place, key)), data)
             index[name] = entries
         archive.writestr(zipfile.ZipInfo(_INDEX), json.dumps(index, sort_keys=True))
-    data = buffer.getbuffer()
-    write_bytes(shard_path(root, number), data)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "frames": list(index)}
+    shard = buffer.getvalue()
+    write_bytes(shard_path(root, number), shard)
+    return {"bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest(), "frames": list(index)}
 
 
 def _member(place: int, key: str) -> str:

@@ -68,7 +68,7 @@ def resolve(
     if not file.is_file():
         export(made, file, size, batch=batch)
     predict, source = _open(file, runtime, precision, device)
-    predict.name, predict.counted = getattr(made, "name", type(made).__name__), made
+    predict.name, predict.counted = getattr(made, "name", type(made).__name__), made  # type: ignore[attr-defined]
     return predict, source
 
 

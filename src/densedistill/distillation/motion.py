@@ -59,7 +59,7 @@ class DIS(FlowTeacher):
     def flow(self, image: Tensor, following: Tensor) -> Tensor:
         # One a call: OpenCV's keeps buffers.
         found = [
-            cv2.DISOpticalFlow.create(self._preset).calc(one, other, None)
+            cv2.DISOpticalFlow.create(self._preset).calc(one, other, None)  # type: ignore[call-overload]
             for one, other in zip(_grey(image), _grey(following), strict=True)
         ]
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous().to(image.device)

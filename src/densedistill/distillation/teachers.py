@@ -148,6 +148,7 @@ class EnsembleTeacher(Teacher):
     def suit(self, augmentation: Options, names: Sequence[str] | None = None) -> Options:
         """Return `augmentation` as every member can follow it."""
         for member in self.members:
+            assert isinstance(member, Teacher)
             augmentation = member.suit(augmentation, names)
         return augmentation
 

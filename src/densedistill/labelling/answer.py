@@ -49,7 +49,8 @@ class Labeller:
             if isinstance(teacher, NetworkTeacher) and teacher.input_spec is not None:
                 # Padding before the image would shift a tap by a part of its stride.
                 spec = dataclasses.replace(teacher.input_spec, pad="bottom-right")
-                teacher.network.input_spec = teacher.input_spec = spec
+                teacher.input_spec = spec
+                setattr(teacher.network, "input_spec", spec)  # noqa: B010
             teacher.watch(self.taps)
 
     def __call__(self, sample: Sample, name: str) -> Label:

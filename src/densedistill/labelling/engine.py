@@ -84,7 +84,8 @@ class Job:
         if settings.write == "files" and (settings.taps or settings.mirrored or settings.images):
             raise UserError("taps, mirrored answers and images are stored in shards alone: --write shards")
         self.teacher: Teacher = create_teacher(**settings.teacher).to(settings.device)
-        self.task = get_task(settings.task or getattr(getattr(self.teacher, "task", None), "name", "stereo"))
+        task = settings.task or getattr(getattr(self.teacher, "task", None), "name", None)
+        self.task = get_task(task or "stereo")
         if self.task.name == "detection":
             raise UserError("labels are maps: disparity, depth, flow or classes of pixels; not boxes")
         self.frames: Frames = open_frames(settings.frames, self.task)

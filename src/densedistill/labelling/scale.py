@@ -11,7 +11,7 @@ import concurrent.futures
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -134,7 +134,11 @@ def _on_ray(
             [{"shard": number} for number in numbers], override_num_blocks=len(numbers)
         )
         made = rows.map(
-            RayWorker, fn_constructor_args=(settings,), concurrency=max(1, workers), num_cpus=1, num_gpus=gpus
+            cast(Any, RayWorker),
+            fn_constructor_args=(settings,),
+            concurrency=max(1, workers),
+            num_cpus=1,
+            num_gpus=gpus,
         )
         for row in made.iter_rows():
             yield int(row["shard"]), _result(json.loads(row["receipt"]))

@@ -74,9 +74,9 @@ def kitti_errors(prediction: Tensor, target: Tensor, valid: Tensor, objects: Ten
     estimated = ~prediction.isnan()
     error = (fill_missing(prediction) - target).abs().double()
     outlier = (error > 3) & (error / target.abs().double() > 0.05)
-    shares = []
+    shares: list[float] = []
     for region in (valid & (objects == 0), valid & (objects > 0), valid):
         for counted in (region, region & estimated):
             shares.append(((outlier & counted).sum() / counted.sum().clamp(min=1)).item())
     density = ((valid & estimated).sum() / valid.sum().clamp(min=1)).item()
-    return DisparityErrors(*shares, density)
+    return DisparityErrors._make([*shares, density])

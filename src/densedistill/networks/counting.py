@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class _Counter:
     def __init__(self) -> None:
         self.macs = self.macs_paper = 0
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def __call__(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if hasattr(module, "macs"):  # a module of ours that computes otherwise than its class says
             self.macs += module.macs(inputs)
             self.macs_paper += module.macs(inputs)
@@ -111,7 +111,7 @@ class _UnusedCounter:
     def __init__(self, layout: Layout, counter: _Counter) -> None:
         self.layout, self.counter = layout, counter
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def __call__(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         positions = output.numel() // output.shape[1]
         for key, shape in self.layout.unused.items():
             if len(shape) == 4:

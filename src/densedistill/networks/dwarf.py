@@ -61,6 +61,7 @@ class Pyramid(nn.Module):
         """Return the maps of all levels, finest first, of `images` (B, 3, H, W)."""
         maps = []
         for level in self.levels:
+            assert isinstance(level, nn.Sequential)
             for conv in level:
                 images = act(conv(images))
             maps.append(images)
@@ -195,8 +196,9 @@ class DWARF(nn.Module):
             first = level == self.coarsest
             inputs = self.volume.channels + (0 if first else channels[level - 1] + 2 * motions)
             self.estimators[str(level)] = Estimator(inputs, trunk, head, last=level == 2)
-        features = self.estimators["2"].outputs
-        self.context = nn.ModuleDict({key: Context(features, context, n) for key, n in MOTIONS.items()})
+        last = self.estimators["2"]
+        assert isinstance(last, Estimator)
+        self.context = nn.ModuleDict({key: Context(last.outputs, context, n) for key, n in MOTIONS.items()})
         self.taps = {
             "features.early": ("features.levels.0.2", "features.levels.1.2"),
             "features": (f"features.levels.{self.coarsest - 1}.2",),
@@ -211,9 +213,8 @@ class DWARF(nn.Module):
     def forward(self, left: Tensor, right: Tensor, left_next: Tensor, right_next: Tensor) -> dict[str, Any]:
         """Return `disparity` and `disparity_next` (B, 1, H, W) and `flow` (B, 2, H, W), px.
 
-        In training mode `intermediate` lists the motions of the levels at their own size, coarse to fine,
-        in px of
-        the full size, and the final ones last. Images are (B, 3, H, W) in [0, 1].
+        In training mode `intermediate` lists the motions of the levels at their own size, coarse to fine, in
+        px of the full size, and the final ones last. Images are (B, 3, H, W) in [0, 1].
         """
         images = (left, right, left_next, right_next)
         batch, size = self._check(images)
@@ -221,6 +222,7 @@ class DWARF(nn.Module):
         estimate = features = None
         levels = []
         for name, estimator in self.estimators.items():
+            assert isinstance(estimator, Estimator)
             level = int(name)
             views = [maps[level - 1][i * batch : (i + 1) * batch] for i in range(4)]
             if estimate is None or features is None:
@@ -342,7 +344,7 @@ def _rules(levels: int) -> tuple[Rule, ...]:
 def dwarf() -> DWARF:
     """DWARF as published: 19.6 M parameters, four images in multiples of 64 px."""
     network = DWARF()
-    network.published = Layout(_rules(6))
+    setattr(network, "published", Layout(_rules(6)))  # noqa: B010
     return network
 
 

@@ -119,6 +119,7 @@ class Attention(nn.Module):
     def __init__(self, levels: int):
         super().__init__()
         classes = levels // _CLASS_WIDTH
+        self.index: Tensor
         index = ((torch.arange(levels) + 1) // _CLASS_WIDTH).clamp(max=classes - 1)
         self.register_buffer("index", index, persistent=False)
         self.softmax = DisparitySoftmax()

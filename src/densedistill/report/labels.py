@@ -15,7 +15,7 @@ from ..files import write_text
 from ..labelling.files import FOLDERS
 from ..tasks import Task, get_task
 from .markup import Markup, join, tag
-from .page import _document, _header
+from .page import document, header
 from .pictures import data_uri, shrink
 
 SAMPLES, WIDTH = 6, 360
@@ -45,7 +45,7 @@ def write_summary(out: Path, manifest: Mapping[str, Any], frames: Any) -> Path:
         tag("section", tag("h2", "Samples"), [_figure(out, manifest, task, frames[i]) for i in chosen]),
     ]
     path = out / "summary.html"
-    write_text(path, _document(title, _header(title, summary, _notes(manifest)), body))
+    write_text(path, document(title, header(title, summary, _notes(manifest)), body))
     return path
 
 

@@ -60,7 +60,7 @@ class Card:
         """Return the card that `to_json` wrote; ValueError for anything else."""
         try:
             found = json.loads(text)
-            spec = {
+            spec: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in found.pop("input_spec").items()
             }

@@ -227,7 +227,8 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
     """
     if recipe.teachers:
         recipe = copy.deepcopy(recipe)
-        for user in (recipe.student, *recipe.teachers.values()):
+        users: list[Any] = [recipe.student, *recipe.teachers.values()]
+        for user in users:
             if user.weights and user.weights.startswith("stage:"):
                 user.weights = None
         try:

@@ -159,7 +159,7 @@ class FlyingThings3D(SequenceFiles):
     def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         path = frame.files["flow"]
         flow = formats.read_flo(path) if path.suffix == ".flo" else formats.read_pfm(path)[..., :2]
-        valid = np.isfinite(flow).all(-1)
+        valid = np.asarray(np.isfinite(flow).all(-1), np.bool_)
         return np.where(valid[..., None], flow, np.float32(0)), valid
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:

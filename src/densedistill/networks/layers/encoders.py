@@ -130,7 +130,9 @@ def efficientnet_features(encoder: nn.Module, image: Tensor) -> list[Tensor]:
         if i in (0, 1, 2, 4):
             features.append(x)
     x = modules["conv_head"](x)
-    return [*features, nn.BatchNorm2d.forward(modules["bn2"], x)]
+    norm = modules["bn2"]
+    assert isinstance(norm, nn.BatchNorm2d)
+    return [*features, nn.BatchNorm2d.forward(norm, x)]
 
 
 def mobilenet_rules(published: str, ours: str, last: bool = True) -> tuple[Rule, ...]:
@@ -163,7 +165,7 @@ def staged_mobilenet_rules(published: str, ours: str) -> tuple[Rule, ...]:
 
 
 def _block_rules(published: str, names: tuple[str, ...], ours: str) -> list[Rule]:
-    layers = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+    layers: tuple[str, ...] = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
     if len(names) == 4:  # the first block expands nothing
         layers = ("conv_dw", "bn1", "conv_pw", "bn2")
     return [(f"{published}.{name}", f"{ours}.{layer}") for name, layer in zip(names, layers, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class ComparedVolume(nn.Module):
 
         Columns `x < d`, which have no partner, are 0.
         """
-        left, right = self.compare[0].conv(*part_views(self.reduce(features), batch))
+        left, right = self._first.conv(*part_views(self.reduce(features), batch))
         width = left.shape[-1]
         if is_exporting():
             return self._all_columns(left, right, width)
@@ -77,8 +78,12 @@ class ComparedVolume(nn.Module):
         cost = self._compare(pairs.flatten(2, 3)).unflatten(2, (-1, self.levels)).transpose(2, 3)
         return cost * (columns >= 0).to(cost.dtype)[:, None]
 
+    @property
+    def _first(self) -> Any:
+        return self.compare[0]
+
     def _compare(self, pairs: Tensor) -> Tensor:
-        pairs = F.relu(self.compare[0].norm(pairs))
+        pairs = F.relu(self._first.norm(pairs))
         for layer in list(self.compare)[1:]:
             pairs = F.relu(layer(pairs))
         return pairs
