@@ -10,7 +10,7 @@ from densedistill.distillation.losses import LOSSES
 
 # What is compared with the truth itself has its tests beside its own formula.
 # So do modules, and losses that draw at random or weigh what is masked.
-OWN_TESTS = {"depth_gradient", "virtual_normal"}
+OWN_TESTS = {"depth_gradient", "pooled_l1", "virtual_normal"}
 NAMES = [n for n in LOSSES if not (n in OWN_TESTS or inspect.isclass(LOSSES[n]) or LOSSES[n].takes_truth)]
 MASKED = [name for name in NAMES if "mask" in inspect.signature(LOSSES[name]).parameters]
 SAME_SHAPE = [name for name in NAMES if LOSSES[name].same_shape]

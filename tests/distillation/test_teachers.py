@@ -86,7 +86,7 @@ def test_an_ensemble_of_networks_by_name():
         ({"name": "acvnet_smal"}, "no teacher 'acvnet_smal'; did you mean 'acvnet_small'"),
         ({"name": "ensembel"}, "did you mean 'ensemble'"),
         ({"name": "ensemble", "members": []}, "an ensemble needs members"),
-        ({"name": "ensemble", "members": [], "reduce": "max"}, "'mean' or 'median', got 'max'"),
+        ({"name": "ensemble", "members": [], "reduce": "max"}, "'mean', 'median' or 'confidence', got 'max'"),
         ({"name": "ensemble", "member": []}, "takes no option 'member'; did you mean 'members'"),
         ({"name": "tiny_stereo:TinyMono"}, "cannot import teacher"),
         ({"name": "dsnet_bb21_ed2_n16", "max_disparty": 64}, "did you mean 'max_disparity'"),

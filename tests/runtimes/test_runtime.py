@@ -73,9 +73,8 @@ def test_padding_of_a_protocol_reaches_the_file(network, files, pair):
 
 
 def test_a_card_survives_json_and_every_file():
-    card = Card(
-        "n", "stereo", ("left", "right"), ("disparity",), SPEC, (3, 4), 2, 64, "int8", {"mean": 0.5}, "1"
-    )
+    names = ("left", "right"), ("disparity",)
+    card = Card("n", "stereo", *names, SPEC, (3, 4), 2, 64, ("road", "car"), "int8", {"mean": 0.5}, "1")
     assert Card.from_json(card.to_json()) == card
     assert part_engine(join_engine(b"engine", card.to_json())) == (b"engine", card.to_json())
     assert part_engine(b"some other engine") == (b"some other engine", None)
@@ -104,7 +103,7 @@ def test_a_file_predicts_from_the_command_line(files, pair, tmp_path, capsys):
     command = ["predict", str(files[".onnx"]), "--left", str(tmp_path / "left.png"), "--right"]
     command += [str(tmp_path / "right.png"), "--out", str(tmp_path / "out"), "--runtime", "openvino"]
     assert cli.main(command) == 0
-    assert (tmp_path / "out" / "left.png").is_file()
+    assert (tmp_path / "out" / f"{tmp_path.name}.png").is_file()
 
 
 def test_a_file_is_a_teacher(network, files, pair):

@@ -143,7 +143,7 @@ def test_larger_is_better_is_drawn_bold_and_mixed_tasks_are_refused():
     found = evaluate({"right": right, "wrong": wrong}, [given])
     assert [row["miou"] for row in found.rows] == [1.0, 0.5]
     assert "[bold]100.00" in str(list(found.table().columns[3].cells))
-    assert "mIoU in %" in found.caption
+    assert "mIoU and accuracy in %" in found.caption
     assert metric_info("miou").larger_is_better
     with pytest.raises(UserError, match="networks of one task are compared"):
         evaluate({"a": right, "b": Constant("depth")}, [given])

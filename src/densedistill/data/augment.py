@@ -79,7 +79,9 @@ class Options:
         rotate: largest roll of a single camera, degrees, drawn evenly up and down; depth stays true.
         frame: part of the image that is kept after that, before the crop: `whole`, `kitti` (1216x352 px) or
             `nyu` (without its white border).
-        gamma, brightness, tint: (least, largest) exponent, factor, and factor of each channel.
+        gamma: (least, largest) exponent of the image.
+        brightness: (least, largest) factor of the image.
+        tint: (least, largest) factor of each channel.
         permute: probability that the channels change places.
         jpeg: lowest JPEG quality, 1-95; 0: none; every second view is compressed.
         snap: crop offsets are multiples of this, px, as stored taps of a teacher need.
