@@ -12,9 +12,8 @@ EXAMPLE = """\
 examples:
   densedistill label gwcnet_slim --frames data/pairs --out labels --filter left_right
   densedistill label sgbm --frames data/pairs --out labels --write files --teacher-option max_disparity=128
-  densedistill label parts --teacher-option stereo=sgbm flow=dis --data kitti2015_multiview --root
-  data/KITTI2015 \\
-      --out labels --filter left_right forward_backward texture:threshold=1
+  densedistill label parts --teacher-option stereo=sgbm flow=dis --data kitti2015_multiview \\
+      --root data/KITTI2015 --out labels --filter left_right forward_backward texture:threshold=1
   densedistill label teachers.yaml --frames pairs.txt --out labels --filter agreement:over=upside_down+0.75
   densedistill label gwcnet_g=teacher.ckpt --data sceneflow --root data/SceneFlow --out labels --taps volume
   densedistill label gwcnet_slim --frames data/pairs --out labels --dry-run --total 1000000 --workers 64
