@@ -41,7 +41,7 @@ def test_table_lists_what_matches_at_the_size_wanted(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("dsnett",), "no network matches 'dsnett'.*did you mean 'dsnet_slim'"),
+        (("dsnet_slin",), "no network matches 'dsnet_slin'.*did you mean 'dsnet_slim'"),
         (("--size", "256"), "height x width in pixels, as 256x512, not '256'"),
         (("--task", "stero"), "there is no task 'stero'"),
     ],

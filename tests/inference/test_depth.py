@@ -127,7 +127,7 @@ def test_an_image_becomes_a_picture_a_16_bit_png_and_points(tmp_path):
     np.testing.assert_allclose(np.load(out / "a.npy").squeeze()[3], expected, rtol=1e-6)
     colours = cv2.imread(str(out / "a.color.png"))[:, :, ::-1].astype(int)
     assert colours[0, 0, 0] > colours[0, 0, 2]  # near is red
-    assert colours[0, -1, 2] > colours[0, -1, 0]  # far is blue
+    assert colours[0, -1, 1] > colours[0, -1].sum() / 2  # twice as far, half way to blue: green
     header, _, body = (out / "a.ply").read_bytes().partition(b"end_header\n")
     assert b"element vertex 768" in header
     points = np.frombuffer(body, np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))["xyz"]

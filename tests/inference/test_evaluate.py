@@ -195,7 +195,7 @@ def test_generalisation_takes_the_data_sets_it_is_given(constant, tmp_path):
     ("arguments", "message"),
     [
         ({"protocol": "kiti2015"}, "no protocol 'kiti2015'; did you mean 'kitti2015'"),
-        ({"metrics": ["d2"]}, "no metric 'd2'; did you mean"),
+        ({"metrics": ["epr"]}, "no metric 'epr'; did you mean 'epe'"),
         ({"networks": "dsnet_bb21_ed2_n17"}, "no network 'dsnet_bb21_ed2_n17'; did you mean"),
         ({"networks": "gwcnet_g"}, "no weights ship for network 'gwcnet_g'; name a file: gwcnet_g=FILE"),
         ({"networks": "sgbm=x.pth"}, "sgbm has no weights"),
