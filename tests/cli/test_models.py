@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import sys
 
 import pytest
 
 from densedistill.cli import models
 from densedistill.errors import UserError
+from densedistill.networks import list_models
 
 
 def run(*arguments):
@@ -28,6 +30,19 @@ def test_json_has_parameters_true_macs_and_macs_by_the_papers_rule(capsys):
         "size": [256, 512],
         "weights": row["weights"],
     }
+
+
+def test_every_network_is_listed_with_what_it_costs(capsys):
+    assert run("--json", "--size", "256x256") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list_models()
+    assert all(row["params"] > 0 and row["macs_true"] > 0 for row in rows)
+
+
+def test_a_network_of_a_package_that_is_not_there_is_listed_with_what_it_needs(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    assert run("smp") == 0
+    assert "pip install" in " ".join(capsys.readouterr().out.split())
 
 
 def test_table_lists_what_matches_at_the_size_wanted(capsys):

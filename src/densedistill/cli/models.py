@@ -9,6 +9,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from ..errors import UserError, nearest
 
@@ -56,25 +57,26 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _row(name: str, size: tuple[int, int]) -> dict[str, object]:
+def _row(name: str, size: tuple[int, int]) -> dict[str, Any]:
     from ..networks.counting import count_model
     from ..networks.published import shipped_weights
     from ..networks.registry import task_of
 
-    counts = count_model(name, size)
+    row = {"name": name, "task": task_of(name), "size": list(size), "weights": list(shipped_weights(name))}
+    try:
+        counts = count_model(name, size)
+    except UserError as error:  # it is made by a package that is not installed
+        return {**row, "needs": str(error)}
     return {
-        "name": name,
-        "task": task_of(name),
+        **row,
         "params": counts.parameters,
         "params_paper": counts.parameters_paper,
         "macs_true": counts.macs,
         "macs_paper": counts.macs_paper,
-        "size": list(size),
-        "weights": list(shipped_weights(name)),
     }
 
 
-def _print_table(rows: list[dict[str, object]], size: str) -> None:
+def _print_table(rows: list[dict[str, Any]], size: str) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -89,8 +91,8 @@ def _print_table(rows: list[dict[str, object]], size: str) -> None:
         table.add_row(
             str(row["name"]),
             str(row["task"]),
-            f"{row['params'] / 1e6:.2f}",  # type: ignore[operator]
-            f"{row['macs_true'] / 1e9:.2f}",  # type: ignore[operator]
-            ", ".join(row["weights"]),  # type: ignore[arg-type]
+            f"{row['params'] / 1e6:.2f}" if "params" in row else "",
+            f"{row['macs_true'] / 1e9:.2f}" if "macs_true" in row else "",
+            row.get("needs") or ", ".join(row["weights"]),
         )
     Console().print(table)

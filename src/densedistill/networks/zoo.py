@@ -92,8 +92,12 @@ class SegmentationModel(nn.Module):
 
     def __init__(self, architecture: str, encoder: str, classes: int = 19, **options: Any):
         super().__init__()
-        import segmentation_models_pytorch as smp
-
+        try:
+            import segmentation_models_pytorch as smp
+        except ImportError:
+            raise UserError(
+                "segmentation_models.pytorch is not installed: pip install 'densedistill[zoo]'"
+            ) from None
         try:
             self.module = smp.create_model(
                 architecture, encoder_name=encoder, encoder_weights=None, classes=classes, **options

@@ -12,14 +12,13 @@ def warp(image: Tensor, motion: Tensor) -> Tensor:
 
     Beyond the border the nearest pixel counts. Positions are computed in float32 at least.
     """
-    with torch.autocast(image.device.type, enabled=False):
-        if image.dtype not in (torch.float32, torch.float64):
-            image = image.float()
-        height, width = image.shape[-2:]
-        position = _positions(motion.to(image.dtype), height, width)
-        size = position.new_tensor([width, height])
-        grid = (2 * position + 1) / size - 1
-        return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if image.dtype not in (torch.float32, torch.float64):
+        image = image.float()
+    height, width = image.shape[-2:]
+    position = _positions(motion.to(image.dtype), height, width)
+    size = position.new_tensor([width, height])
+    grid = (2 * position + 1) / size - 1
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def inside(motion: Tensor) -> Tensor:
