@@ -15,6 +15,9 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/densedistill demo
 
+# Two processes of one thread each: threads that wait for one another would take twice as long.
+test test-all: export OMP_NUM_THREADS = 1
+
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
