@@ -4,7 +4,7 @@ import os
 import pytest
 
 from densedistill import UserError
-from densedistill.files import atomic_write, write_bytes, write_text
+from densedistill.files import atomic_write, remove_parts, write_bytes, write_text
 
 
 def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path):
@@ -67,3 +67,15 @@ def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path):
 def test_an_error_about_another_file_is_not_taken_for_a_failed_write(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
         open(tmp_path / "not there")  # noqa: SIM115
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "a").mkdir()
+    with atomic_write(tmp_path / "a" / "x.json") as part:
+        part.write_text("")
+        left = part.name
+    kept = [tmp_path / "a" / name for name in ("x.json", ".lock", ".hidden.tar-old", "y.12-0123abcd.json")]
+    for path in (*kept, tmp_path / "a" / left):
+        path.write_text("")
+    remove_parts(tmp_path)
+    assert sorted((tmp_path / "a").iterdir()) == sorted(kept)

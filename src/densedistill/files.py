@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
+
+_PART = re.compile(r"\..+\.\d+-[0-9a-f]{8}(\.\w+)?")
 
 
 @contextmanager
@@ -60,3 +63,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview, sync: bo
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8; UserError as `atomic_write`."""
     write_bytes(path, text.encode())
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove below `folder` what `atomic_write` was writing when its process was killed."""
+    for path in folder.rglob(".*"):
+        if _PART.fullmatch(path.name):
+            path.unlink(missing_ok=True)

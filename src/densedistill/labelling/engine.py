@@ -17,6 +17,7 @@ import torch
 from ..data import store
 from ..distillation.teachers import Teacher, create_teacher
 from ..errors import UserError
+from ..files import remove_parts
 from ..tasks import get_task
 from . import files
 from .answer import Labeller
@@ -157,9 +158,8 @@ def label(
 ) -> Labelling:
     """Label what `settings` say, or the rest of it, and return what was done.
 
-    What is there already and whole (by checksum) is kept; a run that was killed goes on where it was, and
-    the result
-    is the same, byte for byte.
+    What is there already and whole (by checksum) is kept; a run that was killed goes on where it was, and the
+    result is the same, byte for byte.
 
     Args:
         settings: of the labelling.
@@ -177,6 +177,7 @@ def label(
         job = Job(settings)
         manifest = job.describe()
         _agree(out, manifest)
+        remove_parts(out)  # of a run that was killed
         done = Labelling(out)
         receipts: dict[int, dict[str, Any]] = {}
         for number in range(job.shards):
