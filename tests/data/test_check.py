@@ -1,3 +1,5 @@
+import cv2
+import numpy as np
 import pytest
 
 from densedistill import UserError
@@ -60,6 +62,31 @@ def test_broken_files_are_named_unless_only_listed(make):
     listed = by_split(layout, fast=True)["all"]
     assert listed.broken is None
     assert listed.usable
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "truths", "options"),
+    [
+        ("icl_nuim", "color", "depth", {}),
+        ("camvid", "train", "trainannot", {"split": "train"}),
+        ("labelled_folder", "images", "labels", {"classes": ("a", "b"), "split": "all"}),
+    ],
+)
+def test_single_images_are_checked_as_pairs_are(tmp_path, name, images, truths, options):
+    for folder in (images, truths):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / images / f"{number}.png"), np.full((8, 8, 3), 9, np.uint8))
+        cv2.imwrite(str(tmp_path / truths / f"{number}.png"), np.full((8, 8), 1, np.uint8))
+    (survey,) = check_dataset(name, tmp_path, **options)
+    assert (survey.samples, survey.broken, survey.usable) == (3, [], True)
+    (tmp_path / truths / "1.png").unlink()
+    broken = tmp_path / images / "2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    (survey,) = check_dataset(name, tmp_path, **options)
+    assert [path.name for role in survey.roles.values() for path in role.missing] == ["1.png"]
+    assert any(name == "2" for name, _ in survey.broken)
+    assert not survey.usable
 
 
 def test_progress_reaches_the_number_of_samples(make):

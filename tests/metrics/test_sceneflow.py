@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import densedistill as dd
-from densedistill.metrics.sceneflow import SceneFlowOutliers, fill_unknown, flow_epe, outliers
+from densedistill.metrics.kitti import fill_unknown
+from densedistill.metrics.sceneflow import SceneFlowOutliers, flow_epe, outliers
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 PRINTED = json.loads((GOLDEN / "kitti_sceneflow_metrics.json").read_text())
@@ -88,7 +89,7 @@ def test_a_gap_gets_the_smaller_end_and_borders_go_on():
     filled = fill_unknown(values, known)[0]
     assert filled.tolist() == [[5, 5, 3, 3], [5, 5, 3, 3], [-1] * 4, [7] * 4, [7] * 4]
     assert (fill_unknown(values, torch.zeros_like(known)) == -1).all()
-    assert (fill_unknown(torch.ones(2, 3, 3), torch.zeros(3, 3, dtype=torch.bool)) == 0).all()
+    assert (fill_unknown(torch.ones(2, 3, 3), torch.zeros(3, 3, dtype=torch.bool), 0.0) == 0).all()
 
 
 def test_counts_add_up_over_processes():

@@ -12,10 +12,7 @@ from typing import Any
 
 from ..errors import UserError, nearest
 from .datasets import DATASETS
-from .datasets._base import ROLES, StereoFiles
-
-# Subsets of another split, whose files need no second look.
-_PARTITIONS = ("fit", "val", "published-train", "published-val", "train-flyingthings3d")
+from .datasets._base import ROLES, FilesOnDisk
 
 
 @dataclass
@@ -74,25 +71,21 @@ def check_dataset(
         UserError: no such data set or option, or one without files.
     """
     dataset = DATASETS[name]
-    if not (isinstance(dataset, type) and issubclass(dataset, StereoFiles)):
+    if not (isinstance(dataset, type) and issubclass(dataset, FilesOnDisk)):
         raise UserError(f"data set '{name}' is not made of files; there is nothing to check")
     for option in options:
-        accepted = dict.fromkeys(
-            (*inspect.signature(dataset).parameters, *inspect.signature(StereoFiles).parameters)
-        )
+        accepted = {name: 0 for kind in dataset.__mro__ for name in inspect.signature(kind).parameters}
         if option not in accepted:
             raise UserError(f"data set '{name}' takes no option '{option}'{nearest(option, accepted)}")
     chosen = options.pop("split", None)
-    splits = [chosen] if chosen else [split for split in dataset.splits if split not in _PARTITIONS]
-    if not chosen and splits[0] == "all" and len(splits) > 1:
-        splits = splits[1:]
-    if root is not None and not Path(root).expanduser().is_dir():
+    splits = [chosen] if chosen else [split for split in dataset.splits if split not in dataset.partitions]
+    if root is not None and not Path(root).expanduser().exists():
         raise UserError(f"data set '{name}': there is no folder {root}")
     return [_survey(dataset, root, split, fast, progress, options) for split in splits]
 
 
 def _survey(
-    dataset: type[StereoFiles],
+    dataset: type[FilesOnDisk],
     root: str | os.PathLike[str] | None,
     split: str,
     fast: bool,
@@ -100,7 +93,7 @@ def _survey(
     options: dict[str, Any],
 ) -> Survey:
     try:
-        samples = dataset(root, split=split, want=dataset.truths, strict=False, **options)
+        samples = dataset(root, split=split, strict=False, **dataset.everything(), **options)
     except UserError as error:
         return Survey(split, absent=str(error))
     survey = Survey(split, len(samples), dataset.counts.get(split))
@@ -116,8 +109,8 @@ def _survey(
     return survey
 
 
-def _broken(samples: StereoFiles, progress: Callable[[int], Any]) -> list[tuple[str, str]]:
-    images = {role for role in samples.required if role.startswith(("left", "right"))}
+def _broken(samples: FilesOnDisk, progress: Callable[[int], Any]) -> list[tuple[str, str]]:
+    images = {role for role in samples.required if role.startswith(("image", "left", "right"))}
     whole = [i for i, frame in enumerate(samples.frames) if images <= frame.files.keys()]
     broken = []
     pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves Python's lock
@@ -133,7 +126,7 @@ def _broken(samples: StereoFiles, progress: Callable[[int], Any]) -> list[tuple[
     return broken
 
 
-def _reason(samples: StereoFiles, index: int) -> str:
+def _reason(samples: FilesOnDisk, index: int) -> str:
     try:
         samples[index]
     except UserError as error:

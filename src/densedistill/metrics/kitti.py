@@ -21,29 +21,33 @@ def as_kitti_png(disparity: Tensor) -> Tensor:
     return levels.where(disparity.isfinite() & (disparity > 0), torch.nan)
 
 
-def fill_missing(disparity: Tensor) -> Tensor:
-    """Return `disparity` (…, H, W) with its missing values, NaN, filled as KITTI's kits do.
+def fill_unknown(values: Tensor, known: Tensor, mark: float = -1.0) -> Tensor:
+    """Return `values` (…, H, W) with what is not `known` (…, H, W) filled as KITTI's kits do.
 
-    In each row a gap takes the smaller of its two ends, the background; the left and right ends of a row take
-    the nearest value. Then, in each column, what lies above the first and below the last value takes that
-    value. A row without any value between others stays missing and reads -1, as does a map without any.
+    In each row a gap takes the smaller of its two ends, of disparity the background; the left and right ends
+    of a row take the nearest value. Then what lies above the first and below the last known row takes that
+    row's values. A row without any value between others stays unknown and reads `mark`, as does a map without
+    any; the kits write -1 for disparity, 0 for flow.
     """
-    known = ~disparity.isnan()
-    width = disparity.shape[-1]
-    columns = torch.arange(width, device=disparity.device).expand(disparity.shape)
+    height, width = values.shape[-2:]
+    columns = torch.arange(width, device=values.device).expand(values.shape)
     before = columns.where(known, -1).cummax(-1).values
     after = columns.where(known, width).flip(-1).cummin(-1).values.flip(-1)
-    left = disparity.gather(-1, before.clamp(min=0)).where(before >= 0, torch.inf)
-    right = disparity.gather(-1, after.clamp(max=width - 1)).where(after < width, torch.inf)
-    filled = torch.minimum(left, right)  # of one end alone where the other is missing
-    missing = filled.isinf()
-    height = disparity.shape[-2]
-    rows = torch.arange(height, device=disparity.device)[:, None].expand(disparity.shape)
-    first = rows.where(~missing, height).amin(-2, keepdim=True)
-    last = rows.where(~missing, -1).amax(-2, keepdim=True)
-    nearest = rows.clamp(min=first.clamp(max=height - 1)).minimum(last.clamp(min=0))
-    filled = filled.gather(-2, nearest.expand(disparity.shape))
-    return filled.where(filled.isfinite(), -1.0)
+    left = values.gather(-1, before.clamp(min=0))
+    right = values.gather(-1, after.clamp(max=width - 1))
+    # Beyond the ends of a row there is one neighbour, which stands for both.
+    filled = torch.minimum(left.where(before >= 0, right), right.where(after < width, left))
+    some = known.expand(values.shape).any(-1)
+    rows = torch.arange(height, device=values.device).expand(some.shape)
+    first = rows.where(some, height).amin(-1, keepdim=True).clamp(max=height - 1)
+    last = rows.where(some, -1).amax(-1, keepdim=True).clamp(min=0)
+    nearest = rows.maximum(first).minimum(last)
+    return filled.where(some[..., None], mark).gather(-2, nearest[..., None].expand(values.shape))
+
+
+def fill_missing(disparity: Tensor) -> Tensor:
+    """Return `disparity` (…, H, W) with its missing values, NaN, filled as `fill_unknown` says."""
+    return fill_unknown(disparity, ~disparity.isnan())
 
 
 class DisparityErrors(NamedTuple):

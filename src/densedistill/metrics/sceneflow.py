@@ -19,6 +19,7 @@ from torchmetrics import Metric
 
 from ..errors import UserError
 from .disparity import D1, EPE, _Mean, d1, epe
+from .kitti import fill_unknown
 from .registry import register_metric
 
 PIXELS, SHARE = 3.0, 0.05
@@ -26,37 +27,6 @@ PIXELS, SHARE = 3.0, 0.05
 PARTS: dict[str, tuple[str, ...]] = {"D1": ("disparity",), "D2": ("disparity_next",), "Fl": ("flow",)}
 PARTS["SF"] = ("disparity", "disparity_next", "flow")
 REGIONS = ("bg", "fg", "all")
-
-
-def fill_unknown(values: Tensor, known: Tensor) -> Tensor:
-    """Return `values` (C, H, W) with what is not `known` (H, W) filled as the KITTI kit does.
-
-    A gap in a row gets the smaller of its two ends, channel by channel; beyond the ends of a row, then of a
-    column,
-    the last known value goes on. A row inside without any known pixel keeps the kit's mark: -1 in a map of
-    one
-    channel, 0 in flow; so does a map without any.
-    """
-    unfilled = -1.0 if values.shape[0] == 1 else 0.0
-    values = torch.where(known, values, torch.full_like(values, unfilled))
-    width = values.shape[-1]
-    column = torch.arange(width, device=values.device).expand(known.shape)
-    before = torch.where(known, column, -1).cummax(-1).values
-    after = torch.where(known, column, width).flip(-1).cummin(-1).values.flip(-1)
-    has_before, has_after = before >= 0, after < width
-    index = torch.stack((before.clamp(min=0), after.clamp(max=width - 1)))
-    left, right = (values.gather(-1, at.expand_as(values)) for at in index)
-    filled = torch.where(
-        has_before & has_after, torch.minimum(left, right), torch.where(has_before, left, right)
-    )
-    rows = known.any(-1)
-    values = torch.where(rows[:, None], filled, values)
-    if rows.any():
-        numbers = rows.nonzero()[:, 0]
-        first, last = int(numbers[0]), int(numbers[-1])
-        values[:, :first] = values[:, first : first + 1]
-        values[:, last + 1 :] = values[:, last : last + 1]
-    return values
 
 
 def outliers(prediction: Tensor, target: Tensor) -> Tensor:
@@ -104,7 +74,7 @@ def sceneflow_counts(
         known = prediction.get(f"{key}_valid")
         known = torch.ones_like(target[key][0], dtype=torch.bool) if known is None else known[0].bool()
         here = prediction[key].to(target[key])
-        here = fill_unknown(here, known) if not known.all() else here
+        here = fill_unknown(here, known, -1.0 if len(here) == 1 else 0.0)
         off = outliers(here, target[key])
         measured = target[f"{key}_{valid}"][0].bool() if f"{key}_{valid}" in target else torch.ones_like(off)
         wrong = off if wrong is None else wrong | off

@@ -1,4 +1,4 @@
-"""What the data sets of stereo pairs on disk have in common."""
+"""What the data sets on disk have in common, and those of stereo pairs among them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from ..sample import Sample, disparity_tensors, full_view, image_tensor
 SAMPLES = Path(__file__).parent.parent / "samples"
 
 ROLES = {
+    "image": "image",
+    "depth": "depth",
+    "labels": "labels",
     "left": "left image",
     "right": "right image",
     "disparity": "disparity",
@@ -108,16 +111,14 @@ class FolderIndex:
         return []
 
 
-class StereoFiles(Dataset[Sample]):
-    """Stereo pairs on disk, with ground truth or without.
+class FilesOnDisk(Dataset[Sample]):
+    """Samples whose files lie below a folder.
 
-    A data set says where its files lie (`list_frames`) and what is its own about reading them.
+    A data set says where its files lie (`list_frames`) and how a sample is read (`__getitem__`).
 
     Args:
         root: the folder of the files.
         split: one of `splits`; default the first.
-        want: ground truth to read of what there is: `disparity`, `disparity_right`, `disparity_nonoccluded`,
-            `objects`. Leave out what is not needed; decoding costs time.
         limit: at most so many samples, evenly spread.
         strict: False keeps samples whose files are missing, as `data check` needs.
 
@@ -125,40 +126,32 @@ class StereoFiles(Dataset[Sample]):
         UserError: nothing found, or a file without its counterpart.
     """
 
-    task: ClassVar[str] = "stereo"
+    task: ClassVar[str]
     name: ClassVar[str]
     layout: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]]
+    splits: ClassVar[tuple[str, ...]] = ("all",)
+    #: Splits whose files are also those of others, so that `data check` need not read them twice.
+    partitions: ClassVar[tuple[str, ...]] = ()
     counts: ClassVar[dict[str, int]] = {}
-    required: ClassVar[tuple[str, ...]] = ("left", "right", "disparity")
-    truths: ClassVar[tuple[str, ...]] = (
-        "disparity",
-        "disparity_right",
-        "disparity_nonoccluded",
-        "objects",
-    )
-    disparity_scale: float | None = None
+    required: tuple[str, ...]
+    #: What to do without the files of a role; default to look at what is missing.
+    advice: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,
         root: str | os.PathLike[str] | None = None,
         split: str | None = None,
-        want: Sequence[str] = ("disparity", "disparity_nonoccluded", "objects"),
         limit: int | None = None,
         strict: bool = True,
     ):
         if root is None:
             raise UserError(f"data set '{self.name}' needs root, the folder of its files ({self.layout})")
         self.root = Path(root).expanduser()
-        if not self.root.is_dir():
+        if not self.root.exists():
             raise UserError(f"data set '{self.name}': there is no folder {self.root}")
         self.split = self.splits[0] if split is None else split
         if self.split not in self.splits:
             raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
-        for key in want:
-            if key not in self.truths:
-                raise unknown(f"ground truth of data set '{self.name}'", key, self.truths)
-        self.want = frozenset(want)
         self.index = FolderIndex()
         listed = self.list_frames()
         if not listed:
@@ -188,12 +181,21 @@ class StereoFiles(Dataset[Sample]):
             more = f" (and {others} more samples are incomplete)" if others else ""
             raise UserError(
                 f"data set '{self.name}': sample {name} has no {ROLES[role]}, {path} is missing{more}; "
-                f"`densedistill data check {self.name} {self.root}` lists all"
+                + self.advice.get(role, f"`densedistill data check {self.name} {self.root}` lists all")
             )
+
+    @classmethod
+    def everything(cls) -> dict[str, Any]:
+        """Return the options with which a sample holds all that there is of it."""
+        return {}
 
     @abstractmethod
     def list_frames(self) -> list[Frame]:
         """Return the samples of `self.split` with every file that should be there."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample; UserError for a damaged file, sizes that differ, or empty ground truth."""
 
     @property
     def names(self) -> list[str]:
@@ -202,6 +204,52 @@ class StereoFiles(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.frames)
+
+
+class StereoFiles(FilesOnDisk):
+    """Stereo pairs on disk, with ground truth or without.
+
+    A data set says where its files lie (`list_frames`) and what is its own about reading them.
+
+    Args:
+        root: the folder of the files.
+        split: one of `splits`; default the first.
+        want: ground truth to read of what there is: `disparity`, `disparity_right`, `disparity_nonoccluded`,
+            `objects`. Leave out what is not needed; decoding costs time.
+        limit: at most so many samples, evenly spread.
+        strict: False keeps samples whose files are missing, as `data check` needs.
+
+    Raises:
+        UserError: nothing found, or a file without its counterpart.
+    """
+
+    task: ClassVar[str] = "stereo"
+    required: tuple[str, ...] = ("left", "right", "disparity")
+    truths: ClassVar[tuple[str, ...]] = (
+        "disparity",
+        "disparity_right",
+        "disparity_nonoccluded",
+        "objects",
+    )
+    disparity_scale: float | None = None
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+        want: Sequence[str] = ("disparity", "disparity_nonoccluded", "objects"),
+        limit: int | None = None,
+        strict: bool = True,
+    ):
+        for key in want:
+            if key not in self.truths:
+                raise unknown(f"ground truth of data set '{self.name}'", key, self.truths)
+        self.want = frozenset(want)
+        super().__init__(root, split, limit, strict)
+
+    @classmethod
+    def everything(cls) -> dict[str, Any]:
+        return {"want": cls.truths}
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample; UserError for a damaged file, views that differ in size, or empty ground truth."""

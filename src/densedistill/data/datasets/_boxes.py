@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ...errors import UserError, nearest
 from .. import formats
-from ._labelled import ImageFiles, Picture
+from ._base import Frame
+from ._labelled import ImageFiles
 
 SLACK = 1.0  # px that a box may reach beyond the image: several tools count its last pixel
 
@@ -90,19 +91,22 @@ class XmlBoxes(Boxes):
         self.difficult = difficult
         super().__init__(root, split, **options)
 
-    def list_pictures(self) -> list[Picture]:
+    def list_frames(self) -> list[Frame]:
         from .voc import read_list
 
         for base in self.index.bases(self.root, "Annotations"):
             ids = read_list(base, ("Main",), (self.split,))
             return [
-                Picture(i, base / "JPEGImages" / f"{i}.jpg", base / "Annotations" / f"{i}.xml") for i in ids
+                Frame(
+                    i,
+                    {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / "Annotations" / f"{i}.xml"},
+                )
+                for i in ids
             ]
         return []
 
-    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
-        assert picture.labels is not None
-        return self.truth_of(read_xml(picture.labels, self.difficult), image, picture.labels)
+    def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
+        return self.truth_of(read_xml(frame.files["labels"], self.difficult), image, frame.files["labels"])
 
 
 def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:

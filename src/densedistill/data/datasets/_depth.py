@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from ...errors import DataWarning, UserError, unknown
 from .. import formats
 from ..calibration import Calibration
 from ..sample import Sample, disparity_tensors, full_view, image_tensor
-from ._base import FolderIndex, Frame, _spread
+from ._base import FilesOnDisk, Frame
 
 
-class DepthFiles(Dataset[Sample]):
+class DepthFiles(FilesOnDisk):
     """Images on disk, with depth or without.
 
     A data set says where its files lie (`list_frames`) and what is its own about reading them.
@@ -38,11 +36,7 @@ class DepthFiles(Dataset[Sample]):
     """
 
     task: ClassVar[str] = "depth"
-    name: ClassVar[str]
-    layout: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]] = ("all",)
-    counts: ClassVar[dict[str, int]] = {}
-    required: ClassVar[tuple[str, ...]] = ("image", "depth")
+    required: tuple[str, ...] = ("image", "depth")
     scale: ClassVar[float] = 1000.0
     default_part: ClassVar[str] = "whole"
     #: Metres between which the median of a depth map is expected: elsewhere its unit is doubted.
@@ -57,14 +51,6 @@ class DepthFiles(Dataset[Sample]):
         limit: int | None = None,
         strict: bool = True,
     ):
-        if root is None:
-            raise UserError(f"data set '{self.name}' needs root, the folder of its files ({self.layout})")
-        self.root = Path(root).expanduser()
-        if not self.root.exists():
-            raise UserError(f"data set '{self.name}': there is no folder {self.root}")
-        self.split = self.splits[0] if split is None else split
-        if self.split not in self.splits:
-            raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
         if depth_scale is not None and not depth_scale > 0:
             raise UserError(f"data set '{self.name}': depth_scale is above 0, got {depth_scale}")
         self.depth_scale = depth_scale or self.scale
@@ -72,46 +58,7 @@ class DepthFiles(Dataset[Sample]):
         if self.part not in FRAMES:
             raise unknown(f"part of data set '{self.name}'", self.part, FRAMES)
         self._doubted = False
-        self.index = FolderIndex()
-        listed = self.list_frames()
-        if not listed:
-            raise UserError(
-                f"data set '{self.name}': nothing of split '{self.split}' in {root}; expected {self.layout}"
-            )
-        self.missing = [
-            (one.name, role, path)
-            for one in listed
-            for role, path in one.files.items()
-            if not self.index.has(path)
-        ]
-        if strict:
-            self._refuse_incomplete()
-        gone = {(name, role) for name, role, _ in self.missing}
-        self.frames = [
-            Frame(name, {role: path for role, path in files.items() if (name, role) not in gone})
-            for name, files in _spread(listed, limit)
-        ]
-        del self.index  # workers need no copy of it
-
-    def _refuse_incomplete(self) -> None:
-        incomplete = [gap for gap in self.missing if gap[1] in self.required]
-        if incomplete:
-            name, role, path = incomplete[0]
-            others = len({name for name, *_ in incomplete}) - 1
-            more = f" (and {others} more samples are incomplete)" if others else ""
-            raise UserError(f"data set '{self.name}': sample {name} has no {role}, {path} is missing{more}")
-
-    @abstractmethod
-    def list_frames(self) -> list[Frame]:
-        """Return the samples of `self.split` with every file that should be there."""
-
-    @property
-    def names(self) -> list[str]:
-        """The samples' names, in order; with "/" where the data set has folders."""
-        return [frame.name for frame in self.frames]
-
-    def __len__(self) -> int:
-        return len(self.frames)
+        super().__init__(root, split, limit, strict)
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample; UserError for a damaged file, sizes that differ, or empty ground truth."""

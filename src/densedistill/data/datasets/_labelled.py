@@ -6,32 +6,23 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
-from ...errors import UserError, unknown
+from ...errors import UserError
 from .. import formats
 from ..sample import IGNORE_LABEL, Sample, full_view, image_tensor
-from ._base import FolderIndex
+from ._base import FilesOnDisk, Frame
 
 
-class Picture(NamedTuple):
-    """One image on disk, and the file of its labels, None where it has none."""
-
-    name: str
-    image: Path
-    labels: Path | None
-
-
-class ImageFiles(Dataset[Sample]):
+class ImageFiles(FilesOnDisk):
     """Single images on disk with ground truth, or without.
 
-    A data set says where its files lie (`list_pictures`) and how its labels are read.
+    A data set says where its files lie (`list_frames`) and how its labels are read.
 
     Args:
         root: the folder of the files.
@@ -40,15 +31,15 @@ class ImageFiles(Dataset[Sample]):
         labelled: False reads the images alone, for training on a teacher's answers.
         cache: keep what was read in memory, for small sets and small sizes: reading is then done once.
         limit: at most so many samples, evenly spread.
+        strict: False keeps samples whose files are missing, as `data check` needs.
 
     Raises:
         UserError: nothing found, or an image without its labels.
     """
 
-    task: ClassVar[str]
-    name: ClassVar[str]
-    layout: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    required: tuple[str, ...] = ("image", "labels")
+    advice: ClassVar[dict[str, str]] = {"labels": "set labelled: false to train on a teacher's answers alone"}
     unlabelled: ClassVar[tuple[str, ...]] = ()
     classes: Sequence[str] = ()
 
@@ -60,58 +51,20 @@ class ImageFiles(Dataset[Sample]):
         labelled: bool = True,
         cache: bool = False,
         limit: int | None = None,
+        strict: bool = True,
     ):
-        if root is None:
-            raise UserError(f"data set '{self.name}' needs root, the folder of its files ({self.layout})")
-        self.root = Path(root).expanduser()
-        if not self.root.is_dir():
-            raise UserError(f"data set '{self.name}': there is no folder {self.root}")
-        self.split = self.splits[0] if split is None else split
-        if self.split not in self.splits:
-            raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
         if size is not None and (len(size) != 2 or min(size) < 1):
             raise UserError(f"data set '{self.name}' needs size [height, width] in px, got {list(size)}")
-        if limit is not None and limit < 1:
-            raise UserError(f"limit is the number of samples, 1 or more, got {limit}")
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.cache: dict[int, Sample] | None = {} if cache else None
-        self.labelled = labelled and self.split not in self.unlabelled
-        self.index = FolderIndex()
-        pictures = self.list_pictures()
-        if not pictures:
-            raise UserError(
-                f"data set '{self.name}': nothing of split '{self.split}' in {root}; expected {self.layout}"
-            )
-        if self.labelled:
-            self._refuse_unlabelled(pictures)
-        del self.index  # workers need no copy of it
-        count = len(pictures) if limit is None else min(limit, len(pictures))
-        self.pictures = [pictures[i * len(pictures) // count] for i in range(count)]
-
-    def _refuse_unlabelled(self, pictures: Sequence[Picture]) -> None:
-        bare = [p for p in pictures if p.labels is None or not self.index.has(p.labels)]
-        if bare:
-            more = f" (and {len(bare) - 1} more)" if len(bare) > 1 else ""
-            raise UserError(
-                f"data set '{self.name}': {bare[0].name} has no labels, {bare[0].labels} is missing{more}; "
-                "set labelled: false to train on a teacher's answers alone"
-            )
+        self.labelled = labelled and split not in self.unlabelled
+        if not self.labelled:
+            self.required = ("image",)
+        super().__init__(root, split, limit, strict)
 
     @abstractmethod
-    def list_pictures(self) -> list[Picture]:
-        """Return the samples of `self.split` with the files that should be there."""
-
-    @abstractmethod
-    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
-        """Return the ground truth of a picture as NumPy arrays, at the size of its file."""
-
-    @property
-    def names(self) -> list[str]:
-        """The samples' names, in order."""
-        return [picture.name for picture in self.pictures]
-
-    def __len__(self) -> int:
-        return len(self.pictures)
+    def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return the ground truth of a sample as NumPy arrays, at the size of its file."""
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample; UserError for a damaged file, or labels that do not fit."""
@@ -123,16 +76,17 @@ class ImageFiles(Dataset[Sample]):
         return dict(self.cache[index])
 
     def _read(self, index: int) -> Sample:
-        picture = self.pictures[index]
-        image = formats.read_image(picture.image)
-        truth = self.read_truth(picture, image) if self.labelled else {}
+        frame = self.frames[index]
+        image = formats.read_image(frame.files["image"])
+        wanted = self.labelled and "labels" in frame.files
+        truth = self.read_truth(frame, image) if wanted else {}
         source = image.shape[:2]
         if self.size is not None and self.size != source:
             image, truth = self._resized(image, truth)
         sample: Sample = {"image": image_tensor(image)}
         sample |= {key: torch.from_numpy(value) for key, value in truth.items()}
         sample["meta"] = {
-            "name": picture.name,
+            "name": frame.name,
             "dataset": self.name,
             "size": image.shape[:2],
             "source_size": source,
@@ -166,20 +120,20 @@ class ClassMaps(ImageFiles):
 
     task = "segmentation"
 
-    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
-        assert picture.labels is not None
-        stored = self.read_labels(picture.labels)
+    def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
+        path = frame.files["labels"]
+        stored = self.read_labels(path)
         if stored.shape != image.shape[:2]:
             raise UserError(
-                f"{picture.labels} is {stored.shape[1]}x{stored.shape[0]} px, its image "
+                f"{path} is {stored.shape[1]}x{stored.shape[0]} px, its image "
                 f"{image.shape[1]}x{image.shape[0]}; labels have the size of their image"
             )
         known = stored != IGNORE_LABEL
         if not known.any():
-            raise UserError(f"{picture.labels} is all void, it labels no pixel; leave this sample out")
+            raise UserError(f"{path} is all void, it labels no pixel; leave this sample out")
         if stored[known].max() >= len(self.classes):
             raise UserError(
-                f"{picture.labels} holds label {stored[known].max()}, the data set '{self.name}' has classes "
+                f"{path} holds label {stored[known].max()}, the data set '{self.name}' has classes "
                 f"0 to {len(self.classes) - 1} and 255 for void; map its values"
             )
         return {"labels": stored.astype(np.int64)}

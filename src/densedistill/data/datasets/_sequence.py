@@ -23,12 +23,11 @@ class SequenceFiles(StereoFiles):
     """Frames of two times on disk, with the motion between them or without.
 
     Arguments and errors are those of `StereoFiles`. A data set says where its files lie (`list_frames`),
-    and how
-    motion is read where it is not KITTI's PNG.
+    and how motion is read where it is not KITTI's PNG.
     """
 
     task: ClassVar[str] = "sceneflow"
-    required: ClassVar[tuple[str, ...]] = ("left", "left_next")
+    required: tuple[str, ...] = ("left", "left_next")
     truths: ClassVar[tuple[str, ...]] = ("disparity", "disparity_next", "flow", "nonoccluded", "objects")
 
     def __init__(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import DATASETS
-from ._labelled import ClassMaps, Picture, lookup, read_indices
+from ._base import Frame
+from ._labelled import ClassMaps, lookup, read_indices
 
 VOID = 11
 
@@ -29,12 +30,12 @@ class CamVid(ClassMaps):
         "bicyclist",
     )
 
-    def list_pictures(self) -> list[Picture]:
+    def list_frames(self) -> list[Frame]:
         for base in self.index.bases(self.root, self.split):
             labels = self.index.stems(base / f"{self.split}annot")
             missing = base / f"{self.split}annot"
             return [
-                Picture(stem, path, labels.get(stem, missing / f"{stem}.png"))
+                Frame(stem, {"image": path, "labels": labels.get(stem, missing / f"{stem}.png")})
                 for stem, path in sorted(self.index.stems(base / self.split).items())
             ]
         return []

@@ -17,7 +17,8 @@ from torchvision.datasets import Cityscapes as TorchvisionCityscapes
 
 from ...errors import UserError
 from . import DATASETS
-from ._labelled import ClassMaps, Picture, lookup, read_indices
+from ._base import Frame
+from ._labelled import ClassMaps, lookup, read_indices
 
 TABLE = TorchvisionCityscapes.classes
 # From stored label ids to train ids, and back for submissions: 19 classes, all else void.
@@ -59,14 +60,14 @@ class Cityscapes(ClassMaps):
         self.mode = quality or ("coarse" if split == "train_extra" else "fine")
         super().__init__(root, split, **options)
 
-    def list_pictures(self) -> list[Picture]:
+    def list_frames(self) -> list[Frame]:
         kind = "gtFine" if self.mode == "fine" else "gtCoarse"
         found = []
         for city in self.index.folders(self.root / "leftImg8bit" / self.split):
             for stem, path in sorted(self.index.stems(city).items()):
                 name = stem.removesuffix("_leftImg8bit")
                 labels = self.root / kind / self.split / city.name / f"{name}_{kind}_labelIds.png"
-                found.append(Picture(f"{city.name}/{name}", path, labels))
+                found.append(Frame(f"{city.name}/{name}", {"image": path, "labels": labels}))
         return found
 
     def read_labels(self, path: Path) -> NDArray[np.uint8]:

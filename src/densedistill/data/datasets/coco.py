@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from .. import formats
 from . import DATASETS
+from ._base import Frame
 from ._boxes import Annotated, Boxes
-from ._labelled import Picture
 
 
 @DATASETS.register("coco")
@@ -49,7 +49,7 @@ class COCO(Boxes):
         self.objects: dict[str, list[Annotated]] = {}
         super().__init__(root, split, bad_boxes=bad_boxes, **options)
 
-    def list_pictures(self) -> list[Picture]:
+    def list_frames(self) -> list[Frame]:
         path = self.root / (self.annotations or f"annotations/instances_{self.split}2017.json")
         if not path.is_file():
             return []
@@ -68,7 +68,9 @@ class COCO(Boxes):
             raise UserError(f"{path} is not in COCO's format: {type(error).__name__} {error}") from None
         self.classes = tuple(categories.values())
         folder = self.root / (self.images or f"{self.split}2017")
-        return [Picture(Path(name).stem, folder / name, path) for name in pictures.values()]
+        return [
+            Frame(Path(name).stem, {"image": folder / name, "labels": path}) for name in pictures.values()
+        ]
 
-    def read_truth(self, picture: Picture, image: NDArray[np.uint8]) -> dict[str, Any]:
-        return self.truth_of(self.objects.get(picture.name, ()), image, picture.image)
+    def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
+        return self.truth_of(self.objects.get(frame.name, ()), image, frame.files["image"])

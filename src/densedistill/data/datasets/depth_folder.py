@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import Any
 
 from ...errors import UserError
 from . import DATASETS
@@ -29,7 +29,7 @@ class DepthFolder(DepthFiles):
 
     name = "depth_folder"
     layout = "image/NAME.png, and depth/NAME.png (millimetres), NAME.pfm or NAME.npy (metres) where known"
-    required: ClassVar[tuple[str, ...]] = ("image",)
+    required = ("image",)
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class KITTI(StereoFiles):
     """
 
     splits = ("train", "test", "fit", "val", "published-train", "published-val")
+    partitions = ("fit", "val", "published-train", "published-val")
     held_out: ClassVar[bool]
     views: ClassVar[tuple[tuple[str, str], ...]]
     truth: ClassVar[str]

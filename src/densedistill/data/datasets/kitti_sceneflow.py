@@ -48,6 +48,7 @@ class _KITTI(SequenceFiles):
     """
 
     splits = ("train", "fit", "val", "test")
+    partitions = ("fit", "val")
     annotated_only: ClassVar[bool]
 
     def __init__(

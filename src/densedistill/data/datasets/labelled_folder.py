@@ -14,7 +14,8 @@ from ...errors import UserError
 from .. import formats
 from ..sample import IGNORE_LABEL
 from . import DATASETS
-from ._labelled import ClassMaps, Picture, lookup, read_indices
+from ._base import Frame
+from ._labelled import ClassMaps, lookup, read_indices
 
 IMAGES = ("images", "image", "rgb", "img", "JPEGImages")
 LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "SegmentationClass")
@@ -83,7 +84,7 @@ class LabelledFolder(ClassMaps):
             f"data set 'labelled_folder': '{value}' is none of its classes ({', '.join(self.classes)})"
         )
 
-    def list_pictures(self) -> list[Picture]:
+    def list_frames(self) -> list[Frame]:
         images = self._folder(self.folders[0], IMAGES)
         if images is None:
             return []
@@ -91,7 +92,7 @@ class LabelledFolder(ClassMaps):
         found = {} if labels is None else self.index.tree(labels)
         missing = self.root / "labels" if labels is None else labels
         return [
-            Picture(stem, path, found.get(stem, missing / f"{stem}.png"))
+            Frame(stem, {"image": path, "labels": found.get(stem, missing / f"{stem}.png")})
             for stem, path in sorted(self.index.tree(images).items())
         ]
 

@@ -49,6 +49,7 @@ class SceneFlow(StereoFiles):
         ".pfm; Monkaa and Driving without TRAIN"
     )
     splits = ("all", "train", "test", "train-flyingthings3d")
+    partitions = ("all", "train-flyingthings3d")
     counts: ClassVar[dict[str, int]] = {
         "all": 39824,
         "train": 35454,

@@ -14,8 +14,9 @@ from typing import Any
 from ...errors import UserError
 from .. import formats
 from . import DATASETS
+from ._base import Frame
 from ._boxes import XmlBoxes
-from ._labelled import ClassMaps, Picture
+from ._labelled import ClassMaps
 
 OBJECTS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -62,14 +63,17 @@ class VOC(ClassMaps):
         self.augmented = augmented
         super().__init__(root, split, **options)
 
-    def list_pictures(self) -> list[Picture]:
+    def list_frames(self) -> list[Frame]:
         for base in self.index.bases(self.root, "JPEGImages"):
             lists = [self.split]
             if self.augmented and self.split == "train":
                 lists = ["train_aug", "trainaug"]
             ids = read_list(base, ("SegmentationAug", "Segmentation"), lists)
             folder = "SegmentationClassAug" if self.augmented else "SegmentationClass"
-            return [Picture(i, base / "JPEGImages" / f"{i}.jpg", base / folder / f"{i}.png") for i in ids]
+            return [
+                Frame(i, {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / folder / f"{i}.png"})
+                for i in ids
+            ]
         return []
 
 
@@ -86,6 +90,7 @@ class VOCDetection(XmlBoxes):
     name = "voc_detection"
     layout = "JPEGImages/ID.jpg, Annotations/ID.xml, ImageSets/Main/SPLIT.txt"
     splits = ("train", "val", "trainval", "test")
+    partitions = ("trainval",)
 
     def __init__(
         self,
@@ -110,6 +115,7 @@ class BCCD(XmlBoxes):
     name = "bccd"
     layout = "BCCD/JPEGImages/ID.jpg, BCCD/Annotations/ID.xml, BCCD/ImageSets/Main/SPLIT.txt"
     splits = ("train", "val", "test", "trainval")
+    partitions = ("trainval",)
     classes = ("RBC", "WBC", "Platelets")
 
     def __init__(
