@@ -42,7 +42,9 @@ def recipe_for(name: str, root: str | None, options: argparse.Namespace) -> Any:
         train["root"] = root
     if name == "world":
         train |= {"length": 64, "size": [options.height, options.width], "max_disparity": 192}
-    overrides = {"data.train": [train], "data.batch_size": options.batch, "teachers.acvnet.weights": None}
+    overrides: dict[str, Any] = {"data.train": [train], "data.batch_size": options.batch}
+    # Random weights take as long.
+    overrides |= {f"teachers.{name}.weights": None for name in load_recipe(options.recipe).teachers}
     return load_recipe(options.recipe, overrides=overrides)
 
 

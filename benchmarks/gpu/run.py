@@ -244,7 +244,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.networks = options.networks or [name for name in NETWORKS if name in list_models()]
     options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.smoke:
-        options.size, options.crop, options.batch, options.max_disparity = [64, 96], [64, 96], 1, 32
+        options.size, options.crop, options.batch, options.max_disparity = [64, 96], [64, 96], 1, 64
         options.networks = options.networks[-1:]
     elif options.device == "cpu":
         sys.exit("this torch sees no GPU; --smoke runs at tiny sizes anywhere")
@@ -255,7 +255,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write."""
     options = parse(arguments)
-    log = Log(60 if options.smoke else BUDGET)
+    log = Log(BUDGET)
     for part in (regression, inference, training, runtimes):
         part(log, options)
     result = {

@@ -12,8 +12,7 @@ from densedistill.networks.registry import MODELS, create_model, list_models
 from densedistill.tasks import task_of
 
 # Nodes of the graph for any size; the published TSNnet Naive exports to 9,199.
-NODES = 600
-
+NODES = 1000
 
 SMALL = ("slim", "naive", "mobilenetv2", "r18", "resnet18", "small")
 
@@ -46,9 +45,9 @@ def test_one_network_of_each_architecture_is_exported(name, tmp_path):
     import onnx
 
     network = settled(name)
-    for suffix, size in ((".onnx", None), (".onnx", (100, 150)), (".xml", None), (".pt2", None)):
+    for suffix, size in ((".onnx", None), (".onnx", (150, 140)), (".xml", None), (".pt2", None)):
         file = tmp_path / f"{name}{suffix}"
         # Random weights give logits a hundred times the usual; a tenth of a pixel is rounding then.
-        export(network, file, size, check_sizes=((64, 128), (100, 150), (130, 190)), limit=0.1)
+        export(network, file, size, check_sizes=((128, 192), (150, 140), (130, 190)), limit=0.1)
         if suffix == ".onnx":
             assert len(onnx.load(file).graph.node) < NODES

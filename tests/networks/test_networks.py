@@ -1,5 +1,6 @@
 """What every registered network must do, at its least size. A new network is tested by being registered."""
 
+import copy
 import inspect
 import math
 
@@ -45,7 +46,11 @@ def images(network, dtype=torch.float32, add=0):
     )
     shape = (2, 3, height + add, width)
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).to(dtype) for _ in get_task(network.task).inputs]
+    # Of unlike contrast: a normalisation over pooled features would else divide by next to nothing.
+    contrast = torch.tensor([0.5, 2.0]).view(2, 1, 1, 1)
+    return [
+        (contrast * torch.randn(shape, generator=generator)).to(dtype) for _ in get_task(network.task).inputs
+    ]
 
 
 def by_weight(name):
@@ -154,8 +159,16 @@ def test_autocast_to_bfloat16_gives_float32_outputs_near_those_of_float32(networ
         outputs = predict(network, *inputs)
     assert all(output.dtype == torch.float32 and output.isfinite().all() for output in outputs)
     expected = predict(network, *inputs)
-    error = sum((a - e).abs().mean() for a, e in zip(outputs, expected, strict=True))
-    assert error < 0.2 * sum(e.abs().mean() for e in expected)
+    rounded = copy.deepcopy(network)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+
+    def error(values):
+        return sum((a - e).abs().mean() for a, e in zip(values, expected, strict=True))
+
+    # What rounding the weights alone does to a hundred layers at random is beyond a fifth.
+    allowed = max(0.2 * sum(e.abs().mean() for e in expected), 2 * error(predict(rounded, *inputs)))
+    assert error(outputs) < allowed
 
 
 def test_channels_last_gives_the_same(network):

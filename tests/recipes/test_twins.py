@@ -29,7 +29,7 @@ def test_a_twin_runs_twenty_steps(name, tmp_path):
         overrides={
             "schedule.steps": 20,
             "data.batch_size": 1,
-            "data.train.size": size,
+            "data.train.*.size": size,
             "data.validate.size": size,
             "data.validate.length": 2,
             "trainer.validate_every": 20,

@@ -84,6 +84,7 @@ def make_artifact(
     batch = batch or (None if size is None else 1)
     graph = Graph(deployable(network), size)
     name = getattr(network, "name", type(network).__name__)
+    classes = getattr(network, "classes", ())
     card = Card(
         name=name,
         task=graph.task.name,
@@ -93,7 +94,7 @@ def make_artifact(
         size=size,
         batch=batch,
         max_disparity=getattr(network, "max_disparity", None),
-        classes=tuple(getattr(network, "classes", ())),
+        classes=tuple(classes) if isinstance(classes, Sequence) else (),  # some know their number alone
         weights=weights,
         version=__version__,
     )

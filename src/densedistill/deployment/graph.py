@@ -46,7 +46,7 @@ class Graph(nn.Module):
         self.rows: Tensor | None
         self.columns: Tensor | None
         for name, (source, target) in zip(("rows", "columns"), pairs, strict=True):
-            self.register_buffer(name, _antialiased(source, target) if scaled else None)
+            self.register_buffer(name, _resizing(source, target, self.spec.antialias) if scaled else None)
 
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(*map(self._prepare, images))
@@ -61,6 +61,8 @@ class Graph(nn.Module):
         if self.rows is not None and self.columns is not None:
             image = self.rows @ image @ self.columns.T
         if self.placement is not None and any(self.placement.padding):
+            if self.spec.pad_mode == "zeros-after-normalising":
+                return _with_zeros(image, self.placement.padding)
             image = self.spec.pad_image(image, self.placement.padding)
         return image
 
@@ -72,13 +74,30 @@ class Graph(nn.Module):
         return restore_output(self.task, key, output, self.spec, self.placement)
 
 
-def _antialiased(source: int, target: int) -> Tensor:
-    """Return the matrix (target, source) of antialiased linear resizing along one axis.
+def _with_zeros(image: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """Return `image` (B, 3, H, W) with zeros around it.
+
+    Joined, not padded: onnxruntime merges padding into the pooling that follows, and then refuses the file,
+    for the padding is wider than the pooling's kernel.
+    """
+    left, right, top, bottom = padding
+    for dim, before, after in ((3, left, right), (2, top, bottom)):
+        sizes = [list(image.shape), list(image.shape)]
+        sizes[0][dim], sizes[1][dim] = before, after
+        zeros = [image.new_zeros(size) for size in sizes]
+        image = torch.cat([part for part in (zeros[0], image, zeros[1]) if part.shape[dim]], dim)
+    return image
+
+
+def _resizing(source: int, target: int, antialias: bool) -> Tensor:
+    """Return the matrix (target, source) of linear resizing along one axis.
 
     As matrix products, the resizing of a fixed size is in every runtime what it is in torch.
     """
     eye = torch.eye(source)[None, None]
-    return F.interpolate(eye, (target, source), mode="bilinear", align_corners=False, antialias=True)[0, 0]
+    return F.interpolate(eye, (target, source), mode="bilinear", align_corners=False, antialias=antialias)[
+        0, 0
+    ]
 
 
 def deployable(network: nn.Module) -> nn.Module:
@@ -94,8 +113,7 @@ def deployable(network: nn.Module) -> nn.Module:
 
 def output_names(graph: Graph) -> tuple[str, ...]:
     """Return the outputs that the network gives, in the graph's order; it is run once."""
-    size = graph.placement.size if graph.placement else graph.spec.place(*least_size(graph.spec))[1]
-    images = [torch.rand(1, 3, *size) for _ in graph.task.inputs]
+    images = [torch.rand(1, 3, *traced_size(graph)) for _ in graph.task.inputs]
     with torch.inference_mode():
         given = graph.network(*map(graph._prepare, images))
     if isinstance(given, Tensor):
@@ -105,10 +123,24 @@ def output_names(graph: Graph) -> tuple[str, ...]:
 
 def least_size(spec: InputSpec) -> tuple[int, int]:
     """Return a small size that any network with this `spec` takes: 4 x 6 multiples, at least 64 x 96."""
-    return tuple(  # type: ignore[return-value]
-        max(-(-max(count * spec.multiple, least, own) // spec.multiple) * spec.multiple, 1)
+    height, width = (
+        -(-max(count * spec.multiple, least, own) // spec.multiple) * spec.multiple
         for count, least, own in zip((4, 6), (64, 96), spec.min_size, strict=True)
     )
+    return height, width
+
+
+def traced_size(graph: Graph) -> tuple[int, int]:
+    """Return the size at which `graph` is traced: small, but wider than the largest disparity.
+
+    Tracing takes what happens once to happen once at any size, and a row of a volume is worked on in as many
+    blocks as disparities fit into it.
+    """
+    if graph.placement is not None:
+        return graph.placement.size
+    height, width = least_size(graph.spec)
+    widest = getattr(graph.network, "max_disparity", None) or 0
+    return height, max(width, (widest // graph.spec.multiple + 1) * graph.spec.multiple)
 
 
 def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
@@ -117,21 +149,29 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     Raises:
         UserError: the network cannot be traced; the message ends with torch's reason.
     """
-    size = graph.placement.size if graph.placement else least_size(graph.spec)
+    size = traced_size(graph)
     images = tuple(torch.rand(batch or TRACED, 3, *size) for _ in graph.task.inputs)
     dims: dict[int, Any] = {} if batch else {0: Dim.DYNAMIC}
+    shapes = [dims]
     if graph.placement is None:
-        dims |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    try:
-        with torch.no_grad():
-            # `forward` takes any number of images, so its dynamic shapes are one tuple.
-            return torch.export.export(graph, images, dynamic_shapes=((dims,) * len(images),), strict=False)
-    except UserError:
-        raise
-    except Exception as error:  # whatever stands in a network that is not ours
-        name = getattr(graph.network, "name", type(graph.network).__name__)
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"torch.export cannot trace {name}: {reason[0]}") from error
+        # Where all sizes are known to be multiples, those inside stay products, not roundings of roundings.
+        # A network that asks for other sizes than these refuses, and is traced without that knowledge.
+        rows, columns = (graph.spec.multiple * Dim(name, min=1) for name in ("rows", "columns"))
+        shapes = [dims | {2: rows, 3: columns}, dims | {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}]
+    for shape in shapes:
+        try:
+            with torch.no_grad():
+                # `forward` takes any number of images, so its dynamic shapes are one tuple.
+                return torch.export.export(
+                    graph, images, dynamic_shapes=((shape,) * len(images),), strict=False
+                )
+        except UserError:
+            raise
+        except Exception as error:  # whatever stands in a network that is not ours
+            reason = error
+    name = getattr(graph.network, "name", type(graph.network).__name__)
+    line = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
+    raise UserError(f"torch.export cannot trace {name}: {line}") from reason
 
 
 def doubtful_sizes(program: ExportedProgram, graph: Graph, count: int = 3) -> list[tuple[int, int]]:
@@ -143,7 +183,7 @@ def doubtful_sizes(program: ExportedProgram, graph: Graph, count: int = 3) -> li
     if guards is None or graph.placement is not None:
         return []
     multiple = graph.spec.multiple
-    first = [side // multiple for side in least_size(graph.spec)]
+    first = [side // multiple for side in traced_size(graph)]
     found: list[tuple[int, int]] = []
     for more in range(1, 9):
         for taller, wider in ((0, more), (more, 0), (more, more)):

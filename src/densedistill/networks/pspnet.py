@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ._layout import Layout
 from .input_spec import InputSpec
 from .layers.activated_norm import ActivatedNorm
+from .layers.exporting import is_exporting
 from .registry import register_model
 
 # BGR levels of 255, less the mean of ImageNet, not divided by anything.
@@ -94,6 +95,30 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+class AdaptiveMean(nn.AdaptiveAvgPool2d):
+    """`nn.AdaptiveAvgPool2d` of n x n regions that exports for every size.
+
+    Exporters take regions to be as large as at the traced size; a product with the matrix of each region's
+    weights they get right.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the means (B, C, n, n) of `x` (B, C, H, W)."""
+        if not is_exporting():
+            return super().forward(x)
+        rows, columns = (self._weights(x.shape[dim], x) for dim in (2, 3))
+        return rows @ x @ columns.T
+
+    def _weights(self, length: int, like: Tensor) -> Tensor:
+        count = self.output_size
+        at = torch.arange(length, device=like.device)[None]
+        region = torch.arange(count, device=like.device)[:, None]
+        # Region i reaches from floor(i L / n) to ceil((i + 1) L / n).
+        inside = ((at + 1) * count > region * length) & (at * count < (region + 1) * length)
+        weights = inside.to(like.dtype)
+        return weights / weights.sum(1, keepdim=True)
+
+
 class Pyramid(nn.Module):
     """Means over 1, 4, 9 and 36 regions beside the feature itself, mixed by one convolution."""
 
@@ -101,7 +126,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(size),
+                AdaptiveMean(size),
                 nn.Conv2d(channels, width, 1, bias=False),
                 ActivatedNorm(width, slope=0.01),
             )

@@ -171,7 +171,19 @@ def _change_unit(schedule: Document, over: Mapping[str, Any]) -> None:
 
 
 def override(document: Document, path: str, value: Any) -> None:
-    """Set the dotted `path` of `document` to `value`, in place; numbers in the path count list entries."""
+    """Set the dotted `path` of `document` to `value`, in place.
+
+    Numbers in the path count list entries, and `*` stands for each of them, also where there is but one.
+    """
+    before, star, after = path.partition(".*.")
+    if star:
+        entries = _value_at(document, before)
+        if isinstance(entries, list):
+            for number in range(len(entries)):
+                override(document, f"{before}.{number}.{after}", value)
+        else:
+            override(document, f"{before}.{after}", value)
+        return
     *parents, last = path.split(".")
     here: Any = document
     for depth, key in enumerate(parents):
@@ -187,6 +199,13 @@ def override(document: Document, path: str, value: Any) -> None:
         here[last] = value
     else:
         raise UserError(f"the recipe has no field '{path}': '{'.'.join(parents)}' is {here!r}")
+
+
+def _value_at(document: Document, path: str) -> Any:
+    here: Any = document
+    for key in path.split("."):
+        here = here.get(key) if isinstance(here, dict) else None
+    return here
 
 
 def _enter(here: Any, key: str, path: str) -> Any:
@@ -211,7 +230,10 @@ def _index(entries: list[Any], key: str, path: str) -> int | None:
         return int(key)
     if len(entries) == 1 and isinstance(entries[0], dict):
         return None
-    raise UserError(f"{path}: there are {len(entries)} entries; say which, for example '{_numbered(path)}'")
+    raise UserError(
+        f"{path}: there are {len(entries)} entries; say which, for example "
+        f"'{_numbered(path)}', or '*' for each"
+    )
 
 
 def _numbered(path: str) -> str:

@@ -221,7 +221,7 @@ def _prepare(image: Tensor, spec: InputSpec, placement: Placement) -> Tensor:
     """Scale and pad `image` (B, 3, H, W) in [0, 1], so that normalising it gives what `spec` says."""
     if placement.scaled_size != placement.size:
         image = nn.functional.interpolate(
-            image, placement.scaled_size, mode="bilinear", align_corners=False, antialias=True
+            image, placement.scaled_size, mode="bilinear", align_corners=False, antialias=spec.antialias
         )
     left, right, top, bottom = placement.padding
     if not any(placement.padding):

@@ -1,14 +1,10 @@
 """Correlation of two feature maps over a window of displacements, without a loop over the displacements.
 
-The direct formulation multiplies and averages once a displacement, 81 times for a window of 9 x 9. Here a
-row of
-the first map is cut into blocks of 8 columns, each of which meets all the columns that it can reach in one
-matrix
-product a row of the window. Of a product only a diagonal band is wanted, so half of the arithmetic counts,
-but all
-of it runs at the speed of matrix products; the band is read in place (see `_band`).
-`benchmarks/correlation.py`
-measures both.
+The direct formulation multiplies and averages once a displacement, 81 times for a window of 9 x 9. Here a row
+of the first map is cut into blocks of 8 columns, each of which meets all the columns that it can reach in one
+matrix product a row of the window. Of a product only a diagonal band is wanted, so half of the arithmetic
+counts, but all of it runs at the speed of matrix products; the band is read in place (see `_band`).
+`benchmarks/correlation.py` measures both.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from .exporting import is_exporting
 
 _BLOCK = 8
 
@@ -47,8 +44,7 @@ def correlation_2d(fixed: Tensor, searched: Tensor, displacement: int = 4) -> Te
 
 
 def correlation_3d(fixed: Tensor, searched: Tensor, displacement: int = 4, depth: int = 0) -> Tensor:
-    """Return (B, (2m + 1)(2d + 1)², H, W): as `correlation_2d`, with channels shifted by k = -m … m,
-    outermost.
+    """Return (B, (2m + 1)(2d + 1)², H, W): as `correlation_2d`, with channels k = -m … m further, outermost.
 
     For cost volumes whose channels are hypotheses of disparity: c of `fixed` meets c + k of `searched`, zero
     beyond the last. The mean is over all C channels, however many met.
@@ -74,36 +70,44 @@ def _check(fixed: Tensor, searched: Tensor) -> None:
 def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor:
     """Return (B, (2 rows + 1)(2 reach + 1), H, W)."""
     batch, channels, height, width = fixed.shape
-    blocks = -(-width // _BLOCK)
+    blocks = (width + _BLOCK - 1) // _BLOCK  # exporters round the quotient of a negative number towards zero
     full = blocks * _BLOCK
     margin = 2 * rows
-    left = F.pad((fixed / channels).permute(0, 2, 3, 1), (0, 0, 0, full - width, 0, margin))
-    left = left.reshape(-1, _BLOCK, channels)
-    # What a block can reach: itself and the 2 reach columns behind it, of the map padded by `reach` on the
-    # left.
-    padded = F.pad(searched, (reach, reach + full - width + _BLOCK, rows, rows)).transpose(1, 2)
+    left = _columns(fixed / channels, 0, full).permute(0, 2, 3, 1)
+    left = F.pad(left, (0, 0, 0, 0, 0, margin)).reshape(-1, _BLOCK, channels)
+    # What a block can reach: itself and the 2 reach columns behind it, of the map padded on the left.
+    padded = F.pad(_columns(searched, -reach, full + reach + _BLOCK), (0, 0, rows, rows)).transpose(1, 2)
     spans = [padded[..., i * _BLOCK : i * _BLOCK + full] for i in range(-(-2 * reach // _BLOCK) + 1)]
     reached = torch.cat([span.unflatten(-1, (blocks, _BLOCK)) for span in spans], -1)
     reached = reached[..., : _BLOCK + 2 * reach].transpose(2, 3).flatten(0, 2)
-    # In the flat list of blocks a row of the image further is `blocks` further. The last `margin` rows of
-    # an image
-    # then meet the next image: they are padding and are cut off.
+    # In the flat list of blocks a row of the image further is `blocks` further. The last `margin` rows of an
+    # image then meet the next image: they are padding and are cut off.
     count = left.shape[0] - margin * blocks
     starts = [row * blocks for row in range(margin + 1)]
     products = torch.stack([torch.bmm(left[:count], reached[at : at + count]) for at in starts])
     band = _band(products, reach).permute(0, 3, 1, 2).flatten(2)
     band = F.pad(band, (0, margin * full)).unflatten(2, (batch, height + margin, full))
-    return band[..., :height, :width].permute(2, 0, 1, 3, 4).flatten(1, 2)
+    return _columns(band[..., :height, :], 0, width).permute(2, 0, 1, 3, 4).flatten(1, 2)
+
+
+def _columns(maps: Tensor, begin: int, end: int) -> Tensor:
+    """Return the columns `begin` to `end` of `maps` (…, W), zero where there is none."""
+    width = maps.shape[-1]
+    if not is_exporting():
+        return maps[..., :end] if begin == 0 and end <= width else F.pad(maps, (-begin, end - width))
+    # Gathered: a width that was padded or cut would be taken to have the traced one's remainder.
+    columns = torch.arange(end - begin, device=maps.device) + begin
+    inside = (columns >= 0) & (columns < width)
+    return maps.index_select(maps.ndim - 1, columns * inside) * inside
 
 
 def _band(products: Tensor, reach: int) -> Tensor:
-    """Return the entries (i, i + j), j = 0 … 2 reach, of matrices (…, n, n + 2 reach), as (…, n, 2 reach +
-    1).
+    """Return entries (i, i + j), j = 0 … 2 reach, of matrices (…, n, n + 2 reach): (…, n, 2 reach + 1).
 
     Entry (i, i + j) of the flat matrix stands at i (n + 2 reach + 1) + j.
     """
     rows, pitch = products.shape[-2:]
     flat, size = products.flatten(-2), 2 * reach + 1
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # exporters know padding better than windows
+    if is_exporting():  # exporters know padding better than windows
         return F.pad(flat, (0, rows)).unflatten(-1, (rows, pitch + 1))[..., :size]
     return flat.unfold(-1, size, pitch + 1)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import regression_chunked as chunked
+from .exporting import is_exporting
 from .regression_plain import (
     Reduction,
     disparity_cross_entropy_reference,
@@ -26,7 +27,6 @@ from .regression_plain import (
     regress_disparity_reference,
     upsample_logits,
 )
-from .volume import is_exporting
 
 __all__ = [
     "Reduction",

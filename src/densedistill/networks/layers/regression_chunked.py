@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Levels in a block, and numbers in a block for each thread, which fill a fifth of a 2 MB cache.
@@ -33,9 +33,20 @@ def interpolation_matrix(
     source: int, target: int, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Return the matrix (target, source) of linear interpolation along one axis."""
-    eye = torch.eye(source, dtype=torch.float64)[None]
-    matrix = F.interpolate(eye, target, mode="linear", align_corners=align_corners)[0].T
-    return matrix.to(device, dtype).contiguous()
+    # In NumPy, and in the type that is wanted, so that an exported graph holds the numbers, not their making.
+    steps = np.arange(target)
+    if align_corners:
+        position = steps * ((source - 1) / max(target - 1, 1))
+    else:
+        position = np.maximum((steps + 0.5) * (source / target) - 0.5, 0)
+    lower = np.minimum(position.astype(np.int64), source - 1)
+    upper = np.minimum(lower + 1, source - 1)
+    matrix = np.zeros((target, source))
+    matrix[steps, lower] = 1 - (position - lower)
+    matrix[steps, upper] += position - lower
+    if dtype != torch.float64:
+        matrix = matrix.astype(np.float32)
+    return torch.from_numpy(matrix).to(device, dtype)
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import volume_chunked as chunked
+from .exporting import is_exporting
 
 
 def groupwise_correlation_volume(left: Tensor, right: Tensor, levels: int, groups: int) -> Tensor:
@@ -80,12 +81,6 @@ class Concatenation(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return concatenation_volume(left, right, self.levels, self.mask_left)
-
-
-def is_exporting() -> bool:
-    """Return whether torch is recording operators for `torch.export`, ONNX or TorchScript."""
-    # Both ONNX exporters do one or the other; asking `torch.onnx` would import it, which takes seconds.
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _same_type(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolution import part_views
-from .volume import is_exporting
+from .exporting import is_exporting
 
 
 class PairConvolution(nn.Conv2d):
