@@ -17,6 +17,8 @@ from densedistill.deployment.check import Difference, Row, compare, measure_diff
 from densedistill.deployment.export import export
 from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace
 from densedistill.errors import UserError
+from densedistill.networks.layers.correlation import correlation_2d
+from densedistill.networks.pspnet import AdaptiveMean
 from densedistill.runtimes import load_runtime, read_card
 from densedistill.tasks import get_task, list_tasks
 
@@ -77,9 +79,10 @@ def test_the_metadata_holds_what_others_need(student, files, suffix):
     [
         dd.InputSpec(mean=(1, 2, 3), std=(2, 3, 4), channels="bgr", range=255.0, multiple=8, pad="top-right"),
         dd.InputSpec(multiple=8, scale=0.5, pad="centre"),
+        dd.InputSpec(multiple=8, scale=0.5, antialias=False),
         dd.InputSpec(multiple=8, pad_mode="replicate", min_size=(40, 0)),
     ],
-    ids=["bgr", "scaled", "replicate"],
+    ids=["bgr", "scaled", "subsampled", "replicate"],
 )
 @pytest.mark.parametrize("size", [None, (37, 50)])
 def test_every_preparation_goes_with_the_file(tmp_path, spec, size, suffix):
@@ -87,6 +90,38 @@ def test_every_preparation_goes_with_the_file(tmp_path, spec, size, suffix):
     difference = export(network, tmp_path / f"tiny{suffix}", size, check_sizes=[(37, 50), (48, 33)])
     assert difference < 1e-2  # hundredths of the mean depth
     assert len({row.size for row in difference.rows}) == (1 if size else 2)
+
+
+class Awkward(Tiny):
+    """A network of what exporters get wrong at sizes unlike the traced one."""
+
+    def __init__(self):
+        super().__init__(dd.InputSpec(multiple=16))
+        self.pool = AdaptiveMean(6)
+
+    def forward(self, image):
+        feature = nn.functional.avg_pool2d(image, 16)
+        matched = correlation_2d(feature, feature.flip(3), 2).mean(1, True)
+        pooled = nn.functional.interpolate(self.pool(feature), feature.shape[-2:]).mean(1, True)
+        return {"depth": nn.functional.interpolate(matched + pooled, image.shape[-2:])}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_sizes_unlike_the_traced_one_are_right_at_once(tmp_path, suffix):
+    sizes = [(64, 96), (48, 48), (100, 150), (240, 320)]
+    assert export(Awkward().eval(), tmp_path / f"awkward{suffix}", check_sizes=sizes) < 1e-2
+
+
+def test_a_wide_padding_before_a_pooling_is_exported(tmp_path):
+    class Pooled(Tiny):
+        def forward(self, image):
+            return {
+                "depth": nn.functional.interpolate(
+                    nn.functional.avg_pool2d(image, 3, 2, 1)[:, :1], image.shape[-2:]
+                )
+            }
+
+    assert export(Pooled(dd.InputSpec(multiple=16)).eval(), tmp_path / "pooled.onnx", (150, 140)) < 1e-2
 
 
 @pytest.mark.parametrize("task", [task for task in list_tasks() if task != "detection"])

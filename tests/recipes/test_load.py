@@ -144,6 +144,11 @@ def test_dotted_fields_override_and_lists_are_counted():
         UserError, match=r"there are 2 entries; say which, for example 'data\.train\.0\.root'"
     ):
         load_recipe("dsnet/kitti", overrides={"data.train.root": "/kitti"})
+    recipe = load_recipe(
+        "dsnet/kitti", overrides={"data.train.*.root": "/kitti", "data.validate.*.root": "/val"}
+    )
+    assert [dataset.root for dataset in recipe.data.train] == ["/kitti", "/kitti"]
+    assert recipe.data.validate[0].root == "/val"
 
 
 def test_overrides_of_a_chain_go_to_every_stage_or_to_the_one_named():

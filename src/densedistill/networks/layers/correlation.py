@@ -70,7 +70,8 @@ def _check(fixed: Tensor, searched: Tensor) -> None:
 def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor:
     """Return (B, (2 rows + 1)(2 reach + 1), H, W)."""
     batch, channels, height, width = fixed.shape
-    blocks = (width + _BLOCK - 1) // _BLOCK  # exporters round the quotient of a negative number towards zero
+    # Tracers take one block to be one at any width: exported graphs have one more than they need, or two.
+    blocks = width // _BLOCK + 2 if is_exporting() else (width + _BLOCK - 1) // _BLOCK
     full = blocks * _BLOCK
     margin = 2 * rows
     left = _columns(fixed / channels, 0, full).permute(0, 2, 3, 1)
