@@ -9,19 +9,15 @@ is the same for all and not counted. Seconds are of training alone, as logged.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from study import study_parser, train_or_resume, write_study
 
-from densedistill.files import write_text
-from densedistill.machine import cpu_model
-from densedistill.training import open_run, train
+from densedistill.training import open_run
 
 FIGURES = {"epe": "EPE px", "bad2": "bad-2.0 %", "d1": "D1 %"}
 ROWS = {
@@ -92,24 +88,11 @@ def show(study: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, default=Path("runs/cascade-study"), help="folder of the runs")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--read", action="store_true", help="only read runs that are there")
-    arguments = parser.parse_args()
-    if not arguments.read:
-        if arguments.run.is_dir():
-            train(resume=arguments.run)
-        else:
-            train("study/cascade", run=arguments.run)
+    arguments = study_parser(__doc__, "runs/cascade-study").parse_args()
+    train_or_resume("study/cascade", arguments)
     study = read(arguments.run)
-    study |= {"machine": cpu_model(), "threads": 1, "date": date.today().isoformat()}
     show(study)
-    if arguments.json:
-        write_text(arguments.json, json.dumps(study, indent=1) + "\n")
-        print(f"wrote {arguments.json}")
+    write_study(study, arguments.json)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,17 @@ of the last validation. An interrupted study goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import statistics
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
+from study import study_parser, train_or_resume, write_study
 
-from densedistill.files import write_text
 from densedistill.metrics import metric_info
-from densedistill.training import open_run, train
+from densedistill.training import open_run
 
 FIGURES = ("epe", "epe_next", "epe_flow", "d1", "d2", "fl", "sf")
 
@@ -61,27 +57,15 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__, "runs/dwarf-labels")
     parser.add_argument(
         "--recipe", default="study/dwarf-labels", help="study/dwarf-labels (default) or -clean"
     )
-    parser.add_argument("--run", type=Path, default=Path("runs/dwarf-labels"), help="folder of the runs")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--read", action="store_true", help="only read runs that are there")
     arguments = parser.parse_args()
-    if not arguments.read:
-        if arguments.run.is_dir():
-            train(resume=arguments.run)
-        else:
-            train(arguments.recipe, run=arguments.run)
+    train_or_resume(arguments.recipe, arguments)
     rows = read(arguments.run)
     show(rows, f"{arguments.recipe}, mean ± deviation over seeds")
-    if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        study = {"rows": rows, "date": date.today().isoformat(), "cores": torch.get_num_threads(), **facts}
-        write_text(arguments.json, json.dumps(study, indent=1) + "\n")
+    write_study({"rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,17 @@ the time that the cheapest rung needed for all its steps. An interrupted study g
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import statistics
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
+from study import study_parser, train_or_resume, write_study
 
-from densedistill.files import atomic_write
 from densedistill.recipes import load_recipe
-from densedistill.training import Run, open_run, train
+from densedistill.training import Run, open_run
 
 FIGURES = {
     "stereo": {"epe": "EPE px", "bad2": "bad-2.0 %"},
@@ -97,32 +93,15 @@ def show(study: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = study_parser(__doc__, "runs/ladder")
     parser.add_argument("recipe", nargs="?", default="study/ladder", help="a ladder (default study/ladder)")
-    parser.add_argument("--run", type=Path, default=Path("runs/ladder"), help="folder of the runs")
     parser.add_argument("--steps", type=int, help="steps of each run (default: the recipe's)")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--read", action="store_true", help="only read runs that are there")
     arguments = parser.parse_args()
-    if not arguments.read:
-        if arguments.run.is_dir():
-            train(resume=arguments.run)
-        else:
-            train(
-                arguments.recipe,
-                run=arguments.run,
-                overrides={"schedule.steps": arguments.steps} if arguments.steps else None,
-            )
+    overrides = {"schedule.steps": arguments.steps} if arguments.steps else None
+    train_or_resume(arguments.recipe, arguments, overrides)
     study = read(arguments.run)
-    study |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-    study |= {"date": date.today().isoformat(), "cores": torch.get_num_threads()}
     show(study)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(arguments.json) as path:
-            Path(path).write_text(json.dumps(study, indent=1) + "\n")
+    write_study(study, arguments.json)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,10 @@ class AdaptiveMean(nn.AdaptiveAvgPool2d):
     weights they get right.
     """
 
+    def __init__(self, regions: int):
+        super().__init__(regions)
+        self.regions = regions
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the means (B, C, n, n) of `x` (B, C, H, W)."""
         if not is_exporting():
@@ -110,7 +114,7 @@ class AdaptiveMean(nn.AdaptiveAvgPool2d):
         return rows @ x @ columns.T
 
     def _weights(self, length: int, like: Tensor) -> Tensor:
-        count = self.output_size
+        count = self.regions
         at = torch.arange(length, device=like.device)[None]
         region = torch.arange(count, device=like.device)[:, None]
         # Region i reaches from floor(i L / n) to ceil((i + 1) L / n).
