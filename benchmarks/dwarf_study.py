@@ -4,8 +4,7 @@
     python benchmarks/dwarf_study.py --recipe study/dwarf-clean --run runs/dwarf-clean
 
 One run a rung and seed, for the same steps (the recipes `study/dwarf-labels` and `study/dwarf-clean`); the
-figures are
-of the last validation. An interrupted study goes on where it stopped.
+figures are of the last validation. An interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations

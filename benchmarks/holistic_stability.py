@@ -2,11 +2,9 @@
 
     python benchmarks/holistic_stability.py --kind hinge --steps 10000 --json benchmarks/results/holistic.json
 
-A small student, whose convolutions run under autocast to bfloat16, learns from the adversarial term alone
-to give a
-teacher's score maps, the worst case: nothing else holds it. Every 500 steps both losses and the largest
-logit are
-printed; it stops at the first value that is no number and says where.
+A small student, whose convolutions run under autocast to bfloat16, learns from the adversarial term alone to
+give a teacher's score maps, the worst case: nothing else holds it. Every 500 steps both losses and the
+largest logit are printed; it stops at the first value that is no number and says where.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
     python benchmarks/stored_teacher.py --json benchmarks/results/stored_teacher.json
 
 The same student learns the same steps on the same crops from files: by ground truth alone; with the outputs
-and the
-early features of a teacher read from a store; with the teacher itself; and with three stores at once. Peak
-memory is
-the process's own, a process a variant. Aim: with a store at most 1.25 times the time without a teacher.
+and the early features of a teacher read from a store; with the teacher itself; and with three stores at once.
+Peak memory is the process's own, a process a variant. Aim: with a store at most 1.25 times the time without a
+teacher.
 """
 
 from __future__ import annotations

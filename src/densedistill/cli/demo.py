@@ -1,9 +1,8 @@
 """Distil a small stereo network from the teacher that ships, and see what came of it; minutes, no download.
 
-The same student is trained twice on procedural scenes, with its teacher and without, by the same steps.
-Both are then compared with the teacher, the student that ships and OpenCV's SGBM, on held-out scenes and
-on two photographed pairs.
-Stopped with Ctrl-C, the same command goes on where it was.
+The same student is trained twice on procedural scenes, with its teacher and without, by the same steps. Both
+are then compared with the teacher, the student that ships and OpenCV's SGBM, on held-out scenes and on two
+photographed pairs. Stopped with Ctrl-C, the same command goes on where it was.
 
 examples:
   densedistill demo

@@ -7,14 +7,10 @@ A store is a folder:
     shards/000000.json  the shard's checksum and counts, written after it: a shard without is none
 
 Answers are of the full frame. Everything is 16 bits at most: values in px or metres are fixed-point numbers
-whose
-step is chosen for each map (a half-precision number would be 1/16 px off at 128 px, these are 1/512),
-differences
-along the row, deflated; features are half-precision, as they are; masks are packed bits. Zip files, because
-every
-language reads them, every member has a checksum of its own, and one frame is read without the others; they
-hold no
-times, so that the same answers give the same bytes.
+whose step is chosen for each map (a half-precision number would be 1/16 px off at 128 px, these are 1/512),
+differences along the row, deflated; features are half-precision, as they are; masks are packed bits. Zip
+files, because every language reads them, every member has a checksum of its own, and one frame is read
+without the others; they hold no times, so that the same answers give the same bytes.
 """
 
 from __future__ import annotations

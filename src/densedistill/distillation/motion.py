@@ -100,8 +100,7 @@ class Parts(Teacher):
     """Scene flow from a stereo teacher and a flow teacher, in the way DWARF's labels were made.
 
     Disparity at t1 is found on the pair at t1 and sampled where the flow leads; where the flow leads out of
-    the
-    image, or to where the stereo teacher does not vouch, nobody vouches for it.
+    the image, or to where the stereo teacher does not vouch, nobody vouches for it.
 
     Args:
         stereo, flow: teachers.

@@ -428,9 +428,8 @@ def _level_weights(term: Term, count: int, what: str) -> tuple[float, ...]:
 
 
 def _count(pair: Pair, sums: bool) -> Tensor:
-    """Return the number of positions that count, which weighs this process among others; 1 without a mask
-    and for
-    a loss that sums."""
+    """Return the number of positions that count, which weighs this process among others; 1 without a mask and
+    for a loss that sums."""
     if pair.mask is None or sums:
         return torch.ones((), dtype=torch.int64, device=pair.student.device)
     return pair.mask.sum()

@@ -21,10 +21,9 @@ Answer = dict[str, Any]
 class RememberingTeacher(NetworkTeacher):
     """A network whose answers to each image are kept in memory, told by the pixels themselves.
 
-    Whatever augmentation does, an image that differs in one level is another image, so the answers are
-    the network's in the fastest precision, kept in half precision. It pays where images are only mirrored,
-    not cropped or
-    scaled at random: each is then seen twice, whatever the number of epochs.
+    Whatever augmentation does, an image that differs in one level is another image, so the answers are the
+    network's in the fastest precision, kept in half precision. It pays where images are only mirrored, not
+    cropped or scaled at random: each is then seen twice, whatever the number of epochs.
 
     Args:
         network: the teacher.

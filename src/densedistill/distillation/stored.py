@@ -1,11 +1,9 @@
 """Stored answers as a teacher: what `densedistill label` wrote, cut as each sample was cut.
 
 Stored answers are of the full, un-augmented frame, so not every augmentation can be honoured. A crop is cut
-out of
-the answer; with stored taps its offset must be a multiple of the tap's stride, which training sees to. A
-horizontal
-flip needs the answer to the mirrored frame, a vertical one is refused. Random scaling scales outputs; taps it
-cannot. What cannot be honoured is refused before training.
+out of the answer; with stored taps its offset must be a multiple of the tap's stride, which training sees to.
+A horizontal flip needs the answer to the mirrored frame, a vertical one is refused. Random scaling scales
+outputs; taps it cannot. What cannot be honoured is refused before training.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class SGBM:
 
     All eight directions (MODE_HH), so that it is the best OpenCV offers. The left border, where the right
     view shows nothing, is padded by the search range and cropped again, and what the left-right, uniqueness
-    and speckle checks
-    reject is filled from the background side: with the smaller of the nearest disparities in the row.
+    and speckle checks reject is filled from the background side: with the smaller of the nearest disparities
+    in the row.
 
     Args:
         max_disparity: search range in px, rounded up to a multiple of 16.

@@ -30,8 +30,7 @@ def write_sceneflow_submission(
     """Predict KITTI 2015's test sequences and write the zip that its server takes; return its path.
 
     Every pixel is given: a disparity below 1/256 px, which the format would call unknown, is written as
-    1/256. Values
-    are rounded, not cut off as DWARF's own script does, which would be wrong by half a step.
+    1/256. Values are rounded, not cut off as DWARF's own script does, which would be wrong by half a step.
 
     Args:
         network: as `load_predictor` takes it, of task sceneflow.

@@ -28,8 +28,7 @@ def write_files(out: Path, frames: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Write the labels of some frames and return `files` (path to checksum), `bytes` and `frames`.
 
     Disparity and flow become KITTI's 16-bit PNG, depth KITTI's, classes 8-bit PNG with 255 for unknown,
-    confidence
-    8-bit PNG in `confidence/`. What filters reject is unknown in the file.
+    confidence 8-bit PNG in `confidence/`. What filters reject is unknown in the file.
 
     Raises:
         UserError: a value that the format cannot hold, or a full disk.

@@ -1,10 +1,8 @@
 """Filters: where an answer is to be believed.
 
 A filter says of each output how far a pixel is from being believable: an error, 0 for perfect, 1 at the
-limit, more
-beyond. Filters compose by taking the largest: a pixel is kept where no filter says more than 1, and its
-confidence
-is 2 to the power of minus the error.
+limit, more beyond. Filters compose by taking the largest: a pixel is kept where no filter says more than 1,
+and its confidence is 2 to the power of minus the error.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ _NEVER = float("inf")
 
 def register_filter(function: Filter) -> Filter:
     """Decorate `f(evidence, **options)`, which returns output key to error (1, 1, H, W), to be a filter by
-    its
-    name."""
+    its name."""
     return FILTERS.register()(function)
 
 
@@ -176,8 +173,7 @@ def agreement(
 @register_filter
 def photometric(evidence: Evidence, threshold: float = 0.15) -> Errors:
     """Compare the frame with what its match shows: 0.85 (1 - SSIM) / 2 + 0.15 |difference| (Godard et al.,
-    CVPR
-    2017) stays below `threshold`."""
+    CVPR 2017) stays below `threshold`."""
     first, answer, errors = evidence.first, evidence.answer, {}
     still = torch.zeros_like(first[:, :1])
     routes: dict[str, tuple[str, Tensor]] = {}
@@ -227,8 +223,7 @@ def range(evidence: Evidence, low: float = 0.0, high: float = float("inf"), of: 
 @register_filter
 def confidence(evidence: Evidence, threshold: float = 0.5) -> Errors:
     """Keep what the teacher itself is sure of: the largest probability, or the confidence that it gives, is
-    at least
-    `threshold`."""
+    at least `threshold`."""
     errors: Errors = {}
     for key in evidence.outputs:
         if f"{key}_confidence" in evidence.answer:

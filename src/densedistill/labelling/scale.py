@@ -1,8 +1,7 @@
 """Shards on one process, on several, or on a cluster: the same shards, whoever makes them.
 
-A shard depends on its number alone and is written whole or not at all, so one that a dying worker left
-undone is
-simply made again, and one that two workers make is made the same.
+A shard depends on its number alone and is written whole or not at all, so one that a dying worker left undone
+is simply made again, and one that two workers make is made the same.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@ and all.
 
 A pixel is an outlier in disparity when the error is above 3 px and above 5 % of the truth, in flow when the
 end-point error is; in scene flow when it is one in any of the three. Counts are added up over images, never
-averaged
-over them. What a prediction leaves unknown is filled in first, as the kit fills it (`fill_unknown`); the
-"estimated" figures count known pixels alone, and `density` is their share.
+averaged over them. What a prediction leaves unknown is filled in first, as the kit fills it (`fill_unknown`);
+the "estimated" figures count known pixels alone, and `density` is their share.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ def outliers(prediction: Tensor, target: Tensor) -> Tensor:
     flow, px.
 
     A prediction that is not finite is one. The share is taken in float64 for disparity and in float32 for
-    flow, and
-    compared in float64, as the published binary does.
+    flow, and compared in float64, as the published binary does.
     """
     error = torch.linalg.vector_norm(prediction - target, dim=0)
     size = torch.linalg.vector_norm(target, dim=0)

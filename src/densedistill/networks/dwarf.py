@@ -1,16 +1,12 @@
 """DWARF: scene flow from two stereo pairs, coarse to fine (AAAI 2020, arXiv 1911.10090).
 
-One pyramid of features for the four images; on each level 6 … 2 the features of the others are warped to
-the left
-image at t0 by the estimate of the level above, correlated, and three heads estimate disparity, disparity at
-t1 seen
-from t0, and optical flow anew. `dwarf` computes what the published TensorFlow code computes; `dwarf_clean`
-mends
-what its authors' code does by accident; `dwarf_slim` is the latter at CPU size.
+One pyramid of features for the four images; on each level 6 … 2 the features of the others are warped to the
+left image at t0 by the estimate of the level above, correlated, and three heads estimate disparity, disparity
+at t1 seen from t0, and optical flow anew. `dwarf` computes what the published TensorFlow code computes;
+`dwarf_clean` mends what its authors' code does by accident; `dwarf_slim` is the latter at CPU size.
 
 Within the published network disparities are negative (the match lies at x + d), and the third output is
-called
-disparity change although it is the whole disparity at t1; outside both are positive, in px.
+called disparity change although it is the whole disparity at t1; outside both are positive, in px.
 """
 
 from __future__ import annotations
@@ -255,8 +251,7 @@ class DWARF(nn.Module):
 
     def _warped(self, views: Sequence[Tensor], estimate: Tensor) -> list[Tensor]:
         """Return the four maps at the places where `estimate` (px of this level) says the left t0 view's
-        points
-        are."""
+        points are."""
         left, right, left_next, right_next = views
         disparity, disparity_next, flow = estimate[:, :1], estimate[:, 1:2], estimate[:, 2:]
         if self.clean:
@@ -298,11 +293,9 @@ def resize_motion(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[
 
 
 def _sample_row(image: Tensor, shift: Tensor) -> Tensor:
-    """Return `image` (B, C, H, W) sampled `shift` (B, 1, H, W; px) further along its rows, as published:
-    zero left
-    of it, from its last column on, and in the whole last row, whose lower neighbour is clamped before the
-    weights
-    are taken."""
+    """Return `image` (B, C, H, W) sampled `shift` (B, 1, H, W; px) further along its rows, as published: zero
+    left of it, from its last column on, and in the whole last row, whose lower neighbour is clamped before
+    the weights are taken."""
     x = torch.arange(image.shape[-1], device=shift.device) + shift.float()
     kept = (x >= 0) & (x < image.shape[-1] - 1)
     above_last = torch.arange(image.shape[-2], device=shift.device)[:, None] < image.shape[-2] - 1

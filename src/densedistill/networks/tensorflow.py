@@ -59,8 +59,7 @@ def from_tensorflow(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return TensorFlow variables as PyTorch entries, or none where `entries` are not such variables.
 
     `a/b/weights` becomes `a.b.weight`, `biases` `bias`. Kernels go from (H, W, in, out) to (out, in, H, W);
-    those
-    of transposed convolutions, (H, W, out, in) there, come out as PyTorch's (in, out, H, W) by the same
+    those of transposed convolutions, (H, W, out, in) there, come out as PyTorch's (in, out, H, W) by the same
     permutation. Slots of optimisers and step counters are left out.
     """
     if not any("/" in name for name in entries):

@@ -52,8 +52,7 @@ class FlyingThings3D(SequenceFiles):
     """FlyingThings3D, left camera, into the future.
 
     The full release stores positive disparities, the subset negative ones; the sign is read off the first
-    file, and
-    the disparity at t1 is the sum of disparity and its change, negated in the subset.
+    file, and the disparity at t1 is the sum of disparity and its change, negated in the subset.
 
     Args:
         root: the folder of `frames_cleanpass/` … (full) or of `train/` and `val/` (subset).

@@ -158,8 +158,7 @@ class KITTIMultiView(_KITTI):
     """The multi-view extension: 20 starting frames a sequence, to be labelled or with proxy labels.
 
     DWARF's lists: `kitti_160` is split fit with labels gt, `kitti_multiview_partial` fit with proxy,
-    `kitti_mixed` fit
-    with mixed, `kitti_multiview` train with proxy, `kitti_200` train with gt.
+    `kitti_mixed` fit with mixed, `kitti_multiview` train with proxy, `kitti_200` train with gt.
     """
 
     name = "kitti2015_multiview"

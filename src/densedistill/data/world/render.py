@@ -100,8 +100,7 @@ def render(
         height, width: size of the pictures, px.
         want: any of `disparity`, `disparity_right`, `disparity_nonoccluded`, `disparity_next` (at the
             next time, in this frame), `depth`, `flow` (to the next time), `flow_nonoccluded`, `labels`,
-            `objects`, `boxes` (brings
-            `classes`), `left_next`, `right_next`.
+            `objects`, `boxes` (brings `classes`), `left_next`, `right_next`.
         device: where the rays are cast and the sample lies.
         max_disparity: px; no disparity at the first time exceeds it, and most scenes come near it.
         style: one of `STYLES`; default drawn by seed.

@@ -38,8 +38,7 @@ def resize_legacy(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `image` (B, C, H, W) at `size` as TensorFlow 1's `resize_bilinear` without aligned corners does.
 
     Output cell i lies at i * in / out, without the shift of half a pixel that PyTorch knows; the neighbour
-    beyond
-    the last pixel is the last.
+    beyond the last pixel is the last.
     """
     for axis, length in ((-2, size[0]), (-1, size[1])):
         source = image.shape[axis]
