@@ -70,3 +70,33 @@ def remove_parts(folder: Path) -> None:
     for path in folder.rglob(".*"):
         if _PART.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, worker: str) -> Iterator[None]:
+    """Hold `folder` for this process alone, which is a `worker`; a killed one lets go by itself.
+
+    Raises:
+        UserError: another process has it, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
+    with file:
+        try:
+            # Of this process alone: workers that outlive it for a moment do not keep it.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(
+                f"another {worker} (process {file.read().strip() or 'unknown'}) is at work on {folder}; "
+                "wait for it, or name another folder"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from held import held
 
 import densedistill as dd
 from densedistill.data import formats
@@ -124,8 +125,8 @@ def test_other_settings_are_refused_on_the_same_folder(labelled, pairs):
 
 def test_a_second_labeller_on_one_folder_is_refused(pairs, tmp_path):
     with (
-        engine.locked(tmp_path / "labels"),
-        pytest.raises(dd.UserError, match=rf"another labeller \(process {os.getpid()}\) is at work"),
+        held(tmp_path / "labels", "labeller") as process,
+        pytest.raises(dd.UserError, match=rf"another labeller \(process {process}\) is at work"),
     ):
         label(settings(pairs, tmp_path / "labels"))
     label(settings(pairs, tmp_path / "labels"))  # and let in once the first is gone

@@ -11,6 +11,7 @@ import pytest
 import torch
 import toy
 import yaml
+from held import held
 from safetensors.torch import load_file
 
 from densedistill import cli
@@ -324,3 +325,13 @@ def test_the_run_says_what_it_was_trained_with(tmp_path):
     environment = json.loads((run.path / "environment.json").read_text())
     assert torch.__version__.startswith(environment["packages"]["torch"])
     assert environment["cpu"]["cores"] == os.cpu_count()
+
+
+def test_a_second_training_in_one_directory_is_refused(tmp_path):
+    recipe = write_recipe(tmp_path, schedule__steps=1)
+    with (
+        held(tmp_path / "run", "training") as process,
+        pytest.raises(UserError, match=rf"another training \(process {process}\) is at work"),
+    ):
+        train(recipe, run=tmp_path / "run")
+    assert train(recipe, run=tmp_path / "run").finished

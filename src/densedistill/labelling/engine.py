@@ -3,10 +3,8 @@ most."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 from ..data import store
 from ..distillation.teachers import Teacher, create_teacher
 from ..errors import UserError
-from ..files import remove_parts
+from ..files import locked, remove_parts
 from ..tasks import get_task
 from . import files
 from .answer import Labeller
@@ -173,7 +171,7 @@ def label(
     from .scale import run_shards
 
     out = Path(settings.out).expanduser()
-    with locked(out):
+    with locked(out, "labeller"):
         job = Job(settings)
         manifest = job.describe()
         _agree(out, manifest)
@@ -196,32 +194,6 @@ def label(
         done.manifest = {**manifest, **_totals([receipts[n] for n in sorted(receipts)]), "complete": True}
         store.write_manifest(out, done.manifest)
         return done
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold `out` for this labeller alone; UserError when another has it. A killed one lets go by itself."""
-    import fcntl
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = open(out / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"another labeller (process {file.read().strip() or 'unknown'}) is at work on {out}; wait "
-                f"for it, or "
-                "name another folder"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def whole(out: Path, number: int, write: str) -> tuple[dict[str, Any] | None, bool]:
@@ -287,4 +259,4 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-__all__ = ["Job", "Labelling", "Settings", "label", "locked", "merge_counts", "whole"]
+__all__ = ["Job", "Labelling", "Settings", "label", "merge_counts", "whole"]

@@ -18,6 +18,7 @@ from ..data.loader import default_workers, make_loader, open_mixture, shares
 from ..distillation.objective import Objective
 from ..distillation.teachers import create_teacher
 from ..errors import UserError, nearest
+from ..files import locked
 from ..networks.precision import channels_last, fastest_dtype
 from ..networks.published import save_weights
 from ..networks.registry import create_model
@@ -51,14 +52,13 @@ def train(
         overrides: dotted fields to values, also for a resumed run (a longer schedule, other devices).
 
     Raises:
-        UserError: the recipe, its data or weights have a fault, or the loss is no number any more.
+        UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
+            training is at work in the directory.
         Interrupted: Ctrl-C or a termination signal; everything up to then is in the checkpoint.
     """
     if resume is not None:
         directory = open_run(resume)
         chosen = load_recipe(directory.path / "recipe.yaml", overrides=overrides)
-        if overrides and is_first_process():
-            directory.write_recipe(chosen)
     else:
         if recipe is None:
             raise UserError("there is nothing to train: give a recipe, or the run to resume")
@@ -66,18 +66,27 @@ def train(
         directory = Run(run or choose_directory(chosen, twin))
         for name, one in chosen.recipes.items() if isinstance(chosen, Stages) else [("", chosen)]:
             rehearse(one, name)
-        # Processes that this one starts must write, and read, the same run.
-        if is_first_process():
+    if not is_first_process():
+        return _train(chosen, directory)
+    with locked(directory.path, "training"):
+        if resume is None:
             directory.create(chosen)
+        elif overrides:
+            directory.write_recipe(chosen)
+        # Processes that this one starts must write, and read, the same run.
         os.environ["DENSEDISTILL_RUN"] = str(directory.path)
-    try:
-        if isinstance(chosen, Stages):
-            from .stages import train_stages
+        try:
+            return _train(chosen, directory)
+        finally:
+            os.environ.pop("DENSEDISTILL_RUN", None)
 
-            return train_stages(chosen, directory)
-        return train_one(chosen, directory)
-    finally:
-        os.environ.pop("DENSEDISTILL_RUN", None)
+
+def _train(recipe: Recipe | Stages, run: Run) -> Run:
+    if isinstance(recipe, Stages):
+        from .stages import train_stages
+
+        return train_stages(recipe, run)
+    return train_one(recipe, run)
 
 
 def train_one(recipe: Recipe, run: Run) -> Run:
