@@ -211,6 +211,11 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_detector_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="fcos answers with a list, not with maps"):
+        export(dd.create_model("fcos").eval(), tmp_path / "fcos.onnx")
+
+
 def test_the_network_stays_as_it_was(tmp_path):
     network = Tiny().train()
     before = {key: value.clone() for key, value in network.state_dict().items()}

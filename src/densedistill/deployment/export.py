@@ -82,8 +82,13 @@ def make_artifact(
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UserError(f"size is (height, width) in px, got {size}")
     batch = batch or (None if size is None else 1)
-    graph = Graph(deployable(network), size)
     name = getattr(network, "name", type(network).__name__)
+    if not task_of(network).maps:
+        raise UserError(
+            f"{name} answers with a list, not with maps, which no exporter here traces: how many boxes there "
+            "are is known only after the network has run; `predict` and `benchmark` run it in torch"
+        )
+    graph = Graph(deployable(network), size)
     classes = getattr(network, "classes", ())
     card = Card(
         name=name,
