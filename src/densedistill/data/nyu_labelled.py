@@ -78,6 +78,7 @@ class LabelledFile:
 
         if not self.splits.is_file():
             raise UserError(f"there is no {self.splits}, which says the official split")
+        # scipy raises the third of these for the newer .mat format, which is HDF5.
         try:
             indices = loadmat(self.splits)[f"{name}Ndxs"].ravel()
         except (KeyError, ValueError, NotImplementedError, OSError):
