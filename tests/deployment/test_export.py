@@ -211,9 +211,47 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_detector_is_refused_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="fcos answers with a list, not with maps"):
-        export(dd.create_model("fcos").eval(), tmp_path / "fcos.onnx")
+def detector(improved):
+    """Return a detector that is sure of what it sees, so that there are detections to compare."""
+    torch.manual_seed(0)
+    network = dd.create_model(
+        "fcos", encoder="mobilenetv3_small_050", channels=32, classes=3, improved=improved
+    )
+    nn.init.normal_(network.head.classification.weight, std=1.0)
+    nn.init.constant_(network.head.regression.bias, 2.0)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".onnx", None), (".onnx", (100, 140)), (".xml", None)])
+def test_a_detectors_file_gives_the_detections_of_torch(suffix, size, tmp_path):
+    network = detector(improved=size is None)
+    file = tmp_path / f"fcos{suffix}"
+    export(network, file, size, check_sizes=[(128, 192), (150, 140)])
+    runtime = dd.load_runtime(file)
+    assert runtime.card.outputs == ("class_logits", "distances", "centerness")
+    images = real_images(get_task("detection"), size or (150, 140))
+    wanted, found = dd.Predictor(network)(*images), dd.Predictor(runtime)(*images)
+    assert wanted["boxes"].shape[1] > 10
+    # Rounding may turn the order of two that are as good, so the sums tell, not the rows.
+    for key in ("boxes", "scores"):
+        torch.testing.assert_close(found[key].sum(1), wanted[key].sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_detectors_are_compared_at_every_position(tmp_path):
+    network, other = detector(True), detector(True)
+    other.head.centerness.bias.data += 0.1
+    difference = measure_difference(network, other, [real_images(get_task("detection"), (100, 140))])
+    assert {row.output: row.mean > 0.01 for row in difference.rows} == {
+        "class_logits": False,
+        "distances": False,
+        "centerness": True,
+    }
+
+
+def test_a_detector_without_decoding_is_refused_in_one_line(tmp_path):
+    network = dd.wrap(nn.Identity(), "detection")
+    with pytest.raises(UserError, match="Identity answers with a list of unknown length"):
+        export(network.eval(), tmp_path / "boxes.onnx")
 
 
 def test_the_network_stays_as_it_was(tmp_path):
@@ -253,4 +291,4 @@ def test_the_public_name_returns_the_difference(tmp_path):
     difference = dd.export(network, tmp_path / "tiny.onnx", check_sizes=[(16, 24)])
     assert isinstance(difference, float)
     runtime = dd.load_runtime(tmp_path / "tiny.onnx")
-    assert measure_difference(network, runtime, get_task("stereo"), [(20, 28)]) < 1e-4
+    assert measure_difference(network, runtime, [real_images(get_task("stereo"), (20, 28))]) < 1e-4

@@ -8,9 +8,8 @@ from torch import nn
 
 from densedistill.deployment.check import real_images
 from densedistill.deployment.export import export
-from densedistill.networks import registry
 from densedistill.networks.registry import MODELS, create_model, list_models
-from densedistill.tasks import get_task, task_of
+from densedistill.tasks import task_of
 
 # Nodes of the graph for any size; the published TSNnet Naive exports to 9,199.
 NODES = 1000
@@ -19,10 +18,9 @@ SMALL = ("slim", "naive", "mobilenetv2", "r18", "resnet18", "small")
 
 
 def one_of_each_architecture():
-    """Return a network of maps from each file in `networks`, one with a small size in its name first."""
-    maps = [name for name in list_models() if get_task(registry.task_of(name)).maps]
+    """Return a network from each file in `networks`, one with a small size in its name first."""
     found = {}
-    for name in sorted(maps, key=lambda name: not any(word in name for word in SMALL)):
+    for name in sorted(list_models(), key=lambda name: not any(word in name for word in SMALL)):
         found.setdefault(MODELS[name].__module__, name)
     return sorted(found.values())
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inference.predictor import Predictor
-from ..tasks import Task
+from ..tasks import Task, task_of
 
 SIZES = ((192, 320), (251, 370), (375, 450))  # no multiples, so that padding and cropping are tried, too
 LIMIT = 0.05  # px, or hundredths of an output's mean magnitude where it is not measured in pixels
@@ -55,29 +56,37 @@ class Difference(float):
         )
 
 
+def undecoded(network: nn.Module) -> nn.Module:
+    """Return `network` giving what it chooses detections from; itself, where it chooses nothing."""
+    if getattr(network, "decoding", None) is None:
+        return network
+    other = copy.copy(network)  # which shares the weights
+    other.raw = True  # type: ignore[assignment]
+    return other
+
+
 def measure_difference(
-    reference: nn.Module | Callable[..., Mapping[str, Tensor]],
-    other: Callable[..., Mapping[str, Tensor]],
-    task: Task,
-    sizes: Sequence[tuple[int, int]] = SIZES,
+    reference: nn.Module, other: nn.Module, inputs: Iterable[Sequence[Tensor]]
 ) -> Difference:
-    """Return how far `other` is from `reference` in float32 on real images of `sizes` (height, width).
+    """Return how far `other` is from `reference` in float32.
+
+    Detectors are compared at every position, before detections are chosen, which rounding can turn.
 
     Args:
-        reference, other: take images and return outputs of their size; a network is put in a `Predictor`.
-        task: whose images they take.
+        reference, other: networks, or files loaded as such.
+        inputs: the images (B, 3, H, W) of each call.
     """
-    predict = Predictor(reference) if isinstance(reference, nn.Module) else reference
-    return compare(predict, other, task, [real_images(task, size) for size in sizes])
+    ours, theirs = (Predictor(undecoded(network)) for network in (reference, other))
+    return compare(ours, theirs, task_of(reference), inputs)
 
 
 def compare(
     reference: Callable[..., Mapping[str, Tensor]],
     other: Callable[..., Mapping[str, Tensor]],
     task: Task,
-    inputs: Sequence[Sequence[Tensor]],
+    inputs: Iterable[Sequence[Tensor]],
 ) -> Difference:
-    """Return how far `other` is from `reference` on `inputs`, each the images (B, 3, H, W) of one call."""
+    """Return how far the outputs of `other` are from those of `reference` for each images in `inputs`."""
     rows = []
     for images in inputs:
         size = (images[0].shape[-2], images[0].shape[-1])

@@ -18,7 +18,7 @@ from ..errors import UserError, unknown
 from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import require_runtime
 from ..tasks import task_of
-from .check import LIMIT, SIZES, Difference, measure_difference
+from .check import LIMIT, SIZES, Difference, measure_difference, real_images
 from .formats import FORMATS, WEIGHTS, Artifact
 from .graph import Graph, deployable, doubtful_sizes, output_names, trace
 
@@ -65,7 +65,8 @@ def export(
     sizes = [*check_sizes, *doubtful] if size is None else [size]
 
     def measure(runtime: Runtime) -> Difference:
-        return measure_difference(in_float32(network), runtime, task_of(network), sizes)
+        images = (real_images(task_of(network), one) for one in sizes)
+        return measure_difference(in_float32(network), runtime, images)
 
     return finish(artifact, card, path, measure, limit, say)
 
@@ -83,10 +84,11 @@ def make_artifact(
         raise UserError(f"size is (height, width) in px, got {size}")
     batch = batch or (None if size is None else 1)
     name = getattr(network, "name", type(network).__name__)
-    if not task_of(network).maps:
+    decoding = getattr(network, "decoding", None)
+    if not task_of(network).maps and decoding is None:
         raise UserError(
-            f"{name} answers with a list, not with maps, which no exporter here traces: how many boxes there "
-            "are is known only after the network has run; `predict` and `benchmark` run it in torch"
+            f"{name} answers with a list of unknown length, which no exporter here traces, and has no "
+            "`decoding` to make it of maps; `predict` and `benchmark` run it in torch"
         )
     graph = Graph(deployable(network), size)
     classes = getattr(network, "classes", ())
@@ -100,6 +102,7 @@ def make_artifact(
         batch=batch,
         max_disparity=getattr(network, "max_disparity", None),
         classes=tuple(classes) if isinstance(classes, Sequence) else (),  # some know their number alone
+        decoding={} if decoding is None else dataclasses.asdict(decoding),
         weights=weights,
         version=__version__,
     )

@@ -15,25 +15,30 @@ from ..networks.input_spec import InputSpec
 from ..networks.precision import fold_batch_norm
 from ..networks.restore import restore_output
 from ..tasks import Task, task_of
+from .check import undecoded
 
 TRACED = 2  # samples in a traced batch: one would be taken for a constant
 
 
 class Graph(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] to a tuple of the task's outputs.
+    """Images (B, 3, H, W) in [0, 1] to a tuple of the task's outputs, or of its `raw` ones.
 
     Normalising is inside. With a fixed `size`, scaling, padding, cropping and scaling back are, too, and
     outputs have the images' size; without, images must have a size that the network takes.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; one that has `raw` gives that.
         size: (height, width) of the images, None for any.
+
+    Attributes:
+        keys: the outputs that the network may give, in the graph's order.
     """
 
     def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
         super().__init__()
         self.network = network
         self.task: Task = task_of(network)
+        self.keys = self.task.raw if hasattr(network, "raw") else self.task.outputs
         self.spec: InputSpec = getattr(network, "input_spec", None) or InputSpec()
         self.placement = None if size is None else self.spec.place(*size)
         std = torch.tensor(self.spec.std).view(1, 3, 1, 1)
@@ -51,8 +56,8 @@ class Graph(nn.Module):
     def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(*map(self._prepare, images))
         if isinstance(outputs, Tensor):
-            outputs = {self.task.outputs[0]: outputs}
-        return tuple(self._restore(key, outputs[key]) for key in self.task.outputs if key in outputs)
+            outputs = {self.keys[0]: outputs}
+        return tuple(self._restore(key, outputs[key]) for key in self.keys if key in outputs)
 
     def _prepare(self, image: Tensor) -> Tensor:
         if self.spec.channels == "bgr":
@@ -108,7 +113,7 @@ def deployable(network: nn.Module) -> nn.Module:
     for name in ("name", "task", "input_spec", "options"):  # of a wrapper that lost them
         if hasattr(network, name) and not hasattr(found, name):
             setattr(found, name, getattr(network, name))
-    return found
+    return undecoded(found)
 
 
 def output_names(graph: Graph) -> tuple[str, ...]:
@@ -117,8 +122,8 @@ def output_names(graph: Graph) -> tuple[str, ...]:
     with torch.inference_mode():
         given = graph.network(*map(graph._prepare, images))
     if isinstance(given, Tensor):
-        return graph.task.outputs[:1]
-    return tuple(key for key in graph.task.outputs if key in given)
+        return graph.keys[:1]
+    return tuple(key for key in graph.keys if key in given)
 
 
 def least_size(spec: InputSpec) -> tuple[int, int]:
@@ -134,13 +139,15 @@ def traced_size(graph: Graph) -> tuple[int, int]:
     """Return the size at which `graph` is traced: small, but wider than the largest disparity.
 
     Tracing takes what happens once to happen once at any size, and a row of a volume is worked on in as many
-    blocks as disparities fit into it.
+    blocks as disparities fit into it. Nor may a level of a detector be a single row.
     """
     if graph.placement is not None:
         return graph.placement.size
-    height, width = least_size(graph.spec)
+    decoding = getattr(graph.network, "decoding", None)
+    least = 0 if decoding is None else 2 * max(decoding.strides)
     widest = getattr(graph.network, "max_disparity", None) or 0
-    return height, max(width, (widest // graph.spec.multiple + 1) * graph.spec.multiple)
+    height, width = least_size(graph.spec)
+    return max(height, least), max(width, least, (widest // graph.spec.multiple + 1) * graph.spec.multiple)
 
 
 def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:

@@ -20,7 +20,7 @@ from ..inference.inputs import inputs_from
 from ..inference.predictor import Predictor
 from ..runtimes import Runtime, load_runtime
 from ..tasks import task_of
-from .check import Difference, compare
+from .check import Difference, measure_difference
 from .export import check_format, finish, make_artifact
 from .formats import FORMATS, OnnxArtifact, OpenvinoArtifact
 
@@ -108,8 +108,7 @@ def quantise(
         del runtime
 
     def measure(other: Runtime) -> Difference:
-        predict = Predictor(network)
-        return compare(predict, other, task, images[:COMPARED])
+        return measure_difference(network, other, images[:COMPARED])
 
     difference = finish(artifact, card, path, measure, limit, say)
     figures = None

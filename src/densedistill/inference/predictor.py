@@ -115,7 +115,7 @@ class Predictor:
             outputs = {self.task.outputs[0]: outputs}
         return {
             key: restore_output(self.task, key, _float(outputs[key]), self.input_spec, placement)
-            for key in self.task.outputs
+            for key in (*self.task.outputs, *self.task.raw)
             if key in outputs
         }
 

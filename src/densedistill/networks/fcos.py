@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ._layout import Layout
 from .input_spec import InputSpec
-from .layers.boxes import decode
+from .layers.boxes import Decoding
 from .registry import register_model
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -187,14 +187,15 @@ class FCOS(nn.Module):
     `centerness`, and `boxes`, `scores` and `classes` have no entries. In evaluation mode these are the
     detections, the best first, padded with boxes of zero size, score 0 and class -1.
 
+    Attributes:
+        decoding: which detections are chosen.
+        raw: in evaluation mode give what `decoding` chooses from; an exported file holds that.
+
     Args:
         body: the encoder.
         classes: that are told apart.
         channels: of the pyramid and the head.
         improved: centerness from the box tower, rectified distances in strides (the later form).
-        detections: at most so many an image.
-        threshold: class probabilities from here on are kept.
-        overlap: intersection over union from which the weaker of two boxes of a class is dropped.
     """
 
     published = PUBLISHED
@@ -219,13 +220,11 @@ class FCOS(nn.Module):
         classes: int = 80,
         channels: int = 128,
         improved: bool = False,
-        detections: int = 100,
-        threshold: float = 0.05,
-        overlap: float = 0.6,
     ):
         super().__init__()
         self.classes, self.improved = classes, improved
-        self.detections, self.threshold, self.overlap = detections, threshold, overlap
+        self.decoding = Decoding(STRIDES)
+        self.raw = False
         self.body = body
         self.pyramid = FeaturePyramid(body.widths, channels)
         self.head = Head(channels, classes, improved)
@@ -239,17 +238,8 @@ class FCOS(nn.Module):
         levels = [self.head(level, i) for i, level in enumerate(self.pyramid(self.body(image)))]
         together = self.predictions(levels)
         if not self.training and not together.is_meta:  # where costs are counted there are no detections
-            sizes = [tuple(level[0].shape[-2:]) for level in levels]
-            return decode(
-                together,
-                sizes,
-                STRIDES,
-                (height, width),
-                in_strides=self.improved,
-                detections=self.detections,
-                threshold=self.threshold,
-                overlap=self.overlap,
-            )
+            raw = self._raw(together, [level[0].shape[-2] * level[0].shape[-1] for level in levels])
+            return raw if self.raw else self.decoding(raw, (height, width))
         names = ("class_logits", "distances", "centerness")
         nothing = together.new_zeros(len(image), 0)
         return {
@@ -258,6 +248,13 @@ class FCOS(nn.Module):
             "classes": nothing.long(),
             "intermediate": [dict(zip(names, level, strict=True)) for level in levels],
         }
+
+    def _raw(self, predictions: Tensor, counts: Sequence[int]) -> dict[str, Tensor]:
+        logits, distances, centerness = predictions.split((self.classes, 4, 1), 2)
+        if self.improved:
+            parts = zip(distances.split(list(counts), 1), STRIDES, strict=True)
+            distances = torch.cat([part * stride for part, stride in parts], 1)
+        return {"class_logits": logits, "distances": distances, "centerness": centerness}
 
 
 def _tower(channels: int) -> nn.Sequential:

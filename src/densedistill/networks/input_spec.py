@@ -25,6 +25,12 @@ class Placement(NamedTuple):
     scaled_size: tuple[int, int]
     padding: tuple[int, int, int, int]
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        left, right, top, bottom = self.padding
+        return top + self.scaled_size[0] + bottom, left + self.scaled_size[1] + right
+
 
 @dataclass(frozen=True)
 class InputSpec:

@@ -26,13 +26,18 @@ class Card:
         name: of the network.
         task: what it predicts.
         inputs: names of the images, (B, 3, H, W), float32 in [0, 1], RGB.
-        outputs: names of the outputs, in the file's order.
+        outputs: names of the outputs, in the file's order: the task's; of a detector `class_logits`
+            (B, positions, classes), `distances` (B, positions, 4) from a position to a box's left, top, right
+            and bottom in px of the input, and `centerness` (B, positions, 1), a logit.
         input_spec: of the network. Normalising is inside the file; scaling and padding are, too, when `size`
             is fixed, and otherwise are left to the caller.
         size: (height, width) that the file takes; None for any multiple of `input_spec.multiple`.
         batch: number of samples that the file takes; None for any.
         max_disparity: number of disparities it can tell; None where that means nothing.
         classes: names of the classes it tells, where it has names for them.
+        decoding: of a detector, how boxes come from that: `strides` of the levels, whose positions follow
+            upon one another row by row, each at its index times the stride and half of one; the least class
+            probability (`threshold`), and the largest `overlap` (IoU) of two of the most `detections`.
         weights: how they are stored: "float32", "float16", "bfloat16" or "int8".
         difference: to the network in torch in float32, as `Difference.to_dict` gives it.
         version: of the package that wrote the file.
@@ -47,6 +52,7 @@ class Card:
     batch: int | None = None
     max_disparity: int | None = None
     classes: tuple[str, ...] = ()
+    decoding: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "float32"
     difference: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""

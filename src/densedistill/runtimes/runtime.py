@@ -62,6 +62,8 @@ class Runtime(nn.Module):
     Attributes:
         card: what the file says about itself.
         runtime: which of `RUNTIMES` runs it.
+        decoding: of a detector, which detections are chosen of what the file gives; otherwise None.
+        raw: give what detections are chosen from.
     """
 
     def __init__(self, session: Session, card: Card, path: Path, runtime: str):
@@ -76,6 +78,8 @@ class Runtime(nn.Module):
         self.device = session.device
         self.input_spec = InputSpec(mean=(0, 0, 0), std=(1, 1, 1), multiple=1)
         self._spec = card.input_spec
+        self.decoding = _decoding(card)
+        self.raw = False
         self._session = session
 
     def with_input_spec(self, spec: InputSpec) -> Runtime:
@@ -97,6 +101,10 @@ class Runtime(nn.Module):
         given = images[0].device if images else self.device
         prepared, placement = self.prepare(*images)
         outputs = self._run(prepared)
+        if self.decoding is not None and not self.raw:
+            if self.card.size is not None:  # the file scales and pads the image, but not its boxes back
+                placement = self._spec.place(*self.card.size)
+            outputs = self.decoding(outputs, placement.input_size)
         task = get_task(self.task)
         return {
             key: restore_output(task, key, value, self._spec, placement).to(given)
@@ -215,6 +223,14 @@ def _module(runtime: str) -> Any:
             raise UserError(f"{package} is installed, but does not start: {error}") from None
         raise UserError(f"{runtime} is not installed: pip install {install}") from None
     return importlib.import_module(f".{module}", __package__)
+
+
+def _decoding(card: Card) -> Any:
+    if not card.decoding:
+        return None
+    from ..networks.layers.boxes import Decoding  # torchvision's operators, which no other task needs
+
+    return Decoding(**{**card.decoding, "strides": tuple(card.decoding["strides"])})
 
 
 def _prepare(image: Tensor, spec: InputSpec, placement: Placement) -> Tensor:

@@ -22,6 +22,8 @@ class Task:
         name: as recipes and the registry say it.
         inputs: batch keys of the images, in the order of a network's `forward`.
         outputs: keys of a network's outputs, the main one first.
+        raw: what a network gives before it has chosen how many things there are, which an exported file holds
+            in place of `outputs`; such a network has `raw` and `decoding`.
         targets: output key to the batch key of its ground truth. `KEY_valid` is its mask; see `ignore`.
         ignore: ground truth without a mask to the value that says that nothing is known there.
         pixels: outputs measured in pixels of the image, which scale with its size.
@@ -46,6 +48,7 @@ class Task:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     targets: Mapping[str, str]
+    raw: tuple[str, ...] = ()
     ignore: Mapping[str, int] = field(default_factory=dict)
     pixels: frozenset[str] = frozenset()
     restore: Mapping[str, str] = field(default_factory=dict)
