@@ -108,7 +108,7 @@ def make_artifact(
     )
     say(f"tracing {name}")
     program = trace(graph, batch)
-    doubtful = doubtful_sizes(program, graph)
+    doubtful = doubtful_sizes(program, graph, batch)
     say(f"writing {suffix}")
     return FORMATS[suffix][0](program, card), card, doubtful
 

@@ -127,10 +127,14 @@ def output_names(graph: Graph) -> tuple[str, ...]:
 
 
 def least_size(spec: InputSpec) -> tuple[int, int]:
-    """Return a small size that any network with this `spec` takes: 4 x 6 multiples, at least 64 x 96."""
+    """Return a small size that any network with this `spec` takes: 5 x 7 multiples, at least 80 x 112.
+
+    Odd counts, since tracing takes two lengths that are equal by chance to be equal at any size, and those
+    that are written in networks are powers of two.
+    """
     height, width = (
         -(-max(count * spec.multiple, least, own) // spec.multiple) * spec.multiple
-        for count, least, own in zip((4, 6), (64, 96), spec.min_size, strict=True)
+        for count, least, own in zip((5, 7), (80, 112), spec.min_size, strict=True)
     )
     return height, width
 
@@ -144,7 +148,7 @@ def traced_size(graph: Graph) -> tuple[int, int]:
     if graph.placement is not None:
         return graph.placement.size
     decoding = getattr(graph.network, "decoding", None)
-    least = 0 if decoding is None else 2 * max(decoding.strides)
+    least = 0 if decoding is None else 2 * max(decoding.strides) + graph.spec.multiple
     widest = getattr(graph.network, "max_disparity", None) or 0
     height, width = least_size(graph.spec)
     return max(height, least), max(width, least, (widest // graph.spec.multiple + 1) * graph.spec.multiple)
@@ -181,7 +185,9 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     raise UserError(f"torch.export cannot trace {name}: {line}") from reason
 
 
-def doubtful_sizes(program: ExportedProgram, graph: Graph, count: int = 3) -> list[tuple[int, int]]:
+def doubtful_sizes(
+    program: ExportedProgram, graph: Graph, batch: int | None = None, count: int = 3
+) -> list[tuple[int, int]]:
     """Return up to `count` sizes (height, width) of which tracing took for granted that they do not occur.
 
     Other runtimes know nothing of such assumptions, and may answer wrongly; so these sizes must be tried.
@@ -195,7 +201,7 @@ def doubtful_sizes(program: ExportedProgram, graph: Graph, count: int = 3) -> li
     for more in range(1, 9):
         for taller, wider in ((0, more), (more, 0), (more, more)):
             size = ((first[0] + taller) * multiple, (first[1] + wider) * multiple)
-            images = [torch.empty(1, 3, *size, device="meta") for _ in graph.task.inputs]
+            images = [torch.empty(batch or TRACED, 3, *size, device="meta") for _ in graph.task.inputs]
             try:
                 guards(*images)
             except (AssertionError, RuntimeError):

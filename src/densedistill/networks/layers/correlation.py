@@ -74,10 +74,10 @@ def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor
     blocks = width // _BLOCK + 2 if is_exporting() else (width + _BLOCK - 1) // _BLOCK
     full = blocks * _BLOCK
     margin = 2 * rows
-    left = _columns(fixed / channels, 0, full).permute(0, 2, 3, 1)
+    left = F.pad(fixed / channels, (0, full - width)).permute(0, 2, 3, 1)
     left = F.pad(left, (0, 0, 0, 0, 0, margin)).reshape(-1, _BLOCK, channels)
     # What a block can reach: itself and the 2 reach columns behind it, of the map padded on the left.
-    padded = F.pad(_columns(searched, -reach, full + reach + _BLOCK), (0, 0, rows, rows)).transpose(1, 2)
+    padded = F.pad(searched, (reach, full + reach + _BLOCK - width, rows, rows)).transpose(1, 2)
     spans = [padded[..., i * _BLOCK : i * _BLOCK + full] for i in range(-(-2 * reach // _BLOCK) + 1)]
     reached = torch.cat([span.unflatten(-1, (blocks, _BLOCK)) for span in spans], -1)
     reached = reached[..., : _BLOCK + 2 * reach].transpose(2, 3).flatten(0, 2)
@@ -88,18 +88,7 @@ def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor
     products = torch.stack([torch.bmm(left[:count], reached[at : at + count]) for at in starts])
     band = _band(products, reach).permute(0, 3, 1, 2).flatten(2)
     band = F.pad(band, (0, margin * full)).unflatten(2, (batch, height + margin, full))
-    return _columns(band[..., :height, :], 0, width).permute(2, 0, 1, 3, 4).flatten(1, 2)
-
-
-def _columns(maps: Tensor, begin: int, end: int) -> Tensor:
-    """Return the columns `begin` to `end` of `maps` (…, W), zero where there is none."""
-    width = maps.shape[-1]
-    if not is_exporting():
-        return maps[..., :end] if begin == 0 and end <= width else F.pad(maps, (-begin, end - width))
-    # Gathered: a width that was padded or cut would be taken to have the traced one's remainder.
-    columns = torch.arange(end - begin, device=maps.device) + begin
-    inside = (columns >= 0) & (columns < width)
-    return maps.index_select(maps.ndim - 1, columns * inside) * inside
+    return band[..., :height, :width].permute(2, 0, 1, 3, 4).flatten(1, 2)
 
 
 def _band(products: Tensor, reach: int) -> Tensor:

@@ -16,8 +16,9 @@ def warp(image: Tensor, motion: Tensor) -> Tensor:
         image = image.float()
     height, width = image.shape[-2:]
     position = _positions(motion.to(image.dtype), height, width)
-    size = position.new_tensor([width, height])
-    grid = (2 * position + 1) / size - 1
+    # Divided one by one: a tensor of both sizes would hold those of the tracing in an exported graph.
+    x, y = position.unbind(-1)
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
