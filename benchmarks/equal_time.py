@@ -28,7 +28,7 @@ from densedistill.machine import cpu_model
 from densedistill.networks.precision import fastest_dtype
 from densedistill.recipes import load_recipe
 from densedistill.training import Run, make_objective, open_run, train
-from densedistill.training.final import evaluate_run
+from densedistill.training.final import finish
 
 MEASURED_STEPS = 6
 
@@ -161,10 +161,8 @@ def go(path: Path, recipe: str, changed: Mapping[str, Any]) -> Run:
         run = train(resume=path)
     else:
         run = train(recipe, run=path, overrides=changed)
-    if not run.metrics:
-        found = evaluate_run(run)
-        if found is not None:
-            found.write_json(run.path / "metrics.json")
+    if not run.metrics and (final := finish(run)):
+        final.evaluate().write_json(run.path / "metrics.json")
     return run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from .training.run import is_first_process
 
 if TYPE_CHECKING:
     from .labelling import Labelling, Settings
+    from .report.pictures import Scene
 
 
 def distill(
@@ -44,12 +45,15 @@ def distill(
     """
     run = train(recipe, run=run_dir, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
     if is_first_process():
-        from .training.final import evaluate_run
+        from .report.scenes import scenes_of
+        from .training.final import finish
 
-        run.evaluation = evaluate_run(run)
-        if run.evaluation is not None:
+        pictures = []
+        if final := finish(run):
+            run.evaluation = final.evaluate()
             run.evaluation.write_json(run.path / "metrics.json")
-        _report(run)
+            pictures = scenes_of(final.predictors, final.datasets, run.evaluation.samples)
+        _report(run, pictures)
     return run
 
 
@@ -86,14 +90,14 @@ def label(
     return done
 
 
-def _report(run: Run) -> None:
+def _report(run: Run, pictures: Sequence[Scene]) -> None:
     """Write the report; of several trainings one table, and the curves of each."""
     from .report import write_report
     from .training.stages import stage_runs
 
     recipe, target = run.recipe, run.path / "report.html"
     if isinstance(recipe, Recipe):
-        write_report([run], target)
+        write_report([run], target, pictures=pictures)
         return
     stages = stage_runs(recipe, run)
     notes = []
@@ -105,7 +109,9 @@ def _report(run: Run) -> None:
             f"{last['step']} steps in {last['time'] / 60:.1f} minutes"
         )
     rows = run.evaluation.rows if run.evaluation is not None else None
-    write_report([run, *stages.values()], target, rows=rows, title=recipe.name, notes=notes)
+    write_report(
+        [run, *stages.values()], target, rows=rows, pictures=pictures, title=recipe.name, notes=notes
+    )
 
 
 def _teacher(teacher: Teacher) -> str:

@@ -35,6 +35,7 @@ def test_a_chain_teaches_its_student_by_what_it_trained_before(tmp_path):
     # One table with a row a stage, and what each of them took.
     assert list(rows) == ["teacher", "student"]
     page = (run.path / "report.html").read_text()
+    assert "<img" in page
     assert re.search(r"<li>teacher: \S+, 5 steps in \d+\.\d minutes</li>", page)
     assert re.search(r"<li>student: \S+ taught by teacher, \d+ steps in", page)
     assert "Loss terms of 1-teacher" in page

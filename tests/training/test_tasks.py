@@ -39,6 +39,8 @@ def test_a_run_is_trained_validated_evaluated_and_reported(task, run):
     page = (run.path / "report.html").read_text()
     assert metric_info(first).title in page
     assert "disparity" not in page
+    assert "world, sample 1" in page
+    assert "<img" in page
 
 
 def test_a_resumed_run_ends_with_the_same_weights(task, run, tmp_path):

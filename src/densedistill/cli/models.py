@@ -9,6 +9,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..errors import UserError, nearest
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table, or JSON."""
     import json
 
+    from ..inference.progress import progress_bar
     from ..networks import list_models
     from ..tasks import get_task
 
@@ -41,7 +43,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"no network matches '{args.pattern}'{nearest(args.pattern, list_models(task=args.task))}"
         )
-    rows = [_row(name, size) for name in names]
+    rows = []
+    with progress_bar(sys.stderr.isatty()) as advance:
+        for name in names:
+            advance("counting", name, len(names))
+            rows.append(_row(name, size))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import unbatch
 from .task import Task
 
 Picture = NDArray[np.uint8]
@@ -22,6 +23,19 @@ def value_range(values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, 
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(measured, (1, 99)))
     return low, max(high, low + 1.0)
+
+
+def parts(
+    task: Task, sample: Mapping[str, Any]
+) -> tuple[Picture, dict[str, NDArray[Any]], NDArray[np.bool_] | None]:
+    """Return the first input (H, W, 3) of a sample, its ground truth by the keys of the outputs, and where
+    that of the main one is known (H, W); None where it is no map."""
+    image = np.ascontiguousarray(sample[task.inputs[0]].permute(1, 2, 0).numpy())
+    truth = unbatch({key: value[None] for key, value in task.truth(sample).items()})
+    key = task.outputs[0]
+    if key not in task.maps:
+        return image, truth, None
+    return image, truth, unbatch({key: task.measured(sample, task.targets[key])[None]})[key]
 
 
 def compare(

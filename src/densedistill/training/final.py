@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..distillation.teachers import NetworkTeacher, create_teacher
@@ -14,15 +15,36 @@ from .stages import stage_runs, with_earlier
 from .validation import open_validation
 
 
-def evaluate_run(run: Run) -> Evaluation | None:
-    """Return the evaluation of a finished run on its validation data; None when the recipe has none.
+@dataclass(frozen=True)
+class Final:
+    """What a finished run is judged by.
+
+    Args:
+        predictors: the students and their teachers by name.
+        datasets: validation data by label.
+        protocol: of the evaluation; None for the task's plain one.
+        max_disparity: of the students, where they have one.
+    """
+
+    predictors: dict[str, Predictor]
+    datasets: dict[str, Any]
+    protocol: str | None
+    max_disparity: int | None
+
+    def evaluate(self) -> Evaluation:
+        """Return the figures of all on all data."""
+        return evaluate(self.predictors, self.datasets, self.protocol, max_disparity=self.max_disparity)
+
+
+def finish(run: Run) -> Final | None:
+    """Return students, teachers and validation data of a finished run; None when the recipe has no such data.
 
     A chain is evaluated stage by stage on the data of its last, a ladder rung by rung: the rows are named
     after the stages, beside those teachers that come from outside.
     """
     recipe = run.recipe
     if isinstance(recipe, Recipe):
-        return _evaluate(recipe, {"student": (recipe, run)})
+        return _final(recipe, {"student": (recipe, run)})
     runs = stage_runs(recipe, run)
     resolved = {name: with_earlier(stage, runs) for name, stage in recipe.recipes.items()}
     students = {name: (resolved[name], runs[name]) for name in runs}
@@ -31,15 +53,15 @@ def evaluate_run(run: Run) -> Evaluation | None:
             for key, teacher in stage.teachers.items():
                 if teacher.weights and teacher.weights.startswith("stage:"):
                     del resolved[name].teachers[key]  # it has a row of its own
-        return _evaluate(list(resolved.values())[-1], students)
-    return _evaluate(next(iter(resolved.values())), students)
+        return _final(list(resolved.values())[-1], students)
+    return _final(next(iter(resolved.values())), students)
 
 
-def _evaluate(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Evaluation | None:
+def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Final | None:
     datasets = open_validation(recipe)
     if not datasets:
         return None
-    predictors: dict[str, Any] = {}
+    predictors: dict[str, Predictor] = {}
     reach = None
     for label, (own, run) in students.items():
         student = create_model(own.student.name, weights=str(run.student), **own.student.options).eval()
@@ -51,4 +73,4 @@ def _evaluate(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Evalua
                 teacher = create_teacher(config.name, weights=config.weights, **config.options)
                 if isinstance(teacher, NetworkTeacher):
                     predictors[name] = Predictor(teacher.network)
-    return evaluate(predictors, datasets, recipe.data.protocol, max_disparity=reach)
+    return Final(predictors, datasets, recipe.data.protocol, reach)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..tasks import Task
 from ..tasks.files import unbatch
-from ..tasks.pictures import compare
+from ..tasks.pictures import compare, parts
 
 
 def picture(sample: Mapping[str, Any], prediction: Mapping[str, Tensor], task: Task) -> Tensor:
@@ -20,12 +20,7 @@ def picture(sample: Mapping[str, Any], prediction: Mapping[str, Tensor], task: T
 
     Ground truth and prediction share one range of colours.
     """
-    image = np.ascontiguousarray(sample[task.inputs[0]].permute(1, 2, 0).numpy())
-    key = task.outputs[0]
-    truth = unbatch({name: value[None] for name, value in task.truth(sample).items()})
-    valid = None
-    if key in task.maps:
-        valid = unbatch({"valid": task.measured(sample, task.targets[key])[None]})["valid"]
+    image, truth, valid = parts(task, sample)
     panels = compare(task, image, truth, valid, unbatch(prediction))
     shown = [image, *(panel for panel in panels if panel is not None)]
     return torch.from_numpy(np.concatenate(shown, 1)).permute(2, 0, 1)

@@ -1,0 +1,45 @@
+import numpy as np
+import torch
+
+from densedistill.report.scenes import NETWORKS, scenes_of
+from densedistill.tasks import get_task
+
+
+class Constant:
+    task = get_task("stereo")
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, left, right):
+        return {"disparity": torch.full((1, 1, *left.shape[-2:]), self.value)}
+
+
+def sample(name):
+    view = torch.zeros(3, 4, 6, dtype=torch.uint8)
+    return {
+        "left": view,
+        "right": view,
+        "disparity": torch.arange(24.0).view(1, 4, 6),
+        "disparity_valid": torch.ones(1, 4, 6, dtype=torch.bool),
+        "meta": {"name": name},
+    }
+
+
+def test_scenes_take_turns_among_data_sets_and_bear_their_figures():
+    datasets = {"a": [sample("a0"), sample("a1"), sample("a2")], "b": [sample("b0")]}
+    figures = [
+        {"name": "right", "data": "a", "sample": "a0", "epe": 1.25, "bad2": 0.5},
+        {"name": "right", "data": "b", "sample": "a0", "epe": 9.0},
+    ]
+    scenes = scenes_of({"right": Constant(3.0), "wrong": Constant(9.0)}, datasets, figures)
+    assert [scene.name for scene in scenes] == ["a, sample 1", "b, sample 1", "a, sample 2"]
+    assert scenes[0].captions == {"right": "EPE 1.25 px, bad-2 50.0 %"}
+    assert not scenes[1].captions
+    assert list(scenes[0].predictions) == list(scenes[0].errors) == ["right", "wrong"]
+    assert not np.array_equal(scenes[0].predictions["right"], scenes[0].predictions["wrong"])
+
+
+def test_no_more_networks_are_shown_than_fit():
+    predictors = {str(number): Constant(1.0) for number in range(NETWORKS + 2)}
+    assert len(scenes_of(predictors, {"a": [sample("a")]})[0].predictions) == NETWORKS
