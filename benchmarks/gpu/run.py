@@ -99,7 +99,7 @@ def training(log: Log, options: argparse.Namespace) -> None:
                 student, teacher = (channels_last(network.to(options.device)) for network in pair)
                 objective = Objective(distillation_step.TERMS, student, {"teacher": teacher})
                 if compiled:
-                    student.compile()
+                    student.compile(backend=options.backend)
                 optimizer = torch.optim.Adam(student.parameters(), 1e-4)
 
                 def step() -> None:
@@ -138,7 +138,7 @@ def _torch_call(
         images, _ = network.input_spec.prepare(*(image.to(options.device) for image in images))
         images = [image.contiguous(memory_format=torch.channels_last) for image in images]
         if how == "compiled":
-            network.compile()
+            network.compile(backend=options.backend)
 
         def call() -> Any:
             with (
@@ -245,6 +245,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.networks = options.networks or [name for name in NETWORKS if name in list_models()]
     options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.backend = "eager" if options.smoke else "inductor"  # tracing alone, without minutes of compiling
     if options.smoke:
         options.size, options.crop, options.batch, options.max_disparity = [64, 96], [64, 96], 1, 64
         options.networks = options.networks[-1:]

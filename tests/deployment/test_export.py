@@ -17,6 +17,7 @@ from densedistill.deployment.check import Difference, Row, compare, measure_diff
 from densedistill.deployment.export import export
 from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace
 from densedistill.errors import UserError
+from densedistill.networks.fcos import FCOS
 from densedistill.networks.layers.correlation import correlation_2d
 from densedistill.networks.pspnet import AdaptiveMean
 from densedistill.runtimes import load_runtime, read_card
@@ -27,6 +28,7 @@ SIZES = ((64, 96), (75, 110))
 
 @pytest.fixture(scope="module")
 def student():
+    torch.manual_seed(0)
     return dd.create_model("dsnet_slim", max_disparity=32, weights=None).eval()
 
 
@@ -211,12 +213,33 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Body(nn.Module):
+    """An encoder of four convolutions."""
+
+    widths = (8, 16, 16)
+
+    def __init__(self):
+        super().__init__()
+        convs = [
+            nn.Conv2d(3, 8, 4, 4),
+            nn.Conv2d(8, 8, 2, 2),
+            nn.Conv2d(8, 16, 2, 2),
+            nn.Conv2d(16, 16, 2, 2),
+        ]
+        self.convs = nn.ModuleList(nn.Conv2d(*width, width[-1]) for width in widths)
+
+    def forward(self, image):
+        levels = [image]
+        for conv in self.convs:
+            levels.append(conv(levels[-1]).relu())
+        return levels[2:]
+
+
 def detector(improved):
     """Return a detector that is sure of what it sees, so that there are detections to compare."""
     torch.manual_seed(0)
-    network = dd.create_model(
-        "fcos", encoder="mobilenetv3_small_050", channels=32, classes=3, improved=improved
-    )
+    network = FCOS(Body(), classes=3, channels=32, improved=improved)
+    network.task = "detection"
     nn.init.normal_(network.head.classification.weight, std=1.0)
     nn.init.constant_(network.head.regression.bias, 2.0)
     return network.eval()

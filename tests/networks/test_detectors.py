@@ -6,7 +6,7 @@ import torch
 import densedistill as dd
 from densedistill.distillation.teachers import create_teacher
 from densedistill.networks.counting import count_model
-from densedistill.networks.layers.boxes import decode, locations
+from densedistill.networks.layers.boxes import Decoding, locations
 from densedistill.networks.published import save_weights
 
 DETECTORS = dd.list_models(task="detection")
@@ -53,19 +53,35 @@ def test_a_size_that_does_not_fit_is_refused_in_one_line():
 
 
 def test_detections_are_decoded_suppressed_and_padded():
-    sizes, strides = [(4, 4), (2, 2)], (8, 16)
-    predictions = torch.full((2, 20, 2 + 5), -20.0)
-    predictions[..., -5:-1] = 4.0
-    for position, logit in ((5, 4.0), (6, 3.0)):  # neighbours, whose boxes hardly meet
-        predictions[0, position, 0] = predictions[0, position, -1] = logit
-    predictions[0, 16, 1] = predictions[0, 16, -1] = 5.0
-    found = decode(predictions, sizes, strides, (32, 32), in_strides=False)
+    decode = Decoding(strides=(8, 16))
+    raw = {
+        "class_logits": torch.full((2, 20, 2), -20.0),
+        "distances": torch.full((2, 20, 4), 4.0),
+        "centerness": torch.full((2, 20, 1), -20.0),
+    }
+    for position, label, logit in ((5, 0, 4.0), (6, 0, 3.0), (16, 1, 5.0)):  # 5 and 6 hardly meet
+        raw["class_logits"][0, position, label] = raw["centerness"][0, position] = logit
+    found = decode(raw, (32, 32))
     assert found["classes"].tolist() == [[1, 0, 0], [-1, -1, -1]]
     assert found["boxes"][0, 1].tolist() == [8, 8, 16, 16]
     expected = (torch.tensor(4.0).sigmoid() ** 2).sqrt()
     torch.testing.assert_close(found["scores"][0, 1], expected)
-    predictions[..., -5:-1] = 30.0  # now they all but cover each other
-    assert decode(predictions, sizes, strides, (32, 32), in_strides=False)["classes"][0].tolist() == [1, 0]
+    raw["distances"][:] = 30.0  # now they all but cover each other
+    assert decode(raw, (32, 32))["classes"][0].tolist() == [1, 0]
+
+
+def test_distances_in_strides_come_out_in_pixels():
+    network = small("fcos").eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        network.raw = True
+        raw = network(image)["distances"]
+        levels = [network.head(level, i)[1] for i, level in enumerate(network.pyramid(network.body(image)))]
+    strides = (8, 16, 32, 64, 128)
+    expected = [
+        (level * stride).flatten(2).transpose(1, 2) for level, stride in zip(levels, strides, strict=True)
+    ]
+    torch.testing.assert_close(raw, torch.cat(expected, 1))
 
 
 def test_locations_lie_half_a_stride_in():

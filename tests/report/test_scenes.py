@@ -34,7 +34,7 @@ def test_scenes_take_turns_among_data_sets_and_bear_their_figures():
     ]
     scenes = scenes_of({"right": Constant(3.0), "wrong": Constant(9.0)}, datasets, figures)
     assert [scene.name for scene in scenes] == ["a, sample 1", "b, sample 1", "a, sample 2"]
-    assert scenes[0].captions == {"right": "EPE 1.25 px, bad-2 50.0 %"}
+    assert scenes[0].captions == {"right": "EPE 1.250 px, bad-2 50.00 %"}
     assert not scenes[1].captions
     assert list(scenes[0].predictions) == list(scenes[0].errors) == ["right", "wrong"]
     assert not np.array_equal(scenes[0].predictions["right"], scenes[0].predictions["wrong"])
