@@ -220,12 +220,7 @@ class Body(nn.Module):
 
     def __init__(self):
         super().__init__()
-        convs = [
-            nn.Conv2d(3, 8, 4, 4),
-            nn.Conv2d(8, 8, 2, 2),
-            nn.Conv2d(8, 16, 2, 2),
-            nn.Conv2d(16, 16, 2, 2),
-        ]
+        widths = ((3, 8, 4), (8, 8, 2), (8, 16, 2), (16, 16, 2))
         self.convs = nn.ModuleList(nn.Conv2d(*width, width[-1]) for width in widths)
 
     def forward(self, image):
