@@ -5,8 +5,8 @@
 Every network and OpenCV's SGBM at one size, search range and number of threads: the median and the 90th
 percentile of repeated calls of the whole predictor, preparation included, in turn so that a busy moment hits
 all alike. Networks run with batch normalisation folded, in float32 and, where this processor has it, in
-bfloat16. Accuracy is of those whose weights ship, by `evaluate --data samples`; that of the others is not
-known here.
+bfloat16, in torch and, exported for this size, in OpenVINO. Accuracy is of those whose weights ship, by
+`evaluate --data samples`; that of the others is not known here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from densedistill.data.datasets import create_dataset
+from densedistill.deployment.export import export
 from densedistill.files import write_text
 from densedistill.inference.classical import SGBM
 from densedistill.inference.evaluate import evaluate
@@ -35,6 +37,7 @@ from densedistill.networks.counting import count_model
 from densedistill.networks.precision import channels_last, fastest_dtype, fold_batch_norm
 from densedistill.networks.published import shipped_weights
 from densedistill.networks.registry import create_model
+from densedistill.runtimes import load_runtime
 
 NETWORKS = (
     "tsnnet_naive",
@@ -55,7 +58,9 @@ def pair(size: tuple[int, int]) -> list[torch.Tensor]:
     return [view.round().byte() for view in resized]
 
 
-def matchers(reach: int, names: list[str]) -> dict[tuple[str, str], Callable[..., Any]]:
+def matchers(
+    reach: int, names: list[str], size: tuple[int, int], threads: int
+) -> dict[tuple[str, str], Callable[..., Any]]:
     """Return what is timed, by name and arithmetic; weights do not matter to time."""
     made: dict[tuple[str, str], Callable[..., Any]] = {("sgbm", SGBM.precision): SGBM(reach)}
     precisions = ["float32"] + ["bfloat16"] * (fastest_dtype("cpu") is torch.bfloat16)
@@ -63,6 +68,13 @@ def matchers(reach: int, names: list[str]) -> dict[tuple[str, str], Callable[...
         network = channels_last(fold_batch_norm(create_model(name, max_disparity=reach).eval()))
         for precision in precisions:
             made[name, precision] = Predictor(network, precision=precision)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{name}.xml"
+            # Random weights: how far the file is from torch says nothing here.
+            export(network, file, size, limit=float("inf"))
+            for precision in precisions:
+                loaded = load_runtime(file, precision=precision, threads=threads)
+                made[name, f"{precision}, OpenVINO"] = Predictor(loaded)
     return made
 
 
@@ -144,7 +156,9 @@ def main() -> None:
         "cpu": cpu_model(),
         "date": date.today().isoformat(),
         "costs": {name: (c.parameters / 1e6, c.macs / 1e9) for name, c in counts.items()},
-        "latency": measure(matchers(options.max_disparity, names), size, options.repeats),
+        "latency": measure(
+            matchers(options.max_disparity, names, size, options.threads), size, options.repeats
+        ),
         "accuracy": accuracy(names, 64),
     }
     show(found)
