@@ -242,6 +242,12 @@ def test_an_incomplete_hub_address_is_refused():
         dd.create_model("dsnet_slim", weights="hf://owner/file")
 
 
+def test_weights_for_another_search_range_say_for_which(tmp_path):
+    path = save_weights(dd.create_model("tsnnet_naive", max_disparity=32), tmp_path / "naive.safetensors")
+    with pytest.raises(dd.UserError, match="entries of another shape .* made with max_disparity=32$"):
+        dd.create_model("tsnnet_naive", weights=path, max_disparity=64)
+
+
 def test_weights_of_a_network_and_of_its_wrapping_fit_either(tmp_path):
     network = dd.create_model("dsnet_slim")
     bare = save_weights(network, tmp_path / "bare.safetensors")

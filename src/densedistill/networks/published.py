@@ -69,7 +69,9 @@ def load_weights(network: nn.Module, source: str | Path) -> nn.Module:
         where = " and ".join(map(str, paths))
         part = _missing_part(network, fit, paths)
         raise UserError(
-            part or f"{where} does not fit {_describe(network)}: {_misfit(fit)}{_looks_like(entries)}"
+            part
+            or f"{where} does not fit {_describe(network)}: {_misfit(fit)}"
+            + (_made_with(network, source) or _looks_like(entries))
         )
     network.load_state_dict(fit.entries, strict=False)
     return given
@@ -352,6 +354,11 @@ def _misfit(fit: Fit) -> str:
 
 def _some(keys: list[str], count: int = 3) -> str:
     return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
+
+
+def _made_with(network: nn.Module, source: str | Path) -> str:
+    options = stored_options(getattr(network, "name", ""), source)
+    return f"; it was made with {', '.join(f'{k}={v}' for k, v in options.items())}" if options else ""
 
 
 def _looks_like(entries: Mapping[str, Tensor]) -> str:
