@@ -244,7 +244,7 @@ def test_an_incomplete_hub_address_is_refused():
 
 def test_weights_for_another_search_range_say_for_which(tmp_path):
     path = save_weights(dd.create_model("tsnnet_naive", max_disparity=32), tmp_path / "naive.safetensors")
-    with pytest.raises(dd.UserError, match="entries of another shape .* made with max_disparity=32$"):
+    with pytest.raises(dd.UserError, match=r"entries of another shape .* made with max_disparity=32$"):
         dd.create_model("tsnnet_naive", weights=path, max_disparity=64)
 
 
