@@ -2,9 +2,10 @@
 
     python benchmarks/ship.py runs/shipped-teacher
 
-Evaluates the student on the real pairs that ship and on procedural scenes that no training uses, beside
-OpenCV's SGBM, and writes src/densedistill/weights/NAME.safetensors (half precision) and NAME.json. Does
-nothing when the weights that ship are better on the real pairs, unless --force.
+Evaluates the student on the real images that ship and on procedural scenes that no training uses, beside
+OpenCV's SGBM or, for depth, a constant plane, and writes src/densedistill/weights/NAME.safetensors (half
+precision) and NAME.json. Does nothing when the weights that ship are better on the real images, unless
+--force.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from depth import Plane
 
 from densedistill import __version__
 from densedistill.data.datasets import create_dataset
@@ -24,8 +29,39 @@ from densedistill.networks.published import SHIPPED, save_weights
 from densedistill.networks.registry import create_model
 from densedistill.training import open_run
 
-FIGURES = ("epe", "d1", "bad1", "bad2")
-REACH = 64  # px, more than any pair here has
+
+@dataclass(frozen=True)
+class Sheet:
+    """How the weights of a task are judged.
+
+    Args:
+        real: the images that ship.
+        world: size (H, W) of the procedural scenes.
+        reach: largest disparity of the scenes in px; of stereo, also of what is evaluated.
+        rivals: what stands beside the network, by name.
+        figures: what is told; the first decides, less being better.
+        protocol: of the evaluation.
+    """
+
+    real: str
+    world: tuple[int, int]
+    reach: int
+    rivals: Mapping[str, Any]
+    figures: tuple[str, ...]
+    protocol: str
+
+
+SHEETS = {
+    "stereo": Sheet("samples", (256, 512), 64, {"sgbm": "sgbm"}, ("bad2", "epe", "d1", "bad1"), "plain"),
+    "depth": Sheet(
+        "icl_nuim",
+        (240, 320),
+        48,
+        {"constant plane": Plane()},
+        ("abs_rel", "silog", "rmse", "a1"),
+        "images+aligned",
+    ),
+}
 
 
 def main() -> None:
@@ -38,28 +74,39 @@ def main() -> None:
 
     run = open_run(arguments.run)
     recipe, name = run.recipe, run.recipe.student.name
+    sheet = SHEETS[recipe.task]
     network = create_model(name, weights=str(run.student), **recipe.student.options)
     with tempfile.TemporaryDirectory() as folder:
         # What is measured is what ships: in half precision.
         half = save_weights(network, Path(folder) / f"{name}.safetensors", half=True)
         network = create_model(name, weights=str(half), **recipe.student.options)
-    world = create_dataset("world", length=24, seed=900, size=(256, 512), max_disparity=REACH)
+    world = create_dataset(
+        "world", length=24, seed=900, size=sheet.world, max_disparity=sheet.reach, task=recipe.task
+    )
+    limit = sheet.reach if recipe.task == "stereo" else None
     rows = [
         row
-        for data in ("samples", {"world": world})
-        for row in evaluate({name: network, "sgbm": "sgbm"}, data, max_disparity=REACH).rows
+        for data in (sheet.real, {"world": world})
+        for row in evaluate(
+            {name: network, **sheet.rivals}, data, protocol=sheet.protocol, max_disparity=limit
+        ).rows
     ]
     figures: dict[str, Any] = {}
     for row in rows:
-        figures.setdefault(row["name"], {})[row["data"]] = {k: round(row[k], 5) for k in FIGURES if k in row}
+        told = {key: round(row[key], 5) for key in sheet.figures if key in row}
+        figures.setdefault(row["name"], {})[row["data"]] = told
     print(json.dumps(figures, indent=1))
 
-    sheet = SHIPPED / f"{name}.json"
-    if sheet.is_file() and not arguments.force:
-        before, now = (real_bad2(each[name]) for each in (json.loads(sheet.read_text())["figures"], figures))
+    provenance_file = SHIPPED / f"{name}.json"
+    if provenance_file.is_file() and not arguments.force:
+        decides = sheet.figures[0]
+        before, now = (
+            on_real_images(each[name], decides)
+            for each in (json.loads(provenance_file.read_text())["figures"], figures)
+        )
         if before <= now:
             raise SystemExit(
-                f"{name}: what ships has bad-2 {before:.4f} on the real pairs, this {now:.4f}; kept"
+                f"{name}: what ships has {decides} {before:.4f} on the real images, this {now:.4f}; kept"
             )
     last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
     provenance = {
@@ -82,13 +129,13 @@ def main() -> None:
     SHIPPED.mkdir(exist_ok=True)
     tags = {key: str(provenance[key]) for key in ("recipe", "seed", "steps", "date")}
     save_weights(network, SHIPPED / f"{name}.safetensors", tags, half=True)
-    write_bytes(sheet, (json.dumps(provenance, indent=1) + "\n").encode())
+    write_bytes(provenance_file, (json.dumps(provenance, indent=1) + "\n").encode())
     print(f"wrote {SHIPPED / name}.safetensors and .json")
 
 
-def real_bad2(figures: dict[str, dict[str, float]]) -> float:
-    """Return the mean share of bad pixels over the real pairs."""
-    real = [values["bad2"] for data, values in figures.items() if data != "world"]
+def on_real_images(figures: Mapping[str, Mapping[str, float]], figure: str) -> float:
+    """Return the mean of `figure` over the real data."""
+    real = [values[figure] for data, values in figures.items() if data != "world"]
     return sum(real) / len(real)
 
 

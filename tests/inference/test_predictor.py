@@ -9,7 +9,9 @@ from torch import nn
 import densedistill as dd
 from densedistill.errors import UserError
 from densedistill.inference import Predictor
+from densedistill.inference.load import load_predictor
 from densedistill.networks import InputSpec
+from densedistill.networks.published import save_weights
 
 
 class Echo(nn.Module):
@@ -214,3 +216,15 @@ def test_what_is_no_pair_of_images_is_refused_in_one_line(views, message):
 def test_an_unknown_precision_is_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"no precision 'bf16'; .*bfloat16"):
         Predictor(Echo(InputSpec()), precision="bf16")
+
+
+@pytest.mark.parametrize(("name", "wanted", "used"), [("tsnnet_naive", 32, 64), ("dsnet_slim", 32, 32)])
+def test_a_network_keeps_the_search_range_that_its_weights_need(name, wanted, used, tmp_path):
+    path = save_weights(dd.create_model(name, max_disparity=64), tmp_path / "weights.safetensors")
+    assert load_predictor(f"{name}={path}", max_disparity=wanted).net.options["max_disparity"] == used
+
+
+def test_a_search_range_beyond_what_the_weights_need_is_refused(tmp_path):
+    path = save_weights(dd.create_model("tsnnet_naive", max_disparity=32), tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="made with max_disparity=32"):
+        load_predictor(f"tsnnet_naive={path}", max_disparity=64)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, unknown
-from ..networks.published import shipped_weights
+from ..networks.published import shipped_weights, stored_options
 from ..networks.registry import MODELS, create_model, list_models
 from ..networks.registry import task_of as task_of_name
 from ..runtimes import Card, is_exported, load_runtime, read_card
@@ -35,7 +35,8 @@ def load_predictor(
     Args:
         network: a network, a name (its shipped weights are loaded), `name=weights`, `sgbm`, the directory of
             a run, an exported file, or something that already predicts, which is returned as it is.
-        max_disparity: search range of a network given by name that takes one; None for its own.
+        max_disparity: search range of a network given by name that takes one; None for its own. A network
+            whose weights fit one search range alone keeps that one when it is larger.
         device, precision: of the predictor; an exported file runs on the CPU where its runtime
             has no other.
         runtime: of an exported file; None for the usual one of its suffix.
@@ -103,10 +104,23 @@ def _create(name: str, weights: str | None, max_disparity: int | None) -> nn.Mod
     _check_known(name)
     if weights is None and "shipped" not in shipped_weights(name):
         raise UserError(f"no weights ship for network '{name}'; name a file: {name}=FILE")
-    options: dict[str, Any] = {}
+    weights, options = weights or "shipped", {}
     if max_disparity is not None and "max_disparity" in inspect.signature(MODELS[name]).parameters:
-        options["max_disparity"] = max_disparity
-    return create_model(name, weights=weights or "shipped", **options)
+        options["max_disparity"] = _search_range(name, weights, max_disparity)
+    return create_model(name, weights=weights, **options)
+
+
+def _search_range(name: str, weights: str, wanted: int) -> int:
+    """Return `wanted`, or the larger search range that is the only one that `weights` of ours fit."""
+    trained = stored_options(name, weights).get("max_disparity", wanted)
+    if trained <= wanted:
+        return wanted
+    with torch.device("meta"):
+        shapes = [
+            {key: value.shape for key, value in MODELS[name](max_disparity=reach).state_dict().items()}
+            for reach in (wanted, trained)
+        ]
+    return wanted if shapes[0] == shapes[1] else trained
 
 
 def _recipe_of_run(run: Path) -> Any:
