@@ -31,7 +31,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import distillation_step
+from formulations import dsnet, stereo_batch
 
 from densedistill.deployment.check import real_images
 from densedistill.deployment.export import export
@@ -87,17 +87,16 @@ def training(log: Log, options: argparse.Namespace) -> None:
         batch=options.batch,
     )
     batch = {
-        k: v.to(options.device) if isinstance(v, torch.Tensor) else v
-        for k, v in distillation_step.make_batch(sizes).items()
+        k: v.to(options.device) if isinstance(v, torch.Tensor) else v for k, v in stereo_batch(sizes).items()
     }
     what = f"{options.crop[0]}x{options.crop[1]} batch {options.batch}"
     for compiled in (False, True):
         for dtype in (torch.float32, torch.bfloat16):
 
             def make(compiled: bool = compiled, dtype: torch.dtype = dtype) -> Callable[[], Any]:
-                pair = distillation_step.make_networks(sizes)
+                pair = dsnet.networks(sizes)
                 student, teacher = (channels_last(network.to(options.device)) for network in pair)
-                objective = Objective(distillation_step.TERMS, student, {"teacher": teacher})
+                objective = Objective(dsnet.TERMS, student, {"teacher": teacher})
                 if compiled:
                     student.compile(backend=options.backend)
                 optimizer = torch.optim.Adam(student.parameters(), 1e-4)
