@@ -1,4 +1,4 @@
-"""How segmentation networks are asked, and what is written for Cityscapes' server."""
+"""How segmentation networks are asked, and what is written."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 import densedistill as dd
-from densedistill.inference.cityscapes import SIZE, check_submission
 from densedistill.inference.protocols import get_protocol, list_protocols
 from densedistill.inference.protocols.segmentation import multi_scale, sliding
 from densedistill.tasks import get_task
@@ -57,50 +56,6 @@ def test_evaluation_by_any_protocol_of_a_network(tmp_path):
         (row,) = dd.evaluate(network, [sample], protocol=protocol, metrics=["miou", "iou0", "accuracy"]).rows
         assert 0 <= row["miou"] <= 1
         assert 0 <= row["accuracy"] <= 1
-
-
-def write(path, value=7, size=SIZE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full(size, value, np.uint8)).save(path)
-
-
-def test_a_submission_that_is_complete_passes(tmp_path):
-    write(tmp_path / "berlin" / "berlin_000000_000019_pred_labelIds.png")
-    write(tmp_path / "bonn_000003_000019.png", 33)
-    assert check_submission(tmp_path, images=2) == 2
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "size", "says"),
-    [
-        ("berlin_000001_000019.png", 7, (512, 1024), "1024x512 px; predictions are 2048x1024"),
-        (
-            "berlin_000001_000019.png",
-            0,
-            SIZE,
-            "holds label id 0, which is not evaluated; are these train ids",
-        ),
-        ("picture.png", 7, SIZE, "names no frame"),
-        ("berlin_000000_000019_again.png", 7, SIZE, "are both of berlin_000000_000019"),
-    ],
-)
-def test_a_fault_of_a_submission_is_told_in_one_line(tmp_path, name, value, size, says):
-    write(tmp_path / "berlin_000000_000019.png")
-    write(tmp_path / name, value, size)
-    with pytest.raises(dd.UserError, match=says) as refused:
-        check_submission(tmp_path, images=2)
-    assert "\n" not in str(refused.value)
-
-
-def test_a_submission_of_too_few_or_of_other_cities_is_refused(tmp_path):
-    write(tmp_path / "berlin_000000_000019.png")
-    with pytest.raises(dd.UserError, match="for 1 images, the test set has 1525"):
-        check_submission(tmp_path)
-    write(tmp_path / "ulm_000000_000019.png")
-    with pytest.raises(dd.UserError, match="is of ulm, which is not in the test set"):
-        check_submission(tmp_path)
-    with pytest.raises(dd.UserError, match="there is no folder"):
-        check_submission(tmp_path / "nowhere")
 
 
 def test_label_ids_are_written_from_train_ids(tmp_path):

@@ -1,5 +1,6 @@
 """Submissions: the files the servers want, and refusals of everything else, in one line."""
 
+import itertools
 import zipfile
 
 import numpy as np
@@ -11,6 +12,7 @@ from densedistill.cli import main
 from densedistill.data import formats
 from densedistill.data.datasets import DATASETS
 from densedistill.inference.submissions import (
+    SUBMISSIONS,
     check_submission,
     expect,
     get_submission,
@@ -21,18 +23,23 @@ HEIGHT, WIDTH = 20, 36
 
 
 class Ramp:
-    """Says a ramp of disparities, with a hole."""
+    """Says a ramp, of disparities with a hole, and the same everywhere of all else."""
 
-    name, precision = "ramp", "float32"
+    precision = "float32"
 
-    def __init__(self):
-        self.task, self.calls = dd.tasks.get_task("stereo"), 0
+    def __init__(self, task="stereo"):
+        self.name, self.task, self.calls = "ramp", dd.tasks.get_task(task), 0
 
-    def __call__(self, left, right):
+    def __call__(self, *images):
         self.calls += 1
-        disparity = torch.linspace(1, 30, left.shape[-1]).expand(1, 1, *left.shape[-2:]).clone()
-        disparity[..., 0, 0] = 0
-        return {"disparity": disparity}
+        size = images[0].shape[-2:]
+        disparity = torch.linspace(1, 30, size[1]).expand(1, 1, *size).clone()
+        disparity[..., 0, 0] = -1
+        logits = torch.zeros(1, 19, *size)
+        logits[:, 13] = 1
+        answers = {"disparity": disparity, "disparity_next": disparity + 2, "logits": logits}
+        answers["flow"] = torch.full((1, 2, *size), 3.0)
+        return {key: answers[key] for key in self.task.outputs}
 
 
 def image(path, size=(HEIGHT, WIDTH)):
@@ -43,13 +50,19 @@ def image(path, size=(HEIGHT, WIDTH)):
 @pytest.fixture
 def roots(tmp_path, monkeypatch):
     """Two test frames of every benchmark, in its layout."""
-    for name in ("kitti2012", "kitti2015", "middleburyeval3", "eth3d"):
+    for name in ("kitti2012", "kitti2015", "kitti2015_sceneflow", "middleburyeval3", "eth3d", "cityscapes"):
         monkeypatch.setattr(DATASETS[name], "counts", {"test": 2})
-    places = {name: tmp_path / name for name in ("kitti2012", "kitti2015", "middlebury", "eth3d")}
+    places = {name: tmp_path / name for name in SUBMISSIONS}
     for number in range(2):
-        for name, views in (("kitti2012", ("colored_0", "colored_1")), ("kitti2015", ("image_2", "image_3"))):
-            for view in views:
-                image(places[name] / "testing" / view / f"{number:06d}_10.png")
+        for name, views, times in (
+            ("kitti2012", ("colored_0", "colored_1"), (10,)),
+            ("kitti2015", ("image_2", "image_3"), (10,)),
+            ("kitti2015_sceneflow", ("image_2", "image_3"), (10, 11)),
+        ):
+            for view, now in itertools.product(views, times):
+                image(places[name] / "testing" / view / f"{number:06d}_{now}.png")
+        city = places["cityscapes"] / "leftImg8bit" / "test" / "berlin"
+        image(city / f"berlin_{number:06d}_000019_leftImg8bit.png")
         for view in ("im0.png", "im1.png"):
             image(places["middlebury"] / "testH" / ("Crusade", "Nkuba")[number] / view)
             image(places["eth3d"] / "two_view_test" / ("lakeside_1l", "sand_box_1l")[number] / view)
@@ -57,6 +70,10 @@ def roots(tmp_path, monkeypatch):
 
 
 FILES = {
+    "kitti2015_sceneflow": {
+        f"{folder}/{number:06d}_10.png" for folder in ("disp_0", "disp_1", "flow") for number in range(2)
+    },
+    "cityscapes": {f"berlin/berlin_{number:06d}_000019_pred_labelIds.png" for number in range(2)},
     "kitti2012": {"000000_10.png", "000001_10.png"},
     "kitti2015": {"disp_0/000000_10.png", "disp_0/000001_10.png"},
     "middlebury": {
@@ -72,21 +89,28 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", SUBMISSIONS)
 def test_a_submission_holds_what_the_server_wants(name, roots, tmp_path):
-    predict = Ramp()
+    predict = Ramp(get_submission(name).task)
     path = write_submission(predict, name, roots[name], tmp_path / "out", method="Ours")
     assert path == tmp_path / "out.zip"
     with zipfile.ZipFile(path) as archive:
         assert set(archive.namelist()) == FILES[name]
         archive.extractall(tmp_path / "unpacked")
-    expected = predict(torch.zeros(1, 3, HEIGHT, WIDTH), None)["disparity"][0, 0].numpy()
+    expected = Ramp()(torch.zeros(1, 3, HEIGHT, WIDTH))["disparity"][0, 0].numpy()
     for file in FILES[name]:
         unpacked = tmp_path / "unpacked" / file
-        if file.endswith(".png"):
+        if name == "cityscapes":
+            assert (formats.read_raster(unpacked) == 26).all()  # the label id of train id 13, cars
+        elif file.startswith("flow"):
+            assert (formats.read_flow_png(unpacked)[0] == 3).all()
+            assert formats.read_flow_png(unpacked)[1].all()
+        elif file.endswith(".png"):
             stored = formats.read_disparity_png(unpacked)
-            assert stored[0, 0] == 0  # missing, for the server to fill
-            np.testing.assert_allclose(stored, expected, atol=1 / 512)
+            after = file.startswith("disp_1")
+            # Missing, for the server to fill; scene flow gives every pixel.
+            assert stored[0, 0] == (1 if after else 1 / 256 if name == "kitti2015_sceneflow" else 0)
+            np.testing.assert_allclose(stored[1:], expected[1:] + 2 * after, atol=1 / 512)
         elif file.endswith(".pfm"):
             np.testing.assert_array_equal(formats.read_pfm(unpacked), expected)
         else:
@@ -154,6 +178,25 @@ def test_time_files_and_unknown_values_are_checked(file, text, message, roots, t
         write_submission(Ramp(), "middlebury", roots["middlebury"], tmp_path / "out", method="Ours")
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("cityscapes", "berlin/berlin_000000_000019_pred_labelIds.png", "holds label id 0, .* train ids"),
+        ("kitti2015_sceneflow", "flow/000000_10.png", "does not give every pixel"),
+    ],
+)
+def test_labels_and_flow_are_checked(name, file, message, roots, tmp_path):
+    predict = Ramp(get_submission(name).task)
+    write_submission(predict, name, roots[name], tmp_path / "out")
+    if name == "cityscapes":
+        formats.write_image(tmp_path / "out" / file, np.zeros((HEIGHT, WIDTH), np.uint8))
+    else:
+        known = np.arange(WIDTH) > np.zeros((HEIGHT, 1))
+        formats.write_flow_png(tmp_path / "out" / file, np.zeros((HEIGHT, WIDTH, 2)), known)
+    with pytest.raises(dd.UserError, match=message):
+        write_submission(predict, name, roots[name], tmp_path / "out")
+
+
 def test_a_test_set_with_missing_frames_is_refused_before_prediction(roots, tmp_path):
     for view in ("image_2", "image_3"):
         (roots["kitti2015"] / "testing" / view / "000001_10.png").unlink()
@@ -168,6 +211,8 @@ def test_a_test_set_with_missing_frames_is_refused_before_prediction(roots, tmp_
 def test_what_is_no_submission_is_refused(roots, tmp_path):
     with pytest.raises(dd.UserError, match=r"there is no submission 'kitti2016'; did you mean 'kitti201"):
         write_submission(Ramp(), "kitti2016", tmp_path, tmp_path / "out")
+    with pytest.raises(dd.UserError, match="takes predictions of sceneflow, this network is of task stereo"):
+        write_submission("sgbm", "kitti2015_sceneflow", tmp_path, tmp_path / "out")
     with pytest.raises(dd.UserError, match="a method's name is of letters"):
         write_submission(Ramp(), "middlebury", tmp_path, tmp_path / "out", method="../ours")
     (tmp_path / "some.zip").write_text("no zip")

@@ -1,16 +1,11 @@
 """Scene flow's files and pictures."""
 
-import zipfile
-
 import numpy as np
 import pytest
-import torch
 
 import densedistill as dd
 from densedistill.data import formats
 from densedistill.data.calibration import Calibration
-from densedistill.inference import sceneflow_submission
-from densedistill.inference.sceneflow_submission import write_sceneflow_submission
 from densedistill.tasks import get_task
 from densedistill.tasks.files import Predicted
 from densedistill.tasks.sceneflow import change_colours, motion_cloud
@@ -63,38 +58,3 @@ def test_red_comes_nearer_and_blue_goes_away():
     assert nearer[0] > nearer[2]
     assert away[2] > away[0]
     assert still[1] > max(still[0], still[2])
-
-
-class Constant:
-    """Predicts the same for all."""
-
-    name = "constant"
-    task = get_task("sceneflow")
-
-    def __call__(self, *images):
-        shape = images[0].shape[-2:]
-        return {
-            "disparity": torch.full((1, 1, *shape), -1.0),
-            "disparity_next": torch.full((1, 1, *shape), 3.0),
-            "flow": torch.full((1, 2, *shape), 2.0),
-        }
-
-
-def test_a_submission_has_three_folders_and_every_pixel(tmp_path, monkeypatch):
-    for folder in ("image_2", "image_3"):
-        for number in (10, 11):
-            path = tmp_path / "testing" / folder / f"000000_{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            formats.write_image(path, np.zeros((6, 8, 3), np.uint8))
-    with pytest.raises(dd.UserError, match="has 1 test samples, KITTI's server wants all 200"):
-        write_sceneflow_submission(Constant(), tmp_path, tmp_path / "out.zip")
-    with pytest.raises(dd.UserError, match="needs a network of task sceneflow"):
-        write_sceneflow_submission("sgbm", tmp_path, tmp_path / "out.zip")
-    monkeypatch.setattr(sceneflow_submission, "FRAMES", 1)
-    write_sceneflow_submission(Constant(), tmp_path, tmp_path / "out.zip")
-    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
-        assert archive.namelist() == [f"{place}/000000_10.png" for place in ("disp_0", "disp_1", "flow")]
-        archive.extractall(tmp_path / "out")
-    assert (formats.read_disparity_png(tmp_path / "out/disp_0/000000_10.png") == 1 / 256).all()
-    assert (formats.read_disparity_png(tmp_path / "out/disp_1/000000_10.png") == 3).all()
-    assert (formats.read_flow_png(tmp_path / "out/flow/000000_10.png")[0] == 2).all()

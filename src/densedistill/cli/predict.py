@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--submission",
         metavar="NAME",
-        help="the test set of kitti2012, kitti2015, middlebury or eth3d, below --root, as its server wants",
+        help="the test set of kitti2012, kitti2015, kitti2015_sceneflow, middlebury, eth3d or cityscapes, "
+        "below --root, as its server wants",
     )
     parser.add_argument("--root", metavar="DIR", help="where the submission's data set lies")
     parser.add_argument(

@@ -7,7 +7,7 @@ import re
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from ..data import formats
 from ..data.datasets import create_dataset
+from ..data.datasets._labelled import read_indices
 from ..errors import UserError, unknown
 from ..files import atomic_write, write_text
-from .load import load_predictor
+from ..tasks import get_task
+from ..tasks.files import Predicted, unbatch
+from .load import load_predictor, task_of_network
 from .progress import progress_bar
 
 PathLike = str | os.PathLike[str]
@@ -32,32 +35,59 @@ class Submission:
     Args:
         name: of the benchmark, as `evaluate --protocol` says it.
         data: the data set whose frames are predicted.
-        folder: inside the zip; `{size}` and `{part}` stand for Middlebury's F, H or Q and training or test.
-        disparity, seconds: files of a frame below it; `{name}` and `{method}` are filled in.
-        says: the line that tells the seconds, "" for a benchmark that does not ask.
+        files: kinds of output, of the task's writers, to the files of a frame. `{name}` and `{method}` are
+            filled in, `{part}` and `{size}` stand for Middlebury's training or test and F, H or Q.
+        task: of the network.
+        seconds: the file that tells the seconds, "" for a benchmark that does not ask.
+        says: what stands in it.
+        options: of the data set.
+        dense: every pixel is given: a disparity below 0, which no scene has, as the least that there is.
     """
 
     name: str
     data: str
-    folder: str
-    disparity: str
+    files: Mapping[str, str]
+    task: str = "stereo"
     seconds: str = ""
     says: str = "{:.3f}"
+    options: Mapping[str, Any] = field(default_factory=lambda: {"want": ()})
+    dense: bool = False
 
 
+# KITTI: the development kits; Middlebury: stereo/submit3/upload-format.html; ETH3D: its documentation's
+# "Result submission"; Cityscapes: the README of its scripts.
 SUBMISSIONS = {
     one.name: one
     for one in (
-        Submission("kitti2012", "kitti2012", "", "{name}.png"),
-        Submission("kitti2015", "kitti2015", "disp_0", "{name}.png"),
+        Submission("kitti2012", "kitti2012", {"png": "{name}.png"}),
+        Submission("kitti2015", "kitti2015", {"png": "disp_0/{name}.png"}),
+        Submission(
+            "kitti2015_sceneflow",
+            "kitti2015_sceneflow",
+            {"disp_0": "disp_0/{name}.png", "disp_1": "disp_1/{name}.png", "flow": "flow/{name}.png"},
+            task="sceneflow",
+            dense=True,
+        ),
         Submission(
             "middlebury",
             "middleburyeval3",
-            "{part}{size}",
-            "{name}/disp0{method}.pfm",
-            "{name}/time{method}.txt",
+            {"pfm": "{part}{size}/{name}/disp0{method}.pfm"},
+            seconds="{part}{size}/{name}/time{method}.txt",
         ),
-        Submission("eth3d", "eth3d", "low_res_two_view", "{name}.pfm", "{name}.txt", "runtime {:.3f}"),
+        Submission(
+            "eth3d",
+            "eth3d",
+            {"pfm": "low_res_two_view/{name}.pfm"},
+            seconds="low_res_two_view/{name}.txt",
+            says="runtime {:.3f}",
+        ),
+        Submission(
+            "cityscapes",
+            "cityscapes",
+            {"labelids": "{name}_pred_labelIds.png"},
+            task="segmentation",
+            options={"labelled": False},
+        ),
     )
 }
 _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -65,12 +95,17 @@ _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Expected:
-    """One frame of a submission: its files below the submission's folder, and the size of its image."""
+    """One frame of a submission: its files by kind, the file of its seconds, and the size of its image."""
 
     name: str
-    disparity: str
+    files: Mapping[str, str]
     seconds: str
     size: tuple[int, int]
+
+    @property
+    def all_files(self) -> list[str]:
+        """The names of all files."""
+        return [*self.files.values(), *([self.seconds] if self.seconds else [])]
 
 
 def write_submission(
@@ -107,28 +142,31 @@ def write_submission(
         progress: draw a bar on stderr.
 
     Raises:
-        UserError: no such benchmark or data, or a submission that is not complete and right.
+        UserError: no such benchmark or data, a network of another task, or a submission that is not complete
+            and right.
     """
     form = get_submission(benchmark)
     if not _METHOD.fullmatch(method):
         raise UserError(f"a method's name is of letters, digits, - and _, got '{method}'")
-    folder = Path(out)
+    task, folder = task_of_network(network), Path(out)
+    if task.name != form.task:
+        raise UserError(f"{benchmark} takes predictions of {form.task}, this network is of task {task.name}")
+    frames = list(_frames(form, root, split, options))
     predict = load_predictor(network, max_disparity, device, precision)
     expected = []
     with progress_bar(progress) as advance:
-        for dataset, index in _frames(form, root, split, options):
+        for dataset, index in frames:
             sample = dataset[index]
             frame = _expect(form, dataset, index, sample, method)
             expected.append(frame)
-            paths = [folder / frame.disparity, *([folder / frame.seconds] if frame.seconds else [])]
-            if overwrite or not all(path.is_file() for path in paths):
+            if overwrite or not all((folder / file).is_file() for file in frame.all_files):
                 start = time.perf_counter()
-                disparity = predict(sample["left"], sample["right"])["disparity"]
-                if disparity.device.type != "cpu":
-                    torch.accelerator.synchronize(disparity.device)
-                seconds = time.perf_counter() - start
-                _write(form, paths, disparity[0, 0].float().cpu().numpy(), seconds)
-            advance(benchmark, frame.name, None)
+                outputs = predict(*(sample[key] for key in task.inputs))
+                first = outputs[task.outputs[0]]
+                if first.device.type != "cpu":
+                    torch.accelerator.synchronize(first.device)
+                _write(form, folder, frame, unbatch(outputs), time.perf_counter() - start)
+            advance(benchmark, frame.name, len(frames))
     check_submission(folder, expected, form)
     return _pack(folder, expected)
 
@@ -163,13 +201,15 @@ def check_submission(source: PathLike, expected: list[Expected], form: Submissio
             and how many others are wrong.
     """
     read, there = _reader(Path(source))
-    wanted = {file for one in expected for file in (one.disparity, one.seconds) if file}
+    wanted = {file for one in expected for file in one.all_files}
     problems = [f"{file} is missing" for file in sorted(wanted - there)]
     problems += [f"{file} does not belong there" for file in sorted(there - wanted)]
     for frame in expected:
-        for file, check in ((frame.disparity, _disparity_problem), (frame.seconds, _seconds_problem)):
-            if file in there and (problem := check(read(file), file, frame, form)):
-                problems.append(problem)
+        for kind, file in frame.files.items():
+            if file in there and (problem := _problem(kind, read(file), frame.size)):
+                problems.append(f"{file} {problem}")
+        if frame.seconds in there and not _tells_seconds(read(frame.seconds), form):
+            problems.append(f"{frame.seconds} does not tell seconds, as '{form.says.format(1)}'")
     if problems:
         others = f" (and {len(problems) - 1} more files are wrong)" if len(problems) > 1 else ""
         raise UserError(f"submission {source}: {problems[0]}{others}")
@@ -179,7 +219,8 @@ def _frames(
     form: Submission, root: PathLike, split: str, options: Mapping[str, Any] | None
 ) -> Iterator[tuple[Any, int]]:
     for part in split.split(","):
-        dataset: Any = create_dataset(form.data, root=root, split=part.strip(), want=(), **(options or {}))
+        given = {**form.options, **(options or {})}
+        dataset: Any = create_dataset(form.data, root=root, split=part.strip(), **given)
         whole = type(dataset).counts.get(dataset.split)
         if whole is not None and len(dataset) != whole:
             raise UserError(
@@ -190,25 +231,31 @@ def _frames(
 
 
 def _expect(form: Submission, dataset: Any, index: int, sample: Any, method: str) -> Expected:
-    name = dataset.names[index]
-    part = {"train": "training"}.get(dataset.split, dataset.split)
-    folder = form.folder.format(part=part, size=getattr(dataset, "resolution", ""))
-    disparity, seconds = (
-        f"{folder}/{file.format(name=name, method=method)}".lstrip("/") if file else ""
-        for file in (form.disparity, form.seconds)
-    )
-    height, width = sample["left"].shape[-2:]
-    return Expected(name, disparity, seconds, (height, width))
+    fields = {
+        "name": dataset.names[index],
+        "method": method,
+        "part": {"train": "training"}.get(dataset.split, dataset.split),
+        "size": getattr(dataset, "resolution", ""),
+    }
+    files = {kind: file.format(**fields) for kind, file in form.files.items()}
+    height, width = sample[get_task(form.task).inputs[0]].shape[-2:]
+    return Expected(fields["name"], files, form.seconds.format(**fields), (height, width))
 
 
-def _write(form: Submission, paths: list[Path], disparity: NDArray[np.float32], seconds: float) -> None:
-    if paths[0].suffix == ".png":
-        known = np.isfinite(disparity) & (disparity > 0)  # the rest is missing, which the server fills
-        formats.write_disparity_png(paths[0], disparity, known)
-    else:
-        formats.write_pfm(paths[0], disparity)
-    if len(paths) > 1:
-        write_text(paths[1], form.says.format(max(seconds, 1e-3)) + "\n")
+def _write(
+    form: Submission, folder: Path, frame: Expected, outputs: Mapping[str, NDArray[Any]], seconds: float
+) -> None:
+    if form.dense:
+        outputs = {
+            key: values if key == "flow" else np.nan_to_num(values).clip(min=0)
+            for key, values in outputs.items()
+        }
+    predicted = Predicted(outputs, image=np.empty((*frame.size, 3), np.uint8))
+    for kind, file in frame.files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        get_task(form.task).writers[kind].write(folder / file, predicted)
+    if frame.seconds:
+        write_text(folder / frame.seconds, form.says.format(max(seconds, 1e-3)) + "\n")
 
 
 def _reader(source: Path) -> tuple[Callable[[str], Path], set[str]]:
@@ -234,37 +281,55 @@ def _reader(source: Path) -> tuple[Callable[[str], Path], set[str]]:
     return extract, names
 
 
-def _disparity_problem(path: Path, file: str, frame: Expected, form: Submission) -> str:
+def _problem(kind: str, path: Path, size: tuple[int, int]) -> str:
+    """Return what is wrong with the file at `path`, "" for nothing."""
     try:
-        if file.endswith(".png"):
-            disparity = formats.read_disparity_png(path)
-            if not (disparity > 0).any():
-                return f"{file} has no disparity at all"
-        else:
-            disparity = formats.read_pfm(path)
-            if not np.isfinite(disparity).all():
-                return f"{file} holds values that are not finite"
+        values = _READERS[kind](path)
     except UserError as error:
-        return f"{file} cannot be read: {error}"
-    if disparity.shape != frame.size:
-        found = "x".join(map(str, disparity.shape[1::-1]))
-        return f"{file} is {found} px, its image {frame.size[1]}x{frame.size[0]}"
+        return f"cannot be read: {error}"
+    if values.shape[:2] != size:
+        return f"is {values.shape[1]}x{values.shape[0]} px, its image {size[1]}x{size[0]}"
+    if kind == "pfm" and not np.isfinite(values).all():
+        return "holds values that are not finite"
+    if kind in ("png", "disp_0", "disp_1") and not (values > 0).any():
+        return "has no disparity at all"
+    if kind == "flow" and not values[..., 2].all():
+        return "does not give every pixel"
+    if kind == "labelids":
+        from ..data.datasets.cityscapes import LABEL_IDS  # torchvision, which no other benchmark needs
+
+        wrong = np.setdiff1d(values, list(LABEL_IDS.values()))
+        if wrong.size:
+            return f"holds label id {wrong[0]}, which is not evaluated; are these train ids?"
     return ""
 
 
-def _seconds_problem(path: Path, file: str, frame: Expected, form: Submission) -> str:
+def _read_flow(path: Path) -> NDArray[Any]:
+    flow, valid = formats.read_flow_png(path)
+    return np.dstack((flow, valid))
+
+
+# From a file to its values (H, W, …), by kind.
+_READERS: dict[str, Callable[[Path], NDArray[Any]]] = {
+    "png": formats.read_disparity_png,
+    "disp_0": formats.read_disparity_png,
+    "disp_1": formats.read_disparity_png,
+    "flow": _read_flow,
+    "pfm": formats.read_pfm,
+    "labelids": read_indices,
+}
+
+
+def _tells_seconds(path: Path, form: Submission) -> bool:
     wanted = re.escape(form.says.partition("{")[0]) + r"(\d+(?:\.\d+)?)\s*"
     found = re.fullmatch(wanted, path.read_text(errors="replace"))
-    return (
-        "" if found and float(found[1]) > 0 else f"{file} does not tell seconds, as '{form.says.format(1)}'"
-    )
+    return found is not None and float(found[1]) > 0
 
 
 def _pack(folder: Path, expected: list[Expected]) -> Path:
     target = folder.with_name(f"{folder.name}.zip")
     with atomic_write(target) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for frame in expected:
-            for file in (frame.disparity, frame.seconds):
-                if file:
-                    archive.write(folder / file, file)
+            for file in frame.all_files:
+                archive.write(folder / file, file)
     return target

@@ -40,6 +40,7 @@ class Cityscapes(ClassMaps):
     name = "cityscapes"
     layout = "leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png"
     splits = ("train", "val", "test", "train_extra")
+    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
     unlabelled: ClassVar[tuple[str, ...]] = ("test",)
     classes: Sequence[str] = tuple(
         c.name for c in sorted((c for c in TABLE if c.id in TRAIN_IDS), key=lambda c: c.train_id)
