@@ -258,7 +258,7 @@ def test_the_verb_labels_sums_up_and_writes_a_page(pairs, tmp_path):
     done = verb(settings(pairs, out, filters=[("texture", {"threshold": 1.0})]))
     page = (out / "summary.html").read_text()
     assert done.made == 3
-    assert page.count("<figure>") == 5 * 3
+    assert page.count('<figure class="map">') == 5 * 3
     share = done.manifest["counts"]["outputs"]["disparity"]["kept"] / (5 * 64 * 96)
     assert f"{100 * share:.1f} %" in page
     assert "http" not in page.split("</style>")[1].split("<script")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from ..labelling.files import FOLDERS
 from ..tasks import Task, get_task
 from .markup import Markup, join, tag
 from .page import document, header
-from .pictures import data_uri, shrink
+from .sections import picture_map
 
-SAMPLES, WIDTH = 6, 360
+SAMPLES = 6
+NO_WEIGHTS = hashlib.sha256().hexdigest()  # of a teacher without any
 
 
 def write_summary(out: Path, manifest: Mapping[str, Any], frames: Any) -> Path:
@@ -36,7 +38,7 @@ def write_summary(out: Path, manifest: Mapping[str, Any], frames: Any) -> Path:
         for key, counts in manifest["counts"]["outputs"].items()
     }
     summary = f"{manifest['frames']} frames; kept: " + ", ".join(
-        f"{key} {share:.1%}" for key, share in kept.items()
+        f"{key} {100 * share:.1f} %" for key, share in kept.items()
     )
     count = min(SAMPLES, len(frames))
     chosen = [i * len(frames) // count for i in range(count)]
@@ -53,10 +55,12 @@ def _notes(manifest: Mapping[str, Any]) -> list[str]:
     filters = [
         f["name"] + "".join(f", {k} {v}" for k, v in f.items() if k != "name") for f in manifest["filters"]
     ]
+    digest, shards = manifest["teacher"]["weights_sha256"], manifest["shards"]
     return [
-        f"weights {manifest['teacher']['weights_sha256'][:12]}",
+        f"weights {digest[:12]}" if digest != NO_WEIGHTS else "no weights",
         "filters: " + ("; ".join(filters) or "none"),
-        f"{manifest['bytes'] / 1e6:.1f} MB in {manifest['shards']} shards of {manifest['shard_size']} frames",
+        f"{manifest['bytes'] / 1e6:.1f} MB in {shards} {'shard' if shards == 1 else 'shards'} of up to "
+        f"{manifest['shard_size']} frames",
     ]
 
 
@@ -69,7 +73,7 @@ def _table(outputs: Mapping[str, Any]) -> Markup:
         pixels = max(counts["pixels"], 1)
         shares = ["–" if cell is None else f"{100 * cell / pixels:.1f} %" for cell in cells]
         rows.append(tag("tr", [tag("td", text) for text in (key, *shares)]))
-    return tag("table", tag("thead", head), tag("tbody", rows))
+    return tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="plain"), class_="scroll")
 
 
 def _figure(out: Path, manifest: Mapping[str, Any], task: Task, sample: Sample) -> Markup:
@@ -86,15 +90,8 @@ def _figure(out: Path, manifest: Mapping[str, Any], task: Task, sample: Sample) 
                 (rejected[~valid] * 0.25 + np.array([160, 20, 40])).clip(0, 255).astype(np.uint8)
             )
             pictures.append((f"{key}: rejected", rejected))
-    figures = [
-        tag(
-            "figure",
-            tag("img", src=data_uri(shrink(p, WIDTH)), alt=text, loading="lazy"),
-            tag("figcaption", text),
-        )
-        for text, p in pictures
-    ]
-    return join(tag("h3", name), tag("div", figures, style="display:flex;flex-wrap:wrap;gap:8px"))
+    figures = [picture_map(picture, alt=text, caption=text) for text, picture in pictures]
+    return join(tag("h3", name), tag("div", figures, class_="strip"))
 
 
 def _stored(out: Path, manifest: Mapping[str, Any], name: str, key: str) -> tuple[Any, Any]:

@@ -82,8 +82,8 @@ def _scene(scene: Scene, colours: Colours) -> Markup:
         tag(
             "div",
             tag("h4", "scene"),
-            _map(scene.image, "image"),
-            _map(scene.truth, "ground truth", "ground truth"),
+            picture_map(scene.image, "image"),
+            picture_map(scene.truth, "ground truth", "ground truth"),
         )
     ]
     for name, found in scene.predictions.items():
@@ -92,15 +92,16 @@ def _scene(scene: Scene, colours: Colours) -> Markup:
             tag(
                 "div",
                 tag("h4", swatch(colours.get(name, 0)), name),
-                _map(found, f"answer of {name}"),
-                None if error is None else _map(error, f"error of {name}", caption),
+                picture_map(found, f"answer of {name}"),
+                None if error is None else picture_map(error, f"error of {name}", caption),
             )
         )
     facts = tag("small", scene.facts) if scene.facts else None
     return join(tag("h3", scene.name, " ", facts), tag("div", columns, class_="strip"))
 
 
-def _map(image: NDArray[np.uint8], alt: str, caption: str = "") -> Markup:
+def picture_map(image: NDArray[np.uint8], alt: str, caption: str = "") -> Markup:
+    """Return a picture (H, W, 3) as part of a strip, shrunk, with its caption below."""
     small = shrink(image, _PICTURE_WIDTH)
     height, width = small.shape[:2]
     picture = tag("img", alt=alt, width=width, height=height, src=data_uri(small))
