@@ -61,6 +61,15 @@ def test_what_is_wanted_does_not_change_what_is_seen():
     assert all(torch.equal(few[key], all_of_it[key]) for key in ("left", "right", "disparity"))
 
 
+def test_without_clutter_the_surroundings_are_all_there_is():
+    empty = render(3, 40, 80, ("objects", "disparity"), clutter=0.0, antialias=False)
+    full = render(3, 40, 80, ("objects", "disparity"), antialias=False)
+    assert not empty["objects"].any()
+    assert full["objects"].any()
+    behind = full["objects"] == 0
+    torch.testing.assert_close(full["disparity"][behind[None]], empty["disparity"][behind[None]])
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_disparities_keep_below_their_maximum_and_use_the_range(style):
     highest = []
@@ -171,6 +180,7 @@ def test_the_data_set_renders_its_range_of_seeds():
         ({"want": ("dispariti",)}, "did you mean 'disparity'"),
         ({"hase": 1}, "did you mean 'haze'"),
         ({"haze": 2}, "chance from 0 to 1"),
+        ({"clutter": -1}, "at least 0"),
         ({"size": [8, 80]}, "at least 16x16"),
         ({"size": [80]}, "size [height, width]"),
         ({"max_disparity": 0}, "above 0"),

@@ -247,8 +247,8 @@ class Composer:
             rng.uniform(0.5, 0.95) * (1 - 0.15 * rng.random(3)),
         )
 
-    def compose(self, style: str | None = None) -> Scene:
-        """Draw the scene."""
+    def compose(self, style: str | None = None, clutter: float = 1.0) -> Scene:
+        """Draw the scene, with `clutter` times as many things as usual."""
         rng = self.rng
         style = style or str(rng.choice(STYLES, p=_STYLE_WEIGHTS))
         around = self.surroundings(style)
@@ -262,9 +262,9 @@ class Composer:
         weights = np.array(list(THINGS.values())) * rng.gamma(1.0, 1.0, len(things))
         shares = (weights / weights.sum()).cumsum()
         shares[-1] = 1.0
-        count = int(log_uniform(rng, 12, 60) * (1.2 if style == "clutter" else 0.9))
+        count = int(clutter * log_uniform(rng, 12, 60) * (1.2 if style == "clutter" else 0.9))
         covered, limit = 0.0, rng.uniform(0.8, 3.0) * self.height * self.width
-        for _ in range(int(rng.integers(0, 5))):
+        for _ in range(int(clutter * rng.integers(0, 5))):
             self.start()
             screen(self, self.place(around))
         for _ in range(count):
@@ -317,7 +317,8 @@ def compose(
     focal: float | None = None,
     haze: float = 0.12,
     mirrors: float = 0.25,
+    clutter: float = 1.0,
 ) -> Scene:
     """Return the scene number `seed`; arguments as for `render`."""
     rng = np.random.default_rng([23, seed])
-    return Composer(rng, height, width, max_disparity, focal, haze, mirrors).compose(style)
+    return Composer(rng, height, width, max_disparity, focal, haze, mirrors).compose(style, clutter)

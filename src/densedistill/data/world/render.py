@@ -59,6 +59,8 @@ def check_options(height: int, width: int, want: Sequence[str] = ("disparity",),
     for key in ("haze", "mirrors", "jpeg"):
         if not 0 <= options.get(key, 0) <= 1:
             raise UserError(f"{key} of the world is a chance from 0 to 1, got {options[key]}")
+    if options.get("clutter", 0) < 0:
+        raise UserError(f"clutter of the world must be at least 0, got {options['clutter']}")
     for key in ("max_disparity", "focal", "frames"):
         value = options.get(key)
         if value is not None and value <= 0:
@@ -82,6 +84,7 @@ def render(
     focal: float | None = None,
     haze: float = 0.12,
     mirrors: float = 0.25,
+    clutter: float = 1.0,
     sensor_difference: float = 1.0,
     jpeg: float = 0.0,
     motion: float = 1.0,
@@ -108,6 +111,8 @@ def render(
         haze: chance that the air is not clear.
         mirrors: chance that a quarter of the surfaces mirror their surroundings, so that they look different
             from the other camera.
+        clutter: factor on the number of things, most of which hang in the air; below 1 more is seen of the
+            surroundings.
         sensor_difference: how much the two cameras differ in exposure, colour and sharpness; 0: not at all.
         jpeg: chance that the pictures went through JPEG, of quality 50 to 95.
         motion: factor on all speeds.
@@ -119,8 +124,8 @@ def render(
         UserError: an unknown option, style or ground truth, or a size below 16 px.
     """
     given = {"max_disparity": max_disparity, "style": style, "focal": focal, "frames": frames}
-    check_options(height, width, want, **given, haze=haze, mirrors=mirrors, jpeg=jpeg)
-    scene = compose(seed, height, width, max_disparity, style, focal, haze, mirrors)
+    check_options(height, width, want, **given, haze=haze, mirrors=mirrors, jpeg=jpeg, clutter=clutter)
+    scene = compose(seed, height, width, max_disparity, style, focal, haze, mirrors, clutter)
     if frames is not None or _MOVING.intersection(want):
         draw_motion(scene, seed, motion)
     renderer = _Renderer(
