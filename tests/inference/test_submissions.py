@@ -178,6 +178,15 @@ def test_time_files_and_unknown_values_are_checked(file, text, message, roots, t
         write_submission(Ramp(), "middlebury", roots["middlebury"], tmp_path / "out", method="Ours")
 
 
+def test_scene_flow_gives_a_pixel_whose_disparity_the_format_cannot_tell(roots, tmp_path):
+    predict = Ramp("sceneflow")
+    found = lambda *images: {**predict(*images), "disparity": torch.full((1, 1, HEIGHT, WIDTH), 300.0)}
+    found.task = predict.task
+    write_submission(found, "kitti2015_sceneflow", roots["kitti2015_sceneflow"], tmp_path / "out")
+    stored = formats.read_disparity_png(tmp_path / "out" / "disp_0" / "000000_10.png")
+    np.testing.assert_allclose(stored, 255.9, atol=1 / 256)
+
+
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [

@@ -41,7 +41,7 @@ class Submission:
         seconds: the file that tells the seconds, "" for a benchmark that does not ask.
         says: what stands in it.
         options: of the data set.
-        dense: every pixel is given: a disparity below 0, which no scene has, as the least that there is.
+        dense: every pixel is given, a disparity that the format cannot tell as the nearest that it can.
     """
 
     name: str
@@ -90,6 +90,7 @@ SUBMISSIONS = {
         ),
     )
 }
+FARTHEST = 255.9  # px that KITTI's 16-bit PNG tells
 _METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -247,7 +248,7 @@ def _write(
 ) -> None:
     if form.dense:
         outputs = {
-            key: values if key == "flow" else np.nan_to_num(values).clip(min=0)
+            key: values if key == "flow" else np.nan_to_num(values).clip(0, FARTHEST)
             for key, values in outputs.items()
         }
     predicted = Predicted(outputs, image=np.empty((*frame.size, 3), np.uint8))
