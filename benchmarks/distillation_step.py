@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from densedistill.distillation.objective import Objective
 from densedistill.inference.predictor import Predictor
 from densedistill.machine import cpu_model
-from densedistill.networks.precision import channels_last, fastest_dtype
+from densedistill.networks.precision import channels_last, fastest_dtype, trains_channels_last
 from densedistill.tasks import task_of
 
 # What is changed, one at a time, for the scaling curves.
@@ -70,7 +70,8 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
     """Return this toolkit's step and inference, and the student."""
     system = get_system(options.system)
     student, teacher = system.networks(options)
-    student = channels_last(student)
+    if trains_channels_last(student, _dtype(options)):
+        channels_last(student)
     teachers = {} if teacher is None else {"teacher": channels_last(teacher)}
     batch = system.batch(options)
     objective = Objective(system.terms, student, teachers)

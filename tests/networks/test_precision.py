@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from densedistill.networks import create_model, precision
-from densedistill.networks.precision import channels_last, fastest_dtype, fold_batch_norm
+from densedistill.networks.precision import (
+    channels_last,
+    fastest_dtype,
+    fold_batch_norm,
+    trains_channels_last,
+)
 
 
 def settle(network):
@@ -73,6 +78,25 @@ def test_channels_last_lays_out_weights_and_hence_results():
     assert network(torch.randn(2, 4, 5, 6, 7)).is_contiguous(memory_format=torch.channels_last_3d)
     flat = channels_last(nn.Conv2d(4, 8, 3))
     assert flat(torch.randn(1, 4, 5, 6)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "dtype", "device", "last"),
+    [
+        ("dwarf_slim", ["avx2"], torch.float32, "cpu", False),
+        ("pspnet_r18", ["avx2"], torch.float32, "cpu", False),
+        ("depth_slim", ["avx2"], torch.float32, "cpu", True),
+        ("gwcnet_slim", ["avx2"], torch.float32, "cpu", True),
+        ("dwarf_slim", ["avx2", "avx512f"], torch.float32, "cpu", True),
+        ("dwarf_slim", ["avx2"], torch.bfloat16, "cpu", True),
+        ("dwarf_slim", ["avx2"], torch.float32, "cuda", True),
+    ],
+)
+def test_wide_convolutions_stay_contiguous_where_their_gradients_are_slow(
+    name, flags, dtype, device, last, monkeypatch
+):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
+    assert trains_channels_last(create_model(name), dtype, device) is last
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from .registry import register_model
 
 UNIT = 20.0  # px at full resolution of one unit of the network, on every level
 REACH = 4  # of every correlation, in px of its level
+SLOPE = 0.1  # of the leaky rectification, below zero
 #: The motions, their channels in an estimate, and what they are called in published checkpoints.
 MOTIONS = {"disparity": 1, "disparity_next": 1, "flow": 2}
 _PUBLISHED = {"disparity": "disparity", "disparity_next": "disparity_change", "flow": "flow"}
@@ -69,11 +70,20 @@ class CostVolume(nn.Module):
 
     Stereo at t0 and at t1, agreement of both ("3D" correlation at depth 0, hence a 2D correlation of two cost
     volumes), and the match over time, in this order.
+
+    Args:
+        normalized: compare features of mean 0 and variance 1 at each pixel.
     """
 
     channels = 2 * (2 * REACH + 1) + 2 * (2 * REACH + 1) ** 2
 
+    def __init__(self, normalized: bool = False):
+        super().__init__()
+        self.normalized = normalized
+
     def forward(self, left: Tensor, right: Tensor, left_next: Tensor, right_next: Tensor) -> Tensor:
+        if self.normalized:
+            left, right, left_next, right_next = map(_standardized, (left, right, left_next, right_next))
         now = act(correlation_1d(left, right, REACH))
         after = act(correlation_1d(left_next, right_next, REACH))
         over_time = act(correlation_2d(left, left_next, REACH))
@@ -162,6 +172,11 @@ class DWARF(nn.Module):
             column at
             the border are sampled like the others; what a warp finds outside the image is zero in all three
             views, not the border's pixel; the final motion is upsampled about pixel centres.
+        normalized: correlate features of mean 0 and variance 1 at each pixel, much as UFlow does
+            (Jonschkowski et al., ECCV 2020), and begin with weights that keep their variance (He et al.,
+            ICCV 2015) and with motions near zero. As published, untrained features halve at every
+            convolution, the coarsest cost volume begins near 1e-9, and a thousand steps teach little
+            (measured in docs/log.md).
 
     Raises:
         UserError: images that differ, or whose size does not fit the pyramid.
@@ -174,6 +189,7 @@ class DWARF(nn.Module):
         head: Sequence[int] = (64, 32),
         context: Sequence[int] = (128, 128, 128, 96, 64, 32),
         clean: bool = False,
+        normalized: bool = False,
     ):
         super().__init__()
         self.clean, self.coarsest = clean, len(channels)
@@ -185,7 +201,7 @@ class DWARF(nn.Module):
             pad_mode="reflect",
         )
         self.features = Pyramid(channels)
-        self.volume = CostVolume()
+        self.volume = CostVolume(normalized)
         motions = sum(MOTIONS.values())
         self.estimators = nn.ModuleDict()
         for level in range(self.coarsest, 1, -1):
@@ -202,9 +218,17 @@ class DWARF(nn.Module):
         }
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.xavier_uniform_(module.weight)
+                if normalized:
+                    nn.init.kaiming_uniform_(module.weight, SLOPE)
+                else:
+                    nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if normalized:
+            motions_from = [h.motion for h in self.modules() if isinstance(h, Head)]
+            motions_from += [c[-1] for c in self.context.values()]  # type: ignore[index]
+            for conv in motions_from:
+                conv.weight.data.mul_(0.02)
 
     def forward(self, left: Tensor, right: Tensor, left_next: Tensor, right_next: Tensor) -> dict[str, Any]:
         """Return `disparity` and `disparity_next` (B, 1, H, W) and `flow` (B, 2, H, W), px.
@@ -278,7 +302,13 @@ class DWARF(nn.Module):
 
 def act(values: Tensor) -> Tensor:
     """Return the leaky rectification that follows every convolution and correlation but the last."""
-    return F.leaky_relu(values, 0.1)
+    return F.leaky_relu(values, SLOPE)
+
+
+def _standardized(features: Tensor) -> Tensor:
+    """Return `features` (B, C, H, W) with mean 0 and variance 1 over the channels of each pixel."""
+    centred = features - features.mean(1, keepdim=True)
+    return centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + 1e-6)
 
 
 def resize_motion(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
@@ -349,12 +379,17 @@ def dwarf_clean() -> DWARF:
 
 @register_model("sceneflow")
 def dwarf_slim() -> DWARF:
-    """`dwarf_clean` with a quarter of the channels and one level less, for a CPU: images in multiples of
-    32."""
-    return DWARF((16, 24, 32, 48, 64), (48, 48, 32), (24, 16), (48, 48, 48, 32, 24, 16), clean=True)
+    """`dwarf_clean` with a quarter of the channels, one level less and normalised features, for a CPU: images
+    in multiples of 32."""
+    return _slim(clean=True)
 
 
 @register_model("sceneflow")
 def dwarf_slim_faithful() -> DWARF:
     """`dwarf_slim` with the accidents of the published code, to measure what they cost."""
-    return DWARF((16, 24, 32, 48, 64), (48, 48, 32), (24, 16), (48, 48, 48, 32, 24, 16))
+    return _slim(clean=False)
+
+
+def _slim(clean: bool) -> DWARF:
+    context = (48, 48, 48, 32, 24, 16)
+    return DWARF((16, 24, 32, 48, 64), (48, 48, 32), (24, 16), context, clean, normalized=True)

@@ -17,6 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_WIDE = 128  # input channels up to which AVX2 has a fast gradient of 3x3 convolutions, channels-last
 
 
 def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
@@ -46,6 +47,22 @@ def channels_last(network: Network) -> Network:
             form = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
             module.weight.data = module.weight.data.contiguous(memory_format=form)
     return network
+
+
+def trains_channels_last(network: nn.Module, dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
+    """Return whether a training step of `network` in `dtype` is faster with its weights channels-last.
+
+    It is, but in float32 on a processor without AVX-512, which takes twice as long for the gradients of 3x3
+    convolutions of more than 128 channels, where a network consists of these for the most part: DWARF, a
+    PSPNet or ResNet on ResNet-18 (measured in docs/log.md, "Steps of all systems").
+    """
+    if torch.device(device).type != "cpu" or dtype is not torch.float32 or "avx2" not in cpu_flags():
+        return True
+    if "avx512f" in cpu_flags():
+        return True
+    weights = [module.weight for module in network.modules() if isinstance(module, _CONVOLUTIONS)]
+    wide = [w for w in weights if w.ndim == 4 and w.shape[1] > _WIDE and w.shape[2:].numel() > 1]
+    return 2 * sum(w.numel() for w in wide) < sum(w.numel() for w in weights)
 
 
 def fold_batch_norm(network: Network) -> Network:

@@ -162,7 +162,7 @@ class Trainer:
         clip: largest norm of the gradient; null for none.
         ema: decay of the moving average of the weights, which is then what is validated and handed over.
         compile: torch.compile the student.
-        channels_last: memory format of weights and images.
+        channels_last: memory format of the weights; null: the student's is what trains faster here.
         devices: processes on this machine; null: every GPU, or one process on a CPU.
         nodes: machines.
         accelerator: `auto`, `cpu`, `gpu`, …
@@ -180,7 +180,7 @@ class Trainer:
     clip: float | None = None
     ema: float | None = None
     compile: bool = False
-    channels_last: bool = True
+    channels_last: bool | None = None
     devices: int | None = None
     nodes: int = 1
     accelerator: str = "auto"

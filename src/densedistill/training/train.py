@@ -19,7 +19,7 @@ from ..distillation.objective import Objective
 from ..distillation.teachers import create_teacher
 from ..errors import UserError, nearest
 from ..files import locked
-from ..networks.precision import channels_last, fastest_dtype
+from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
 from ..networks.published import save_weights
 from ..networks.registry import create_model
 from ..recipes import Recipe, Stages, load_recipe
@@ -191,7 +191,7 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
 
     config = recipe.trainer
     accelerator = config.accelerator
-    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    gpu = _on_gpu(accelerator)
     if accelerator == "auto":
         accelerator = "gpu" if gpu else "cpu"
     devices: int | str = config.devices or ("auto" if gpu else 1)
@@ -220,6 +220,10 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
         num_sanity_val_steps=0,
         default_root_dir=run.path,
     )
+
+
+def _on_gpu(accelerator: str) -> bool:
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def _bfloat16(precision: str, gpu: bool) -> bool:
@@ -262,10 +266,22 @@ def make_objective(recipe: Recipe) -> Objective:
         if name in used
     }
     borrow(student, config.borrow, teachers)
-    if recipe.trainer.channels_last:
-        for network in (student, *teachers.values()):
-            channels_last(network)
+    _lay_out(recipe, student, teachers)
     return Objective(terms, student, teachers)
+
+
+def _lay_out(recipe: Recipe, student: Any, teachers: Mapping[str, Any]) -> None:
+    config = recipe.trainer
+    gpu = _on_gpu(config.accelerator)
+    dtype = torch.bfloat16 if _bfloat16(config.precision, gpu) else torch.float32
+    learning = config.channels_last
+    if learning is None:
+        learning = trains_channels_last(student, dtype, "cuda" if gpu else "cpu")
+    if learning:
+        channels_last(student)
+    if config.channels_last is not False:
+        for teacher in teachers.values():
+            channels_last(teacher)
 
 
 def borrow(student: Any, parts: Mapping[str, str], teachers: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import interior
 from .bank import PATTERN_COUNT, PHOTO_FIRST, TEXTURE_COUNT
 from .frames import along, any_rotation, log_uniform, rotation_between, turn
 from .scene import (
@@ -28,8 +29,8 @@ from .scene import (
 )
 from .things import THINGS, Place, screen
 
-STYLES = ("clutter", "room", "table", "outdoor")
-_STYLE_WEIGHTS = (0.25, 0.3, 0.3, 0.15)
+STYLES = ("clutter", "room", "table", "outdoor", "interior")
+_STYLE_WEIGHTS = (0.25, 0.3, 0.3, 0.15, 0.0)  # interiors only where they are asked for
 _BASELINE = 0.16  # metres; only sets the scale of depth
 _MARGIN = 1.02  # how far beyond the nearest allowed depth things keep
 
@@ -183,6 +184,8 @@ class Composer:
     def surroundings(self, style: str) -> Surroundings:
         """Draw the box around everything, so large that no pixel exceeds the largest disparity."""
         rng = self.rng
+        if style == "interior":
+            return self.widened(interior.room_around(self))
         far = self.scale / self.far_disparity
         if style == "outdoor":
             ground = self.half_y * self.scale / (self.max_disparity * rng.uniform(0.2, 0.9))
@@ -216,15 +219,26 @@ class Composer:
             np.array([LABELS.index(name) for name in labels]),
             np.ones(FACES),
         )
-        # 1/depth over the picture is the largest of planes, so it is largest in a corner; the right view
-        # sees a bit more.
-        x = np.array([-1, 1, -1, 1]) * self.half_x + np.array([-1, 1, -1, 1]) * self.baseline / self.nearest
-        y = np.array([-1, -1, 1, 1]) * self.half_y
-        grow = max(1.0, self.nearest / float(around.depth(x, y).min()))
-        around.centre, around.half = around.centre * grow, around.half * grow
+        around = self.widened(around)
         distance = around.half + np.abs(rotation.T @ around.centre) * [-1, -1, -1]
         pixel = np.repeat(np.clip(distance, self.nearest, 2 * far), 2) / self.focal
         around.texels = np.array([log_uniform(rng, 0.5, 4) / p for p in pixel])
+        return around
+
+    def depth_at_corners(self, around: Surroundings) -> float:
+        """Return the least depth of `around` in either view.
+
+        1/depth over the picture is the largest of planes, so it is largest in a corner; the right view sees a
+        bit more.
+        """
+        x = np.array([-1, 1, -1, 1]) * (self.half_x + self.baseline / self.nearest)
+        y = np.array([-1, -1, 1, 1]) * self.half_y
+        return float(around.depth(x, y).min())
+
+    def widened(self, around: Surroundings) -> Surroundings:
+        """Return `around`, enlarged about the camera where it would come too near."""
+        grow = max(1.0, self.nearest / self.depth_at_corners(around))
+        around.centre, around.half = around.centre * grow, around.half * grow
         return around
 
     def light(self) -> Light:
@@ -253,6 +267,10 @@ class Composer:
         style = style or str(rng.choice(STYLES, p=_STYLE_WEIGHTS))
         around = self.surroundings(style)
         self.upright = around.rotation if style != "clutter" else any_rotation(rng)
+        if style == "interior":
+            faces = interior.walls(self, around)
+            interior.furnish(self, around, clutter)
+            return self.finish(style, around, faces)
         faces = [self.material(texels, 0.25, 1.0) for texels in around.texels]
         if style == "outdoor":
             around.texels[[0, 1, 2, 4, 5]] = around.texels[0]
