@@ -241,5 +241,5 @@ def test_a_slim_network_sees_images_of_any_size_at_one_scale():
     spec = dd.create_model("depth_slim").input_spec
     for size in ((480, 640), (60, 80), (375, 1242)):
         placement = spec.place(*size)
-        assert placement.scaled_size[0] == 120
-        assert placement.scaled_size[1] == round(120 * size[1] / size[0])
+        assert placement.scaled_size[0] == 96
+        assert placement.scaled_size[1] == round(96 * size[1] / size[0])

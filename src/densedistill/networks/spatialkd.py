@@ -136,7 +136,7 @@ class SpatialKD(nn.Module):
     """A depth network of the Spatial-KD family.
 
     Args:
-        encoder: with five features of `WIDTHS`.
+        encoder: from an image to five features, of `WIDTHS` for the published decoder.
         max_depth: metres; 80 for KITTI, 10 for NYU.
         rules: names of the published backbone's entries to ours; the same by default.
         decoder: another decoder than the published one.
@@ -154,10 +154,10 @@ class SpatialKD(nn.Module):
 
     def __init__(
         self,
-        encoder: AdaptedEncoder,
+        encoder: nn.Module,
         max_depth: float,
         rules: Sequence[Rule] = (),
-        decoder: Decoder | None = None,
+        decoder: nn.Module | None = None,
     ):
         super().__init__()
         self.encoder = encoder

@@ -255,8 +255,8 @@ def shelves(spot: Spot) -> None:
     rng, wood = spot.composer.rng, stuff(spot)
     wide, deep, high = rng.uniform(0.5, 1.5), rng.uniform(0.2, 0.4), rng.uniform(0.8, 2.1)
     boards = int(rng.integers(3, 6))
-    for x in (-1, 1):
-        spot.put((x * wide / 2, -high / 2, 0), (0.03, high, deep), wood)
+    for side in (-1, 1):
+        spot.put((side * wide / 2, -high / 2, 0), (0.03, high, deep), wood)
     if rng.random() < 0.6:
         spot.put((0, -high / 2, deep / 2), (wide, high, 0.02), wood)
     step = high / (boards - 1)
