@@ -174,9 +174,9 @@ class DWARF(nn.Module):
             views, not the border's pixel; the final motion is upsampled about pixel centres.
         normalized: correlate features of mean 0 and variance 1 at each pixel, much as UFlow does
             (Jonschkowski et al., ECCV 2020), and begin with weights that keep their variance (He et al.,
-            ICCV 2015) and with motions near zero. As published, untrained features halve at every
-            convolution, the coarsest cost volume begins near 1e-9, and a thousand steps teach little
-            (measured in docs/log.md).
+            ICCV 2015) and with motions near zero. Else weights begin as Glorot and Bengio's (AISTATS 2010):
+            features halve at every convolution, the coarsest cost volume begins near 1e-9, and a thousand
+            steps teach little (measured in docs/log.md).
 
     Raises:
         UserError: images that differ, or whose size does not fit the pyramid.
