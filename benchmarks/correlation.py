@@ -8,12 +8,9 @@ At the sizes of DWARF's levels for an input of 384x1280, or --scale of it; forwa
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from study import write_study
 from torch import Tensor
 
-from densedistill.files import write_text
 from densedistill.networks.layers.correlation import correlation_1d, correlation_2d, correlation_3d
 
 # Channels and stride of what is correlated on each level; the 9 channels are two cost volumes.
@@ -102,12 +99,7 @@ def main() -> None:
         table.add_row(kind, name, *cells)
         rows.append(row)
     Console().print(table)
-    if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        write_text(
-            arguments.json,
-            json.dumps({"rows": rows, "date": date.today().isoformat(), **facts}, indent=1) + "\n",
-        )
+    write_study({"rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

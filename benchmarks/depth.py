@@ -11,16 +11,13 @@ and of its inverse. After that fit a constant is the mean depth of each image.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from study import write_study
 
 import densedistill as dd
-from densedistill.files import write_text
 from densedistill.inference.images import to_batches
 from densedistill.tasks import get_task
 
@@ -52,20 +49,12 @@ def main() -> None:
         "untrained": dd.create_model("depth_slim", max_depth=20.0).eval(),
         "constant plane": Plane(),
     }
-    found: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
-        "threads": torch.get_num_threads(),
-        "protocols": {},
-    }
+    protocols: dict[str, Any] = {}
     for protocol in PROTOCOLS:
         evaluation = dd.evaluate(networks, arguments.data, protocol=protocol, root=arguments.root)
         print(evaluation)
-        found["protocols"][protocol] = evaluation.rows
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+        protocols[protocol] = evaluation.rows
+    write_study({"protocols": protocols}, arguments.json)
 
 
 if __name__ == "__main__":

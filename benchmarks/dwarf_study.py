@@ -9,30 +9,24 @@ figures are of the last validation. An interrupted study goes on where it stoppe
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from study import study_parser, train_or_resume, write_study
+from study import rungs_of, study_parser, train_or_resume, write_study
 
 from densedistill.metrics import metric_info
-from densedistill.training import open_run
 
 FIGURES = ("epe", "epe_next", "epe_flow", "d1", "d2", "fl", "sf")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """Return a row a rung: mean and deviation over seeds of each figure, steps, and seconds."""
-    rungs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*-seed*")):
-        lines = (open_run(path).path / "metrics.jsonl").read_text().splitlines()
-        last = [line for line in map(json.loads, lines) if f"validate/{FIGURES[0]}" in line][-1]
-        rungs.setdefault(path.name.split("-", 1)[1].rsplit("-seed", 1)[0], []).append(last)
     rows = []
-    for rung, ends in rungs.items():
+    for rung, runs in rungs_of(folder).items():
+        ends = [[line for line in run.history if f"validate/{FIGURES[0]}" in line][-1] for run in runs]
         row: dict[str, Any] = {"rung": rung, "seeds": len(ends), "steps": ends[0]["step"]}
         row["seconds"] = statistics.mean(end["time"] for end in ends)
         for figure in FIGURES:
@@ -52,7 +46,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     for row in rows:
         cells = [f"{metric_info(f).write(row[f][0])} ± {metric_info(f).write(row[f][1])}" for f in FIGURES]
         table.add_row(row["rung"], f"{row['seconds']:.0f}", *cells)
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 def main() -> None:

@@ -10,17 +10,14 @@ largest logit are printed; it stops at the first value that is no number and say
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from datetime import date
 from pathlib import Path
 
 import torch
+from study import write_study
 from torch import nn
 
 from densedistill.distillation.losses import Holistic
-from densedistill.files import write_text
-from densedistill.machine import cpu_model
 
 CLASSES, SIZE = 5, 33
 
@@ -74,11 +71,8 @@ def main() -> None:
         f"{arguments.kind}: "
         + (f"no number at step {failed}" if failed else f"{arguments.steps} steps finite")
     )
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {"kind": arguments.kind, "steps": arguments.steps, "failed": failed, "curve": curve}
-        found |= {"machine": cpu_model(), "date": date.today().isoformat()}
-        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+    found = {"kind": arguments.kind, "steps": arguments.steps, "failed": failed, "curve": curve}
+    write_study(found, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from study import study_parser, train_or_resume, write_study
+from study import rungs_of, study_parser, train_or_resume, write_study
 
 from densedistill.recipes import load_recipe
-from densedistill.training import Run, open_run
+from densedistill.training import Run
 
 FIGURES = {
     "stereo": {"epe": "EPE px", "bad2": "bad-2.0 %"},
@@ -49,11 +49,9 @@ def value_at(points: list[tuple[int, float, float]], seconds: float) -> float:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the study's figures: rung to mean and deviation over seeds, at equal steps and equal time."""
-    rungs: dict[str, list[Run]] = {}
+    rungs = rungs_of(folder)
     task = load_recipe(folder / "recipe.yaml").task
     figures = FIGURES[task]
-    for path in sorted(folder.glob("*-seed*")):
-        rungs.setdefault(path.name.split("-", 1)[1].rsplit("-seed", 1)[0], []).append(open_run(path))
     last = {rung: [curve(run, next(iter(figures)))[-1] for run in runs] for rung, runs in rungs.items()}
     seconds = min(statistics.mean(point[1] for point in points) for points in last.values())
     rows = []

@@ -10,7 +10,6 @@ the processor, median of five, and the largest tensor that a loss keeps for its 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from datetime import date
@@ -20,9 +19,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from study import write_study
 
 from densedistill.distillation import losses
-from densedistill.files import write_text
 from densedistill.machine import cpu_model
 
 LOGITS, FEATURES = (2, 19, 64, 64), (2, 128, 64, 64)
@@ -84,10 +83,7 @@ def main() -> None:
         rows.append({"loss": name, "seconds": seconds, "largest_mb": largest})
         table.add_row(name, f"{1000 * seconds:.1f}", f"{largest:.1f}")
     Console(width=100).print(table)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {"rows": rows, "machine": cpu_model(), "date": date.today().isoformat()}
-        write_text(arguments.json, json.dumps(found, indent=1) + "\n")
+    write_study({"rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

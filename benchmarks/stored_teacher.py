@@ -11,27 +11,24 @@ teacher.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import platform
 import resource
 import statistics
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from study import write_study
 
 import densedistill as dd
 from densedistill.data.augment import build_augmentation
 from densedistill.data.loader import Mixture, make_loader
 from densedistill.data.world.write import write_dataset
 from densedistill.distillation.teachers import create_teacher
-from densedistill.files import write_text
 from densedistill.labelling import Settings, label
 
 SIZE, CROP, TAP = (128, 256), (96, 192), "features.early"
@@ -117,12 +114,7 @@ def main() -> None:
         row["ratio"] = row["seconds"] / rows[0]["seconds"]
         table.add_row(row["variant"], f"{row['seconds']:.2f}", f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}")
     Console().print(table)
-    if arguments.json:
-        facts = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        write_text(
-            arguments.json,
-            json.dumps({"rows": rows, "date": date.today().isoformat(), **facts}, indent=1) + "\n",
-        )
+    write_study({"rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

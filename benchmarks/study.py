@@ -1,9 +1,10 @@
-"""What the studies of one recipe share: their arguments, training or resuming them, the file of figures."""
+"""What studies share: their arguments, training or resuming a recipe, the file of figures."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 
 from densedistill.files import write_text
 from densedistill.machine import cpu_model
-from densedistill.training import train
+from densedistill.recipes import load_recipe
+from densedistill.training import Run, train
+from densedistill.training.stages import stage_runs
 
 
 def study_parser(description: str | None, run: str) -> argparse.ArgumentParser:
@@ -39,11 +42,23 @@ def train_or_resume(
         train(recipe, run=arguments.run, overrides=overrides)
 
 
+def rungs_of(folder: Path) -> dict[str, list[Run]]:
+    """Return the finished runs of each rung of the study in `folder`, seed by seed; a run whose weights
+    others begin with is no rung."""
+    written = (folder / "recipe.yaml").read_text()
+    rungs: dict[str, list[Run]] = {}
+    for name, run in stage_runs(load_recipe(folder / "recipe.yaml"), Run(folder)).items():  # type: ignore[arg-type]
+        if run.finished and not re.search(rf"stage:{re.escape(name)}\b(?!-)", written):
+            rungs.setdefault(re.sub(r"-seed\d+$", "", name), []).append(run)
+    return rungs
+
+
 def write_study(figures: Mapping[str, Any], path: Path | None) -> None:
     """Write `figures` and what they were measured on to `path`, if there is one."""
     if path is None:
         return
     facts = {"machine": cpu_model(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     study = {**figures, **facts, "date": date.today().isoformat()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(study, indent=1) + "\n")
     print(f"wrote {path}")
