@@ -46,7 +46,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     for row in rows:
         cells = [f"{metric_info(f).write(row[f][0])} ± {metric_info(f).write(row[f][1])}" for f in FIGURES]
         table.add_row(row["rung"], f"{row['seconds']:.0f}", *cells)
-    Console(width=110).print(table)
+    Console(width=140).print(table)
 
 
 def main() -> None:

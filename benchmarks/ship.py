@@ -27,7 +27,9 @@ from densedistill.files import write_bytes
 from densedistill.inference.evaluate import evaluate
 from densedistill.networks.published import SHIPPED, save_weights
 from densedistill.networks.registry import create_model
+from densedistill.recipes import Recipe
 from densedistill.training import open_run
+from densedistill.training.stages import stage_runs
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Sheet:
 
     Args:
         real: the images that ship.
-        world: size (H, W) of the procedural scenes.
+        world: options of the procedural scenes.
         reach: largest disparity of the scenes in px; of stereo, also of what is evaluated.
         rivals: what stands beside the network, by name.
         figures: what is told; the first decides, less being better.
@@ -44,7 +46,7 @@ class Sheet:
     """
 
     real: str
-    world: tuple[int, int]
+    world: Mapping[str, Any]
     reach: int
     rivals: Mapping[str, Any]
     figures: tuple[str, ...]
@@ -52,14 +54,16 @@ class Sheet:
 
 
 SHEETS = {
-    "stereo": Sheet("samples", (256, 512), 64, {"sgbm": "sgbm"}, ("bad2", "epe", "d1", "bad1"), "plain"),
+    "stereo": Sheet(
+        "samples", {"size": (256, 512)}, 64, {"sgbm": "sgbm"}, ("bad2", "epe", "d1", "bad1"), "plain"
+    ),
     "depth": Sheet(
         "icl_nuim",
-        (240, 320),
+        {"size": (240, 320), "style": "interior", "focal": 260},
         48,
         {"constant plane": Plane()},
         ("abs_rel", "silog", "rmse", "a1"),
-        "images+aligned",
+        "images+aligned_inverse",
     ),
 }
 
@@ -72,8 +76,10 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace better weights, too")
     arguments = parser.parse_args()
 
-    run = open_run(arguments.run)
-    recipe, name = run.recipe, run.recipe.student.name
+    run, whole = open_run(arguments.run), open_run(arguments.run).recipe
+    parts = [run] if isinstance(whole, Recipe) else list(stage_runs(whole, run).values())
+    recipe = whole if isinstance(whole, Recipe) else list(whole.recipes.values())[-1]
+    name = recipe.student.name
     sheet = SHEETS[recipe.task]
     network = create_model(name, weights=str(run.student), **recipe.student.options)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +87,7 @@ def main() -> None:
         half = save_weights(network, Path(folder) / f"{name}.safetensors", half=True)
         network = create_model(name, weights=str(half), **recipe.student.options)
     world = create_dataset(
-        "world", length=24, seed=900, size=sheet.world, max_disparity=sheet.reach, task=recipe.task
+        "world", length=24, seed=900, max_disparity=sheet.reach, task=recipe.task, **sheet.world
     )
     limit = sheet.reach if recipe.task == "stereo" else None
     rows = [
@@ -108,21 +114,19 @@ def main() -> None:
             raise SystemExit(
                 f"{name}: what ships has {decides} {before:.4f} on the real images, this {now:.4f}; kept"
             )
-    last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+    ends = [part.history[-1] for part in parts]
     provenance = {
         "network": name,
         "options": network.options,
-        "recipe": recipe.name,
+        "recipe": whole.name,
         "seed": recipe.seed,
-        "steps": last["step"],
+        "steps": sum(end["step"] for end in ends),
         "batch_size": recipe.data.batch_size,
-        "hours": round(last["time"] / 3600, 2),
+        "hours": round(sum(end["time"] for end in ends) / 3600, 2),
         "environment": json.loads((run.path / "environment.json").read_text()),
         "data": "the procedural world alone; no real image was trained on",
         "figures": figures,
-        "command": f"densedistill train {recipe.name}"
-        if not recipe.teachers
-        else f"densedistill distill {recipe.name}",
+        "command": f"densedistill {'distill' if recipe.teachers else 'train'} {whole.name}",
         "densedistill": __version__,
         "date": date.today().isoformat(),
     }
