@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
+import re
 import statistics
 import tempfile
 import time
@@ -72,7 +72,9 @@ def epoch(variant: str, data: str, stores: list[str], batch: int, epochs: int, q
             optimizer.step()
         if number:
             seconds.append(time.perf_counter() - start)
-    queue.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    # Not ru_maxrss, which begins with the size of the process that started this one.
+    peak = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    queue.put((seconds, int(peak[1]) / 1024 if peak else float("nan")))
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 The direct formulation multiplies and averages once a displacement, 81 times for a window of 9 x 9. Here a row
 of the first map is cut into blocks of 8 columns, each of which meets all the columns that it can reach in one
 matrix product a row of the window. Of a product only a diagonal band is wanted, so half of the arithmetic
-counts, but all of it runs at the speed of matrix products; the band is read in place (see `_band`).
+counts, but all of it runs at the speed of matrix products; the band is read in place (see `_band`). Large
+maps of few channels, without gradients and on a CPU, are quicker the direct way, and go it.
 `benchmarks/correlation.py` measures both.
 """
 
@@ -17,6 +18,7 @@ from ...errors import UserError
 from .exporting import is_exporting
 
 _BLOCK = 8
+_LARGE = 4096  # px of a map from which few channels are quicker compared a displacement at a time
 
 
 def correlation_1d(fixed: Tensor, searched: Tensor, displacement: int = 4) -> Tensor:
@@ -70,6 +72,10 @@ def _check(fixed: Tensor, searched: Tensor) -> None:
 def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor:
     """Return (B, (2 rows + 1)(2 reach + 1), H, W)."""
     batch, channels, height, width = fixed.shape
+    learns = torch.is_grad_enabled() and (fixed.requires_grad or searched.requires_grad)
+    few = channels <= (16 if rows else 32) and fixed.device.type == "cpu"
+    if few and not learns and not is_exporting() and height * width >= _LARGE:
+        return _one_by_one(fixed, searched, reach, rows)
     # Tracers take one block to be one at any width: exported graphs have one more than they need, or two.
     blocks = width // _BLOCK + 2 if is_exporting() else (width + _BLOCK - 1) // _BLOCK
     full = blocks * _BLOCK
@@ -89,6 +95,14 @@ def _correlate(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor
     band = _band(products, reach).permute(0, 3, 1, 2).flatten(2)
     band = F.pad(band, (0, margin * full)).unflatten(2, (batch, height + margin, full))
     return band[..., :height, :width].permute(2, 0, 1, 3, 4).flatten(1, 2)
+
+
+def _one_by_one(fixed: Tensor, searched: Tensor, reach: int, rows: int) -> Tensor:
+    """Return what `_correlate` does, a displacement at a time."""
+    height, width = fixed.shape[-2:]
+    padded = F.pad(searched, (reach, reach, rows, rows))
+    shifts = [(y, x) for y in range(2 * rows + 1) for x in range(2 * reach + 1)]
+    return torch.stack([(fixed * padded[..., y : y + height, x : x + width]).mean(1) for y, x in shifts], 1)
 
 
 def _band(products: Tensor, reach: int) -> Tensor:
