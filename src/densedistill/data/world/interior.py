@@ -294,7 +294,7 @@ def pot(spot: Spot) -> None:
         x, y, z = rng.normal(0, 0.5, 3) * size
         extent = size * rng.uniform(0.3, 0.6) * np.array([1.0, rng.uniform(0.4, 1.0), 0])
         leaf = rotation_between(rng.uniform(-math.pi, math.pi, 3))
-        middle = spot.at(x, -tall - size * 0.7 + y, z)
+        middle = spot.at(x, min(y, -0.15 * size) - tall - 0.7 * size, z)
         cutout = int(rng.integers(*SOLID))
         composer.add(PLANE, "plant", leaf, middle, -extent, extent, green, cutout=cutout)
 
