@@ -8,7 +8,6 @@ At the sizes of DWARF's levels for an input of 384x1280, or --scale of it; forwa
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +42,7 @@ def direct(fixed: Tensor, searched: Tensor, reach: int = 4, rows: int | None = N
 
 
 def seconds(function: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Return the median time of a call."""
+    """Return the least time of a call, which other work on the machine disturbs least."""
     times = []
     for number in range(repeats + 2):
         start = time.perf_counter()
@@ -52,7 +51,7 @@ def seconds(function: Callable[[], Any], device: torch.device, repeats: int) -> 
             torch.cuda.synchronize()
         if number >= 2:
             times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return min(times)
 
 
 def main() -> None:
@@ -61,7 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--scale", type=float, default=0.5, help="of the input's sides (default 0.5)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
