@@ -82,6 +82,7 @@ def _train(study: Study, arguments: argparse.Namespace) -> None:
         for rung, terms in study.rungs.items():
             changed = _overrides(study, arguments, terms)
             changed |= {"schedule.steps": costs[rung]["steps"], "seed": seed}
+            changed["teachers.teacher.folder"] = str(arguments.run / "answers")
             go(arguments.run / name_of(rung, seed), study.student, changed)
             show(study, _write(study, arguments))
 

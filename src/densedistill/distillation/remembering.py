@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files import write_bytes
 from ..networks import create_model
-from ..networks.input_spec import Placement
 from ..networks.precision import fastest_dtype
+from .taps import Spec
 from .teachers import TEACHERS, NetworkTeacher
 
-Answer = dict[str, Any]
+Answer = dict[str, Tensor]
+"""What is kept for an image: `outputs/KEY` and `taps/KEY/LEVEL`, in half precision."""
 
 
 class RememberingTeacher(NetworkTeacher):
-    """A network whose answers to each image are kept in memory, told by the pixels themselves.
+    """A network whose answers to each image are kept, told by the pixels themselves.
 
     Whatever augmentation does, an image that differs in one level is another image, so the answers are the
     network's in the fastest precision, kept in half precision. It pays where images are only mirrored, not
@@ -28,69 +33,122 @@ class RememberingTeacher(NetworkTeacher):
     Args:
         network: the teacher.
         outputs: keep its outputs, too; False keeps and gives taps alone, which are much smaller.
-        limit: images that are kept at most; later ones are answered anew each time.
+        limit: images that are kept in memory at most; later ones are answered anew each time.
+        folder: keep answers in files there, too, for the next run that asks the same network for the same
+            taps; None keeps them in memory alone.
     """
 
-    def __init__(self, network: nn.Module, outputs: bool = False, limit: int = 4096):
+    def __init__(
+        self, network: nn.Module, outputs: bool = False, limit: int = 4096, folder: str | None = None
+    ):
         super().__init__(network)
         self.outputs, self.limit = outputs, limit
-        self._known: dict[bytes, Answer] = {}
-        self._placement: Placement | None = None
+        self.folder = None if folder is None else Path(folder)
+        self._known: dict[str, Answer] = {}
+        self._files: Path | None = None
+
+    def watch(self, taps: Iterable[Spec]) -> None:
+        """Read `taps` from now on, and forget answers that may lack them."""
+        super().watch(taps)
+        self._known, self._files = {}, None
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         images = [batch[key] for key in self.task.inputs]
         keys = [_digest([image[i] for image in images]) for i in range(len(images[0]))]
-        if not all(key in self._known for key in keys):
+        parts = [self._recall(key) for key in keys]
+        unknown = [i for i, part in enumerate(parts) if part is None]
+        if unknown:
             device = images[0].device.type
             half = fastest_dtype(device) is torch.bfloat16
             with torch.autocast(device, torch.bfloat16, enabled=half):
-                answer = super().forward(batch)
-            parts = [_part(answer, i, len(keys), self.outputs) for i in range(len(keys))]
-            self._placement = answer["placement"]
-            for key, part in zip(keys, parts, strict=True):
-                if len(self._known) < self.limit:
-                    self._known[key] = part
-        else:
-            parts = [self._known[key] for key in keys]
-        return {**_joined(parts), "placement": self._placement}
+                answer = super().forward({key: batch[key][unknown] for key in self.task.inputs})
+            for position, i in enumerate(unknown):
+                parts[i] = part = _part(answer, position, len(unknown), self.outputs)
+                self._keep(keys[i], part)
+        placement = self.input_spec.place(*images[0].shape[-2:])  # type: ignore[union-attr]
+        return {**_joined([part for part in parts if part is not None]), "placement": placement}
+
+    def _recall(self, key: str) -> Answer | None:
+        if key in self._known or self.folder is None:
+            return self._known.get(key)
+        try:
+            part: Answer = load_file(self._file(key))
+        except (FileNotFoundError, SafetensorError):
+            return None
+        if len(self._known) < self.limit:
+            self._known[key] = part
+        return part
+
+    def _keep(self, key: str, part: Answer) -> None:
+        if len(self._known) < self.limit:
+            self._known[key] = part
+        if self.folder is not None:
+            write_bytes(self._file(key), save(part), sync=False)
+
+    def _file(self, key: str) -> Path:
+        if self._files is None:
+            assert self.folder is not None
+            self._files = self.folder / self._fingerprint()
+            self._files.mkdir(parents=True, exist_ok=True)
+        return self._files / f"{key}.safetensors"
+
+    def _fingerprint(self) -> str:
+        """Return what tells this network, how it prepares images and what is read of it from all others."""
+        found = hashlib.blake2b(digest_size=8)
+        found.update(repr((self.name, self.input_spec, self.outputs, sorted(self._taps or ()))).encode())
+        for name, value in self.network.state_dict().items():
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
 
-def _digest(images: list[Tensor]) -> bytes:
+def _digest(images: list[Tensor]) -> str:
     """Return what tells these images from all others, their size included."""
     found = hashlib.blake2b(digest_size=16)
     for image in images:
         found.update(str(tuple(image.shape)).encode())
         found.update(image.detach().cpu().contiguous().numpy().tobytes())
-    return found.digest()
+    return found.hexdigest()
 
 
 def _part(answer: Mapping[str, Any], index: int, count: int, outputs: bool) -> Answer:
-    """Return the answer for one image, in half precision."""
-    taps = {}
+    """Return the answer for one image."""
+    part: Answer = {}
     for name, tensors in answer.get("taps", {}).items():
-        if any(len(tensor) != count for tensor in tensors):
-            raise UserError(f"teacher 'remember': the tap {name} has not one entry an image")
-        taps[name] = tuple(tensor[index].half() for tensor in tensors)
-    kept = {k: v[index].half() for k, v in answer.items() if outputs and isinstance(v, Tensor)}
-    return {**kept, "taps": taps}
+        for level, tensor in enumerate(tensors):
+            if len(tensor) != count:
+                raise UserError(f"teacher 'remember': the tap {name} has not one entry an image")
+            part[f"taps/{name}/{level}"] = tensor[index].half().contiguous()
+    if outputs:
+        kept = {key: value for key, value in answer.items() if isinstance(value, Tensor)}
+        part |= {f"outputs/{key}": value[index].half().contiguous() for key, value in kept.items()}
+    return part
 
 
-def _joined(parts: list[Answer]) -> Answer:
-    together: Answer = {
-        key: torch.stack([part[key].float() for part in parts]) for key in parts[0] if key != "taps"
-    }
-    together["taps"] = {
-        name: tuple(
-            torch.stack([part["taps"][name][i].float() for part in parts]) for i in range(len(tensors))
-        )
-        for name, tensors in parts[0]["taps"].items()
-    }
-    return together
+def _joined(parts: list[Answer]) -> dict[str, Any]:
+    """Return answers for single images as one for a batch."""
+    answer: dict[str, Any] = {}
+    levels: dict[str, dict[int, Tensor]] = {}
+    for key in parts[0]:
+        together = torch.stack([part[key].float() for part in parts])
+        kind, _, name = key.partition("/")
+        if kind == "outputs":
+            answer[name] = together
+        else:
+            tap, _, level = name.rpartition("/")
+            levels.setdefault(tap, {})[int(level)] = together
+    answer["taps"] = {tap: tuple(found[i] for i in sorted(found)) for tap, found in levels.items()}
+    return answer
 
 
 @TEACHERS.register("remember")
 def _remember(
-    network: str, weights: str | None = None, outputs: bool = False, limit: int = 4096, **options: Any
+    network: str,
+    weights: str | None = None,
+    outputs: bool = False,
+    limit: int = 4096,
+    folder: str | None = None,
+    **options: Any,
 ) -> RememberingTeacher:
-    return RememberingTeacher(create_model(network, weights=weights, **options), outputs, limit)
+    return RememberingTeacher(create_model(network, weights=weights, **options), outputs, limit, folder)
