@@ -21,6 +21,7 @@ STUDY = Study(
         "pixel + pair + holistic": {"pixel": 1.0, "pair": 1.0, "holistic": 0.1},
     },
     figures={"miou": "mIoU %"},
+    photographs=False,
 )
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from study_figures import write_curves, write_pictures
 
 from densedistill.data.loader import make_loader, open_mixture
 from densedistill.files import write_text
@@ -31,6 +32,7 @@ from densedistill.training import Run, make_objective, open_run, train
 from densedistill.training.final import finish
 
 MEASURED_STEPS = 6
+CURVE_POINTS = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Study:
         rungs: name to the terms beside it, with their weights, the most telling first.
         figures: metrics of the table and their headings, in %.
         views: times that the teacher answers for a training image: 2 with mirror images.
+        photographs: whether the data's licence lets its images be shown.
     """
 
     title: str
@@ -53,6 +56,7 @@ class Study:
     rungs: Mapping[str, Mapping[str, float]]
     figures: Mapping[str, str]
     views: int = 2
+    photographs: bool = True
 
 
 def run_study(study: Study, description: str, data: str, minutes: float, teacher_steps: int) -> None:
@@ -66,12 +70,15 @@ def run_study(study: Study, description: str, data: str, minutes: float, teacher
     parser.add_argument("--teacher-steps", type=int, default=teacher_steps)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path, help="where to write the figures, after each run")
+    parser.add_argument("--figures", type=Path, help="folder to write the curves and pictures to, at the end")
     parser.add_argument("--read", action="store_true", help="only read runs that are there")
     arguments = parser.parse_args()
     arguments.run.mkdir(parents=True, exist_ok=True)
     if not arguments.read:
         _train(study, arguments)
     show(study, _write(study, arguments))
+    if arguments.figures:
+        _draw(study, arguments)
 
 
 def _train(study: Study, arguments: argparse.Namespace) -> None:
@@ -82,6 +89,7 @@ def _train(study: Study, arguments: argparse.Namespace) -> None:
         for rung, terms in study.rungs.items():
             changed = _overrides(study, arguments, terms)
             changed |= {"schedule.steps": costs[rung]["steps"], "seed": seed}
+            changed["trainer.validate_every"] = max(1, round(costs[rung]["steps"] / CURVE_POINTS))
             changed["teachers.teacher.folder"] = str(arguments.run / "answers")
             go(arguments.run / name_of(rung, seed), study.student, changed)
             show(study, _write(study, arguments))
@@ -163,7 +171,8 @@ def go(path: Path, recipe: str, changed: Mapping[str, Any]) -> Run:
     else:
         run = train(recipe, run=path, overrides=changed)
     if not run.metrics and (final := finish(run)):
-        final.evaluate().write_json(run.path / "metrics.json")
+        alone = replace(final, predictors={"student": final.predictors["student"]})  # the teacher has its run
+        alone.evaluate().write_json(run.path / "metrics.json")
     return run
 
 
@@ -177,8 +186,7 @@ def read(study: Study, folder: Path) -> dict[str, Any]:
     costs = json.loads((folder / "costs.json").read_text()) if (folder / "costs.json").is_file() else {}
     rows = []
     for rung in ("teacher", *study.rungs):
-        pattern = "teacher" if rung == "teacher" else name_of(rung, 0).replace("seed0", "seed[0-9]")
-        found = [_student(path) for path in sorted(folder.glob(pattern)) if (path / "metrics.json").is_file()]
+        found = [_student(run) for run in _finished(folder, rung)]
         if not found:
             continue
         row: dict[str, Any] = {"rung": rung, "seeds": len(found), **costs.get(rung, {})}
@@ -196,8 +204,26 @@ def read(study: Study, folder: Path) -> dict[str, Any]:
     }
 
 
-def _student(path: Path) -> dict[str, float]:
-    return next(row for row in open_run(path).metrics["rows"] if row["name"] == "student")
+def _finished(folder: Path, rung: str) -> list[Run]:
+    """Return the runs of a rung, seed by seed, that are finished and evaluated."""
+    pattern = "teacher" if rung == "teacher" else name_of(rung, 0).replace("seed0", "seed[0-9]")
+    return [open_run(path) for path in sorted(folder.glob(pattern)) if (path / "metrics.json").is_file()]
+
+
+def _student(run: Run) -> dict[str, float]:
+    return next(row for row in run.metrics["rows"] if row["name"] == "student")
+
+
+def _draw(study: Study, arguments: argparse.Namespace) -> None:
+    """Write `NAME-FIGURE.svg`, learning curves, and `NAME.webp`, what networks of the first seed answer."""
+    arguments.figures.mkdir(parents=True, exist_ok=True)
+    name, figure = study.teacher.partition("/")[0], next(iter(study.figures))
+    costs = json.loads((arguments.run / "costs.json").read_text())
+    rungs = {rung: runs for rung in study.rungs if (runs := _finished(arguments.run, rung))}
+    write_curves(rungs, costs, figure, arguments.figures / f"{name}-{figure}.svg")
+    networks = {rung: runs[0].path for rung, runs in rungs.items()}
+    networks = {"teacher": arguments.run / "teacher", **networks}
+    write_pictures(networks, 3, study.photographs, arguments.figures / f"{name}.webp")
 
 
 def show(study: Study, found: Mapping[str, Any]) -> None:

@@ -1,12 +1,22 @@
 import math
 import re
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densedistill.report.charts import Series, dot_chart, line_chart, linear_ticks, log_ticks, number, thin
+from densedistill.report.charts import (
+    Series,
+    dot_chart,
+    line_chart,
+    linear_ticks,
+    log_ticks,
+    number,
+    standalone,
+    thin,
+)
 
 values = st.floats(-1e6, 1e6, allow_nan=False).map(lambda v: round(v, 4))
 
@@ -76,3 +86,13 @@ def test_a_name_moves_only_where_another_is_in_its_way():
     names = [float(y) - 4 for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', chart)]
     assert abs(names[0] - names[1]) >= 13.9
     assert names[2] == pytest.approx(dots[2], abs=0.11)
+
+
+def test_a_chart_of_its_own_is_a_whole_svg_file_with_its_colours():
+    chart = line_chart([Series("a & b", [0, 1], [2, 3], 1)], "mIoU", "minutes", "%")
+    root = ElementTree.fromstring(standalone(chart))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    style = root.find("{http://www.w3.org/2000/svg}style").text
+    assert "--series-1:" in style
+    assert ".line {" in style
+    assert any(text.text == "a & b" for text in root.iter("{http://www.w3.org/2000/svg}text"))

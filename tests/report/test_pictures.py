@@ -2,13 +2,15 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from densedistill.report.montage import write_montage
+from densedistill.report.montage import write_montage, write_scenes
 from densedistill.report.pictures import (
     ERROR_COLOURS,
     UNKNOWN_COLOUR,
     Picture,
+    Scene,
     colour_disparity,
     colour_error,
     data_uri,
@@ -80,6 +82,22 @@ def test_a_montage_has_a_column_for_the_scene_and_for_each_matcher(tmp_path):
     assert np.abs(image[8 + 24 + 30, 8 + 45] - (200, 30, 30)).max() < 10
     assert row_of_errors[8 + 98 + 45].tolist() == ERROR_COLOURS[0].tolist()
     assert row_of_errors[8 + 2 * 98 + 45].tolist() == ERROR_COLOURS[-1].tolist()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_scenes_stand_in_rows_and_networks_in_columns(tmp_path, given):
+    colours = [np.full((40, 60, 3), c, np.uint8) for c in ((200, 30, 30), (30, 200, 30), (30, 30, 200))]
+    scenes = [
+        Scene(name, *colours[:2], {"net": colours[2]}, captions={"net": "IoU 50 %"}) for name in ("a", "b")
+    ]
+    image = np.asarray(
+        Image.open(write_scenes(scenes, tmp_path / "a.png", width=90, given=given)).convert("RGB")
+    )
+    shown = colours if given else colours[2:]
+    assert image.shape == (8 + 24 + 2 * (60 + 24 + 8), len(shown) * (90 + 8) + 8, 3)
+    for top in (8 + 24, 8 + 24 + 92):
+        seen = [image[top + 30, 8 + number * 98 + 45] for number in range(len(shown))]
+        assert np.abs(np.array(seen).astype(int) - [colour[0, 0] for colour in shown]).max() < 10
 
 
 def test_a_scene_of_another_task_stands_in_the_report_with_its_own_colours():

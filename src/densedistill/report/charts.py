@@ -9,11 +9,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 from .markup import Markup, tag
 
 SERIES_COLOURS = 8
 _LEFT, _TOP, _BOTTOM = 52, 12, 38  # margins in px
+_DRAWN = (".grid", ".axis", ".line")
 _CHARACTER = 6.6  # mean advance of the page's 12 px sans-serif, in px
 
 
@@ -112,6 +114,16 @@ def dot_chart(
     body += [_dot(x(p.xs[0]), y(p.ys[0]), p, f"{number(p.xs[0])}, {number(p.ys[0])}", 5.5) for p in points]
     body += _names(points, [x(p.xs[0]) + 10 for p in points], [y(p.ys[0]) for p in points], height)
     return _drawing(title, width, height, body)
+
+
+def standalone(chart: Markup) -> str:
+    """Return a chart as the text of an SVG file, on white; its title is left to the page that shows it."""
+    css = (files(__package__) / "style.css").read_text(encoding="utf-8")
+    rules = [rule for rule in css.splitlines() if rule.startswith((".chart text", ".chart .name", *_DRAWN))]
+    style = tag("style", Markup(css[: css.index("}") + 1] + "\n".join(rules)))
+    opening, _, body = chart[chart.index("<svg ") : chart.index("</figure>")].partition(">")
+    root = 'svg xmlns="http://www.w3.org/2000/svg" class="chart" style="background:#fff"'
+    return opening.replace("svg", root, 1) + ">" + style + body
 
 
 @dataclass(frozen=True)
