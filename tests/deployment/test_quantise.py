@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import openvino
 import pytest
+import torch
 from tiny import Tiny
 
 import densedistill as dd
@@ -44,6 +46,27 @@ def test_a_quantised_file_says_what_it_cost(tmp_path, pairs, suffix):
         60,
         90,
     )
+
+
+def test_a_residual_sum_stays_in_float(tmp_path, pairs):
+    class Residual(Tiny):
+        def forward(self, *images):
+            features = self.body[0](sum(images))
+            found = self.head(features + self.body[3](features.relu()))
+            return {
+                "disparity": torch.nn.functional.interpolate(found, images[0].shape[-2:], mode="bilinear")
+            }
+
+    file = tmp_path / "student.xml"
+    quantise(Residual(dd.InputSpec(multiple=8), "stereo", width=32).eval(), file, pairs)
+    operations = openvino.Core().read_model(file).get_ordered_ops()
+    reads = {
+        (op.get_type_name(), source.get_source_output().get_node().get_type_name())
+        for op in operations
+        for source in op.inputs()
+    }
+    assert ("Convolution", "FakeQuantize") in reads
+    assert ("Add", "FakeQuantize") not in reads
 
 
 def test_too_large_a_difference_writes_nothing(tmp_path, pairs):

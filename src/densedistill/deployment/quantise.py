@@ -65,8 +65,8 @@ def quantise(
 ) -> Quantised:
     """Write `network` with 8-bit weights and activations (NNCF's post-training quantisation).
 
-    Every output's last convolution and what follows it, and products of two activations (cost volumes,
-    attention), are left in float: their error goes straight to the output.
+    Every output's last convolution and what follows it, products of two activations (cost volumes, attention)
+    and their sums (residual connections) are left in float: their error goes straight to the output.
 
     Args:
         network: in float32; it stays as it is.
@@ -156,7 +156,7 @@ def _kept(artifact: OnnxArtifact | OpenvinoArtifact) -> set[str]:
     kept: set[str] = {
         name
         for name, (kind, sources) in nodes.items()
-        if kind == "MatMul"
+        if kind in ("MatMul", "Add")
         and not any(source is None or nodes[source][0] in _CONSTANTS for source in sources)
     }
     waiting = [source for kind, sources in nodes.values() if kind == "Result" for source in sources]
