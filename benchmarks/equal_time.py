@@ -31,7 +31,7 @@ from densedistill.recipes import load_recipe
 from densedistill.training import Run, make_objective, open_run, train
 from densedistill.training.final import finish
 
-MEASURED_STEPS = 10
+MEASURED_ROUNDS = 8
 CURVE_POINTS = 5
 
 
@@ -111,55 +111,66 @@ def _overrides(
     return changed
 
 
-def cost_of_a_step(recipe: Any) -> tuple[float, float]:
-    """Return processor seconds of a training step, and of the teacher's first answer to a batch."""
-    torch.set_num_threads(1)
-    objective = make_objective(recipe)
-    mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
-    loader, _ = make_loader(mixture, recipe.data.batch_size, recipe.seed)
-    batch = next(iter(loader))
-    rivals = {id(p) for t in objective.adversaries.values() for p in t.adversary.parameters()}
-    own = [p for m in (objective.student, objective) for p in m.parameters() if id(p) not in rivals]
-    optimizers: list[Any] = [torch.optim.AdamW(own)]
-    optimizers += [torch.optim.SGD(t.adversary.parameters(), 1e-4) for t in objective.adversaries.values()]
-    objective.student.train()
-    half = recipe.trainer.precision == "bf16" or (
-        recipe.trainer.precision == "auto" and fastest_dtype("cpu") is torch.bfloat16
-    )
-    answer, seconds = 0.0, []
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        if objective.teachers:
-            start = time.process_time()
-            objective.teachers["teacher"](batch)
-            answer = time.process_time() - start
-    for _ in range(MEASURED_STEPS):
+class Rung:
+    """A training step of a recipe, to be timed."""
+
+    def __init__(self, recipe: Any):
+        self.objective = make_objective(recipe)
+        mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
+        loader, _ = make_loader(mixture, recipe.data.batch_size, recipe.seed)
+        self.batch, self.batches = next(iter(loader)), len(mixture) / recipe.data.batch_size
+        rivals = [term.adversary for term in self.objective.adversaries.values()]
+        theirs = {id(p) for rival in rivals for p in rival.parameters()}
+        own = [p for m in (self.objective.student, self.objective) for p in m.parameters()]
+        self.optimizers: list[Any] = [torch.optim.AdamW([p for p in own if id(p) not in theirs])]
+        self.optimizers += [torch.optim.SGD(rival.parameters(), 1e-4) for rival in rivals]
+        self.objective.student.train()
+        self.half = recipe.trainer.precision == "bf16" or (
+            recipe.trainer.precision == "auto" and fastest_dtype("cpu") is torch.bfloat16
+        )
+
+    def answer(self) -> float:
+        """Return processor seconds of the teacher's first answer to a batch."""
         start = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            total, _ = objective(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            self.objective.teachers["teacher"](self.batch)
+        return time.process_time() - start
+
+    def step(self) -> float:
+        """Return processor seconds of a step of student and adversary."""
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            total, _ = self.objective(self.batch)
         total.backward()
-        for term in objective.adversaries.values():
+        for term in self.objective.adversaries.values():
             term.adversary_loss().backward()
-        for optimizer in optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        seconds.append(time.process_time() - start)
-    return min(seconds[1:]), answer  # the least: what else runs on the machine only adds
+        return time.process_time() - start
 
 
 def _measure(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return each rung's costs, measured once for a folder of runs."""
+    """Return each rung's costs, measured once for a folder of runs: the rungs take turns, and the least time
+    of each counts, since what else runs on the machine only adds. The teacher's answer costs all the same."""
     path = arguments.run / "costs.json"
     if path.is_file():
         return json.loads(path.read_text())
+    torch.set_num_threads(1)
+    rungs = {
+        name: Rung(load_recipe(study.student, overrides=_overrides(study, arguments, terms)))
+        for name, terms in study.rungs.items()
+    }
+    taught = {name: rung for name, rung in rungs.items() if study.rungs[name]}
+    answer = min(rung.answer() for rung in taught.values())
+    seconds = [{name: rung.step() for name, rung in rungs.items()} for _ in range(MEASURED_ROUNDS + 1)]
     costs: dict[str, dict[str, float]] = {}
-    for rung, terms in study.rungs.items():
-        recipe = load_recipe(study.student, overrides=_overrides(study, arguments, terms))
-        step, answer = cost_of_a_step(recipe)
-        images = study.views * len(open_mixture(recipe.data.train, recipe.data.augment, recipe.task, 1))
-        asked = answer * images / recipe.data.batch_size if terms else 0.0
+    for name, rung in rungs.items():
+        step = min(one[name] for one in seconds[1:])
+        asked = answer * study.views * rung.batches if name in taught else 0.0
         steps = max(10, round((60 * arguments.minutes - asked) / step))
-        costs[rung] = {"step": step, "answers": asked, "steps": steps}
-        print(f"{rung}: {step:.3f} s a step, {asked:.0f} s of answers, {steps} steps", flush=True)
+        costs[name] = {"step": step, "answers": asked, "steps": steps}
+        print(f"{name}: {step:.3f} s a step, {asked:.0f} s of answers, {steps} steps", flush=True)
     write_text(path, json.dumps(costs, indent=1) + "\n")
     return costs
 
