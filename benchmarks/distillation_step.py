@@ -3,7 +3,7 @@
     python benchmarks/distillation_step.py                  # ACVNet (small) to DSNet, 256x512, 192 px
     python benchmarks/distillation_step.py --system tsnnet  # or dwarf, spatialkd, pspnet
     python benchmarks/distillation_step.py --quick          # 128x256, disparity 64: a minute
-    python benchmarks/distillation_step.py --scaling        # over size, disparity and batch: an hour
+    python benchmarks/distillation_step.py --scaling        # over size, disparity and batch: ten minutes more
 
 Both sides have the same networks, weights, inputs and objective (that of the system's recipe). The plain
 side, `formulations/`, is float32, contiguous, and does as the published code does. Each variant runs in a
@@ -38,12 +38,13 @@ from densedistill.machine import cpu_model
 from densedistill.networks.precision import channels_last, fastest_dtype, trains_channels_last
 from densedistill.tasks import task_of
 
-# What is changed, one at a time, for the scaling curves.
+# What is changed, one at a time, for the scaling curves, and around what.
 SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {
     ("height", "width"): [(128, 256), (192, 384), (256, 512), (320, 640)],
     ("max_disparity",): [(64,), (128,), (192,), (256,)],
     ("batch",): [(1,), (2,), (4,)],
 }
+AROUND = {"height": 128, "width": 256}
 FLAGS = ("system", "height", "width", "max_disparity", "batch", "precision", "threads", "repeats")
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -158,17 +159,15 @@ def convolutions_alone(options: argparse.Namespace) -> dict[str, Any]:
     """Return the time of all convolutions of a step and of inference, on noise of the right shape."""
     step, infer, student = our_side(options)
     dtype = _dtype(options)
-    calls: list[tuple[nn.Module, list[torch.Size], list[bool], bool]] = []
+    calls: list[tuple[nn.Module, list[Tensor], bool]] = []
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        calls.append(
-            (module, [x.shape for x in inputs], [x.requires_grad for x in inputs], torch.is_grad_enabled())
-        )
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Of the inputs their shapes, strides and whether they want a gradient; not their numbers.
+        kept = [torch.empty_like(x, device="meta").requires_grad_(x.requires_grad) for x in inputs]
+        calls.append((module, kept, torch.is_grad_enabled()))
 
     hook = nn.modules.module.register_module_forward_hook(
-        lambda module, inputs, output: (
-            record(module, inputs, output) if isinstance(module, CONVOLUTIONS) else None
-        )
+        lambda module, inputs, output: record(module, inputs) if isinstance(module, CONVOLUTIONS) else None
     )
     step.loss()  # type: ignore[attr-defined]
     step_calls, calls[:] = list(calls), []
@@ -179,12 +178,9 @@ def convolutions_alone(options: argparse.Namespace) -> dict[str, Any]:
     sums: list[dict[str, float]] = []
     for chosen in (step_calls, calls):
         sums.append({"wall": 0.0, "cpu": 0.0, "median": 0.0})
-        for module, shapes, wanted, learns in chosen:
-            images = []
-            for shape, gradient in zip(shapes, wanted, strict=True):
-                form = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
-                image = torch.randn(shape).contiguous(memory_format=form).to(dtype)
-                images.append(image.requires_grad_(gradient))
+        for module, inputs, learns in chosen:
+            images = [torch.randn_like(x, dtype=dtype, device="cpu") for x in inputs]
+            images = [x.requires_grad_(y.requires_grad) for x, y in zip(images, inputs, strict=True)]
             module.to(dtype)
 
             def run(module: Any = module, images: Any = images, learns: bool = learns) -> None:
@@ -245,20 +241,24 @@ def main() -> None:
 
 
 def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure both sides over `SCALING`, print the curves, and return their points."""
-    points = []
+    """Measure both sides over `SCALING`, print the curves, and return their points; disparity and batch at
+    the size of `AROUND`, one round and one repeat each."""
+    points, measured = [], {}
     headings = ("step: plain", "ours", "ratio", "inference", "ratio", "memory")
     print("\n" + " " * 24 + "".join(f"{heading:>14}" for heading in headings))
     searches = hasattr(get_system(options.system).networks(options)[0], "max_disparity")
     for names, values in SCALING.items():
         for value in values if searches or names != ("max_disparity",) else []:
             changed = dict(zip(names, value, strict=True))
-            variant = argparse.Namespace(**{**vars(options), **changed})
-            figures = {name: child(name, variant) for name in SIDES}
+            variant = argparse.Namespace(**{**vars(options), "repeats": 1, **AROUND, **changed})
+            point = tuple(getattr(variant, flag) for flag in FLAGS)
+            if point not in measured:
+                measured[point] = {name: child(name, variant) for name in SIDES}
+            figures = measured[point]
             plain, ours = figures["plain"], figures["ours"]
             ratios = {key: plain[key]["wall"] / ours[key]["wall"] for key in ("step", "inference")}
             ratios["memory"] = plain["memory"] / ours["memory"]
-            points.append({**changed, "figures": figures, "ratios": ratios})
+            points.append({**AROUND, **changed, "figures": figures, "ratios": ratios})
             label = f"{' x '.join(names)} {'x'.join(map(str, value))}"
             step, inference = (ours[key]["wall"] for key in ("step", "inference"))
             cells = [f"{plain['step']['wall']:.2f} s", f"{step:.2f} s", f"{ratios['step']:.1f}x"]
