@@ -247,6 +247,10 @@ def test_pair_wise_takes_other_channels_and_sizes_and_connects_the_near_alone():
     torch.testing.assert_close(
         dd.losses.pairwise(3 * student, 0.1 * student, scale=0.2), torch.zeros((), dtype=torch.float64)
     )
+    every = dd.losses.pairwise(student, maps(9)[1], scale=1e-3)  # a node a position, not none
+    torch.testing.assert_close(every, dd.losses.pairwise(student, maps(9)[1], scale=1 / 9 + 1e-9))
+    with pytest.raises(dd.UserError, match=r"in \(0, 1\], got 0"):
+        dd.losses.pairwise(student, teacher, scale=0.0)
 
 
 def test_the_blocked_pair_wise_form_keeps_no_matrix_of_all_pairs():

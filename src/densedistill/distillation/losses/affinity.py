@@ -37,7 +37,8 @@ def pairwise(
         student, teacher: features (B, C, H, W).
         mask: bool (B, 1, H, W), True where a position counts; a window pools what counts in it, and one
             without any is left out.
-        scale: side of the pooling window, the node, as a fraction of height and width, rounded down.
+        scale: side of the pooling window, the node, as a fraction of height and width in (0, 1], rounded down,
+            but not below one position.
         pool: `max` as coded, or `mean` as in the paper.
         connection_range: nodes are compared with those at most so many rows and columns away (the paper's
             connection range); None: with all.
@@ -48,12 +49,12 @@ def pairwise(
         Scalar, the mean over pairs and samples, at least 0; 0 for equal inputs.
 
     Raises:
-        UserError: a window of less than one position.
+        UserError: `scale` outside its range.
     """
+    if not 0 < scale <= 1:
+        raise UserError(f"pair-wise loss: scale is a fraction of height and width in (0, 1], got {scale:g}")
     height, width = student.shape[-2:]
-    window = (int(height * scale), int(width * scale))
-    if min(window) < 1:
-        raise UserError(f"pair-wise loss: a window of {scale:g} times {height}x{width} positions is empty")
+    window = (max(1, int(height * scale)), max(1, int(width * scale)))
     teacher = _to_size(student, teacher)
     mask = None if mask is None else fit_mask("pairwise", mask, student)
     if mask is None:
