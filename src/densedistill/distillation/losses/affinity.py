@@ -37,8 +37,8 @@ def pairwise(
         student, teacher: features (B, C, H, W).
         mask: bool (B, 1, H, W), True where a position counts; a window pools what counts in it, and one
             without any is left out.
-        scale: side of the pooling window, the node, as a fraction of height and width in (0, 1], rounded down,
-            but not below one position.
+        scale: side of the pooling window, the node, as a fraction of height and width, above 0 and at most 1;
+            rounded down, but not below one position.
         pool: `max` as coded, or `mean` as in the paper.
         connection_range: nodes are compared with those at most so many rows and columns away (the paper's
             connection range); None: with all.
