@@ -228,10 +228,10 @@ def _student(run: Run) -> dict[str, float]:
 def _draw(study: Study, arguments: argparse.Namespace) -> None:
     """Write `NAME-FIGURE.svg`, learning curves, and `NAME.webp`, what networks of the first seed answer."""
     arguments.figures.mkdir(parents=True, exist_ok=True)
-    name, figure = study.teacher.partition("/")[0], next(iter(study.figures))
+    name, (figure, heading) = study.teacher.partition("/")[0], next(iter(study.figures.items()))
     costs = json.loads((arguments.run / "costs.json").read_text())
     rungs = {rung: runs for rung in study.rungs if (runs := _finished(arguments.run, rung))}
-    write_curves(rungs, costs, figure, arguments.figures / f"{name}-{figure}.svg")
+    write_curves(rungs, costs, figure, heading, arguments.figures / f"{name}-{figure}.svg")
     networks = {rung: runs[0].path for rung, runs in rungs.items()}
     networks = {"teacher": arguments.run / "teacher", **networks}
     write_pictures(networks, 3, study.photographs, arguments.figures / f"{name}.webp")

@@ -17,14 +17,18 @@ from densedistill.training.validation import open_validation
 
 
 def write_curves(
-    runs: Mapping[str, Sequence[Run]], costs: Mapping[str, Mapping[str, float]], figure: str, path: Path
+    runs: Mapping[str, Sequence[Run]],
+    costs: Mapping[str, Mapping[str, float]],
+    figure: str,
+    heading: str,
+    path: Path,
 ) -> None:
     """Write the mean over seeds of the validation's `figure`, in %, against processor minutes.
 
     Args:
         runs: finished runs of each rung.
         costs: of each rung, `answers` and `step` in seconds.
-        figure: a metric and its heading.
+        figure, heading: a metric and what it is called.
     """
     series = []
     for number, (rung, seeds) in enumerate(runs.items()):
@@ -37,7 +41,7 @@ def write_curves(
         series.append(
             Series(rung, list(points), [statistics.mean(values) for values in points.values()], number)
         )
-    if chart := line_chart(series, figure, "processor minutes", f"{figure}, %", width=720):
+    if chart := line_chart(series, heading, "processor minutes", heading, width=720):
         write_text(path, standalone(chart))
 
 
