@@ -251,10 +251,14 @@ def test_relations_want_more_than_one_sample(name, samples):
         LOSSES[name](student[:samples], teacher[:samples])
 
 
-def test_pairwise_says_when_its_window_is_empty():
-    volume = torch.rand(2, 3, 4, 8, 8)
-    with pytest.raises(dd.UserError, match=r"window of 0\.1 times 8x8"):
-        dd.losses.pairwise_4d(volume, volume)
+def test_a_window_of_the_pairwise_volume_loss_is_at_least_one_position():
+    student, teacher = torch.rand(2, 2, 3, 4, 8, 8)
+    torch.testing.assert_close(
+        dd.losses.pairwise_4d(student, teacher, scale=0.1),
+        dd.losses.pairwise_4d(student, teacher, scale=0.125),
+    )
+    with pytest.raises(dd.UserError, match=r"in \(0, 1\], got 2"):
+        dd.losses.pairwise_4d(student, teacher, scale=2.0)
 
 
 def test_an_unknown_loss_names_the_nearest():

@@ -74,13 +74,13 @@ def pairwise_4d(student: Tensor, teacher: Tensor, mask: Tensor | None = None, sc
     Args:
         student, teacher: volumes (B, C, D, H, W), of one number of disparities.
         mask: bool (B, 1, H, W) or broadcastable to (B, 1, D, H, W), True where a position counts.
-        scale: side of the pooling window as a fraction of height and width, rounded down.
+        scale: side of the pooling window, as `pairwise` takes it.
 
     Returns:
         Scalar, at least 0; 0 for equal inputs.
 
     Raises:
-        UserError: a window of less than one position: with the default, height or width below 10.
+        UserError: volumes of different numbers of disparities, or `scale` outside its range.
     """
     if student.shape[2] != teacher.shape[2]:
         raise UserError(
