@@ -3,7 +3,7 @@
     python benchmarks/distillation_step.py                  # ACVNet (small) to DSNet, 256x512, 192 px
     python benchmarks/distillation_step.py --system tsnnet  # or dwarf, spatialkd, pspnet
     python benchmarks/distillation_step.py --quick          # 128x256, disparity 64: a minute
-    python benchmarks/distillation_step.py --scaling        # over size, disparity and batch: ten minutes more
+    python benchmarks/distillation_step.py --scaling        # over size, disparity and batch, too
 
 Both sides have the same networks, weights, inputs and objective (that of the system's recipe). The plain
 side, `formulations/`, is float32, contiguous, and does as the published code does. Each variant runs in a

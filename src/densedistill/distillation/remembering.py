@@ -33,7 +33,8 @@ class RememberingTeacher(NetworkTeacher):
     Args:
         network: the teacher.
         outputs: keep its outputs, too; False keeps and gives taps alone, which are much smaller.
-        limit: images that are kept in memory at most; later ones are answered anew each time.
+        limit: images that are kept in memory at most; later ones are read from `folder`, or answered anew
+            each time.
         folder: keep answers in files there, too, for the next run that asks the same network for the same
             taps; None keeps them in memory alone.
     """
