@@ -22,26 +22,13 @@ def write_montage(
 ) -> Path:
     """Write `picture` as an image file and return its path: a column a matcher, each `width` px wide."""
     low, high = picture.range
+    tops = [(picture.left, ""), *((colour_disparity(p, low, high), "") for p in picture.predictions.values())]
     truth = colour_disparity(picture.truth, low, high, picture.valid)
-    columns = [("left view", picture.left, truth, "ground truth")]
+    bottoms = [(truth, "ground truth")]
     for name, disparity in picture.predictions.items():
         error = colour_error(disparity, picture.truth, picture.valid)
-        columns.append((name, colour_disparity(disparity, low, high), error, picture.captions.get(name, "")))
-    tiles = [
-        (title, _tile(top, width), _tile(bottom, width), caption) for title, top, bottom, caption in columns
-    ]
-    height = tiles[0][1].height
-    sheet = Image.new("RGB", (len(tiles) * (width + _GAP) + _GAP, 2 * (height + _LINE) + 3 * _GAP), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for number, (title, top, bottom, caption) in enumerate(tiles):
-        x, y = _GAP + number * (width + _GAP), _GAP
-        draw.text((x, y), title, _INK, ImageFont.load_default(17))
-        sheet.paste(top, (x, y + _LINE))
-        sheet.paste(bottom, (x, y + _LINE + height + _GAP))
-        draw.text((x, y + _LINE + 2 * height + _GAP + 5), caption, _SOFT, ImageFont.load_default(14))
-    with atomic_write(path) as part:
-        sheet.save(part, quality=quality)
-    return Path(path)
+        bottoms.append((error, picture.captions.get(name, "")))
+    return _write_sheet(["left view", *picture.predictions], [tops, bottoms], path, width, quality)
 
 
 def write_scenes(
@@ -57,23 +44,37 @@ def write_scenes(
     Args:
         given: show image and ground truth; without them, where a licence forbids it, the answers alone.
     """
+    titles = [*(["image", "ground truth"] if given else []), *scenes[0].predictions]
     rows = []
     for scene in scenes:
-        row = [("image", scene.image, ""), ("ground truth", scene.truth, "")] if given else []
-        row += [(name, found, scene.captions.get(name, "")) for name, found in scene.predictions.items()]
-        rows.append([(name, _tile(picture, width), caption) for name, picture, caption in row])
-    line = _LINE if any(caption for row in rows for _, _, caption in row) else 0
-    heights = [max(tile.height for _, tile, _ in row) + line + _GAP for row in rows]
-    sheet = Image.new("RGB", (len(rows[0]) * (width + _GAP) + _GAP, _GAP + _LINE + sum(heights)), _PAPER)
+        row = [(scene.image, ""), (scene.truth, "")] if given else []
+        rows.append(row + [(p, scene.captions.get(name, "")) for name, p in scene.predictions.items()])
+    return _write_sheet(titles, rows, path, width, quality)
+
+
+def _write_sheet(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]],
+    path: str | os.PathLike[str],
+    width: int,
+    quality: int,
+) -> Path:
+    """Draw rows of (picture, caption beneath) under their columns' titles and write the sheet."""
+    tiles = [[(_tile(picture, width), caption) for picture, caption in row] for row in rows]
+    lines = [_LINE if any(caption for _, caption in row) else 0 for row in rows]
+    heights = [
+        max(tile.height for tile, _ in row) + line + _GAP for row, line in zip(tiles, lines, strict=True)
+    ]
+    sheet = Image.new("RGB", (len(titles) * (width + _GAP) + _GAP, _GAP + _LINE + sum(heights)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, (name, _, _) in enumerate(rows[0]):
-        draw.text((_GAP + number * (width + _GAP), _GAP), name, _INK, ImageFont.load_default(15))
+    columns = [_GAP + number * (width + _GAP) for number in range(len(titles))]
+    for x, title in zip(columns, titles, strict=True):
+        draw.text((x, _GAP), title, _INK, ImageFont.load_default(16))
     y = _GAP + _LINE
-    for tiles, height in zip(rows, heights, strict=True):
-        for number, (_, tile, caption) in enumerate(tiles):
-            x = _GAP + number * (width + _GAP)
+    for row, height in zip(tiles, heights, strict=True):
+        for x, (tile, caption) in zip(columns, row, strict=True):
             sheet.paste(tile, (x, y))
-            draw.text((x, y + tile.height + 4), caption, _SOFT, ImageFont.load_default(13))
+            draw.text((x, y + tile.height + 4), caption, _SOFT, ImageFont.load_default(14))
         y += height
     with atomic_write(path) as part:
         sheet.save(part, quality=quality)
