@@ -46,6 +46,8 @@ class Study:
         rungs: name to the terms beside it, with their weights, the most telling first.
         figures: metrics of the table and their headings, in %.
         views: times that the teacher answers for a training image: 2 with mirror images.
+        kept: rungs that find the teacher's answers in files, as a second student does, and pay nothing for
+            them.
         photographs: whether the data's licence lets its images be shown.
     """
 
@@ -56,6 +58,7 @@ class Study:
     rungs: Mapping[str, Mapping[str, float]]
     figures: Mapping[str, str]
     views: int = 2
+    kept: tuple[str, ...] = ()
     photographs: bool = True
 
 
@@ -167,7 +170,8 @@ def _measure(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str,
     costs: dict[str, dict[str, float]] = {}
     for name, rung in rungs.items():
         step = min(one[name] for one in seconds[1:])
-        asked = answer * study.views * rung.batches if name in taught else 0.0
+        pays = name in taught and name not in study.kept
+        asked = answer * study.views * rung.batches if pays else 0.0
         steps = max(10, round((60 * arguments.minutes - asked) / step))
         costs[name] = {"step": step, "answers": asked, "steps": steps}
         print(f"{name}: {step:.3f} s a step, {asked:.0f} s of answers, {steps} steps", flush=True)
@@ -189,7 +193,7 @@ def go(path: Path, recipe: str, changed: Mapping[str, Any]) -> Run:
 
 def name_of(rung: str, seed: int) -> str:
     """Return the folder of a run."""
-    return f"{rung.replace(' + ', '-')}-seed{seed}"
+    return f"{rung.replace(' + ', '-').replace(', ', '-')}-seed{seed}"
 
 
 def read(study: Study, folder: Path) -> dict[str, Any]:

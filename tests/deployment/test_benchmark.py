@@ -14,7 +14,7 @@ from tiny import Tiny
 
 import densedistill as dd
 from densedistill import cli
-from densedistill.deployment.benchmark import Benchmark, Row, benchmark
+from densedistill.deployment.benchmark import Benchmark, Row, _variants, benchmark
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import MemoryMeter, measure_latency, peak_rates, percentile
 from densedistill.errors import UserError
@@ -98,13 +98,24 @@ def test_the_front_is_what_nothing_beats_in_both():
     assert pareto_chart(Benchmark(rows, {}, {}, "")) is None
 
 
+def test_each_runs_where_it_can():
+    found = list(_variants(["dsnet_slim", "a.onnx", "a.xml", "sgbm"], ["torch", "openvino"], ["auto"]))
+    assert found == [
+        ("dsnet_slim", "torch", "auto"),
+        ("dsnet_slim", "openvino", "auto"),
+        ("a.onnx", "openvino", "auto"),
+        ("a.xml", "openvino", "auto"),
+        ("sgbm", None, "auto"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("networks", "options", "words"),
     [
         ([], {}, "there is no network to measure"),
         (["dsnet_slm"], {}, "did you mean 'dsnet_slim'"),
-        (["dsnet_slim"], {"runtimes": ["onnx"]}, "there is no runtime 'onnx'"),
-        (["sgbm"], {"runtimes": ["onnxruntime"]}, "sgbm is no network that could be exported"),
+        (["sgbm"], {"runtimes": ["onnx"]}, "there is no runtime 'onnx'"),
+        (["a.xml"], {"runtimes": ["torch"]}, "there is no file a.xml"),
         (["dsnet_slim"], {"runtimes": ["tensorrt"]}, "tensorrt is not installed: pip install tensorrt"),
         (["dsnet_slim"], {"size": (0, 3)}, "size and batch are positive"),
     ],

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         metavar="A,B",
-        help="torch, onnxruntime, openvino, tensorrt: each network in each (default: torch, or a file's own)",
+        help="torch, onnxruntime, openvino, tensorrt: each network in each, a file in those that read it "
+        "(default: torch, or a file's own)",
     )
     parser.add_argument(
         "--precision", default="float32", metavar="A,B", help="float32 (default), bfloat16, auto"

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..files import write_text
+from ..inference.classical import SGBM
 from ..inference.evaluate import evaluate
 from ..inference.predictor import Predictor
 from ..networks.counting import count
-from ..runtimes import Runtime
+from ..runtimes import RUNTIMES, Runtime, is_exported
+from ..runtimes.runtime import SUFFIXES
 from ..tasks import task_of
 from ..training.environment import environment
 from .check import real_images
@@ -168,7 +170,8 @@ def benchmark(
         size: (height, width), px.
         batch: samples a call.
         runtimes: of `RUNTIMES`, to run each network in; those that are no files are exported to a temporary
-            one of this size. None given: networks in torch, a file in the usual runtime of its suffix.
+            one of this size, a file runs in those that read it, and `sgbm` once, as it is. None given:
+            networks in torch, a file in the usual runtime of its suffix.
         precisions: "float32", "bfloat16" or "auto", to run each in where the runtime can choose.
         max_disparity: search range of networks given by name.
         device: where torch runs, and other runtimes where they can; None for where the network is.
@@ -186,15 +189,16 @@ def benchmark(
         raise UserError("there is no network to measure")
     if min(size) < 1 or batch < 1:
         raise UserError(f"size and batch are positive, got {size} and {batch}")
+    for one in runtimes:
+        if one not in RUNTIMES:
+            raise unknown("runtime", one, RUNTIMES)
     with tempfile.TemporaryDirectory() as folder:
         predictors: list[tuple[Row, Any, Any]] = []
-        for network in several:
-            for runtime in runtimes or (None,):
-                for precision in precisions:
-                    say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
-                    options = (runtime, precision, max_disparity, device, size, batch, folder)
-                    predict, source = resolve(network, *options)
-                    predictors.append((_row(predict, network, size, batch), predict, source))
+        for network, runtime, precision in _variants(several, runtimes, precisions):
+            say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
+            options = (runtime, precision, max_disparity, device, size, batch, folder)
+            predict, source = resolve(network, *options)
+            predictors.append((_row(predict, network, size, batch), predict, source))
         _distinct([row for row, _, _ in predictors])
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
         say("measuring latency")
@@ -222,6 +226,22 @@ def benchmark(
                     row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
     rows = [row for row, _, _ in predictors]
     return Benchmark(rows, environment(), peak, datetime.date.today().isoformat(), metric)
+
+
+def _variants(
+    networks: Sequence[Any], runtimes: Sequence[str], precisions: Sequence[str]
+) -> Iterator[tuple[Any, str | None, str]]:
+    """Yield each network with each runtime that can run it, and each precision."""
+    for network in networks:
+        if isinstance(network, SGBM) or network == SGBM.name:
+            yield network, None, precisions[0]
+            continue
+        fitting = list(runtimes)
+        if is_exported(network):  # in none of them: the first says what it wants
+            fitting = [one for one in runtimes if one in SUFFIXES[Path(network).suffix]] or fitting[:1]
+        for runtime in fitting or (None,):
+            for precision in precisions:
+                yield network, runtime, precision
 
 
 def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
