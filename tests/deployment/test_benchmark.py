@@ -109,6 +109,14 @@ def test_each_runs_where_it_can():
     ]
 
 
+def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
+    world = dd.create_dataset("world", length=1, size=[48, 80], max_disparity=32)
+    options = {"runtimes": ["onnxruntime"], "size": (32, 64), "rounds": 1, "memory": False, "data": world}
+    (row,) = benchmark(["dsnet_slim"], **options, max_disparity=64).rows
+    assert row.p50 > 0
+    assert row.accuracy["epe"] > 0
+
+
 @pytest.mark.parametrize(
     ("networks", "options", "words"),
     [

@@ -170,8 +170,8 @@ def benchmark(
         size: (height, width), px.
         batch: samples a call.
         runtimes: of `RUNTIMES`, to run each network in; those that are no files are exported to a temporary
-            one of this size, a file runs in those that read it, and `sgbm` once, as it is. None given:
-            networks in torch, a file in the usual runtime of its suffix.
+            one of this size (of any, where `data` is given), a file runs in those that read it, and `sgbm`
+            once, as it is. None given: networks in torch, a file in the usual runtime of its suffix.
         precisions: "float32", "bfloat16" or "auto", to run each in where the runtime can choose.
         max_disparity: search range of networks given by name.
         device: where torch runs, and other runtimes where they can; None for where the network is.
@@ -196,11 +196,23 @@ def benchmark(
         predictors: list[tuple[Row, Any, Any]] = []
         for network, runtime, precision in _variants(several, runtimes, precisions):
             say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
-            options = (runtime, precision, max_disparity, device, size, batch, folder)
-            predict, source = resolve(network, *options)
+            # A file for one size could not be asked for the samples of `data`.
+            shape = (size, batch) if data is None else (None, None)
+            options = (runtime, precision, max_disparity, device)
+            predict, source = resolve(network, *options, *shape, folder)
             predictors.append((_row(predict, network, size, batch), predict, source))
         _distinct([row for row, _, _ in predictors])
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
+        metric = None
+        if data is not None:  # first, since it may be refused
+            say("evaluating")
+            pairs = {row.label: predict for row, predict, _ in predictors}
+            found = evaluate(pairs, data, root=root, limit=limit, max_disparity=max_disparity)
+            metric = task_of(predictors[0][1]).metrics[0]
+            for row, _, _ in predictors:
+                values = [one for one in found.rows if one["name"] == row.label and metric in one]
+                if values:
+                    row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
         say("measuring latency")
         latencies = measure_latency(calls, rounds, warm_up, seconds)
         kind = "cuda" if any("cuda" in str(getattr(p, "device", "")) for _, p, _ in predictors) else "cpu"
@@ -214,16 +226,6 @@ def benchmark(
             if memory and source is not None and can_measure_memory():
                 say(f"memory of {row.label}")
                 row.memory = _memory(source, row)
-        metric = None
-        if data is not None:
-            say("evaluating")
-            pairs = {row.label: predict for row, predict, _ in predictors}
-            found = evaluate(pairs, data, root=root, limit=limit, max_disparity=max_disparity)
-            metric = task_of(predictors[0][1]).metrics[0]
-            for row, _, _ in predictors:
-                values = [one for one in found.rows if one["name"] == row.label and metric in one]
-                if values:
-                    row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
     rows = [row for row, _, _ in predictors]
     return Benchmark(rows, environment(), peak, datetime.date.today().isoformat(), metric)
 
