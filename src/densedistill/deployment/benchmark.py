@@ -197,9 +197,10 @@ def benchmark(
         for network, runtime, precision in _variants(several, runtimes, precisions):
             say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
             # A file for one size could not be asked for the samples of `data`.
-            shape = (size, batch) if data is None else (None, None)
-            options = (runtime, precision, max_disparity, device)
-            predict, source = resolve(network, *options, *shape, folder)
+            shape: dict[str, Any] = {"size": size, "batch": batch} if data is None else {}
+            predict, source = resolve(
+                network, runtime, precision, max_disparity, device, folder=folder, **shape
+            )
             predictors.append((_row(predict, network, size, batch), predict, source))
         _distinct([row for row, _, _ in predictors])
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
