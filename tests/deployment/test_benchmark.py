@@ -93,6 +93,7 @@ def test_the_front_is_what_nothing_beats_in_both():
         return Row(name, "torch", "float32", (8, 8), 1, p50=p50, accuracy={"epe": epe})
 
     rows = [row("slow", 3.0, 1.0), row("fast", 1.0, 2.0), row("worse", 2.0, 2.5), row("middle", 2.5, 1.5)]
+    rows.append(row("middle in another runtime", 2.6, 1.4999))
     result = Benchmark(rows, {}, {}, "", "epe")
     assert [r.name for r in result.front()] == ["fast", "middle", "slow"]
     assert pareto_chart(Benchmark(rows, {}, {}, "")) is None

@@ -177,6 +177,23 @@ def test_precision_is_what_the_network_computes_in(precision, dtype):
     assert predict.precision == precision
 
 
+def test_folded_normalisation_changes_the_time_alone():
+    net = dd.create_model("tsnnet_naive", weights="shipped")
+    held = {key: value.clone() for key, value in net.state_dict().items()}
+    cones = dd.create_dataset("middlebury2003")[0]
+    views = [cones[view][:, :96, :160] for view in ("left", "right")]
+    plain, folded = Predictor(net), Predictor(net, fold=True)
+    expected = plain(*views)["disparity"]
+    assert expected.std() > 1
+    assert torch.allclose(folded(*views)["disparity"], expected, atol=1e-3)
+    assert folded.net is net
+    assert all(torch.equal(value, held[key]) for key, value in net.state_dict().items())
+    with torch.no_grad():
+        next(net.parameters()).zero_()
+    assert not torch.allclose(plain(*views)["disparity"], expected, atol=1e-3)
+    assert torch.allclose(folded(*views)["disparity"], expected, atol=1e-3)
+
+
 def test_auto_takes_the_faster_precision_of_this_machine():
     assert Predictor(Echo(InputSpec()), precision="auto").precision in ("float32", "bfloat16")
 

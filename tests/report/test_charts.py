@@ -79,13 +79,16 @@ def test_names_at_the_ends_of_lines_do_not_overlap():
     assert all(b - a >= 13.9 for a, b in pairwise(heights))
 
 
-def test_a_name_moves_only_where_another_is_in_its_way():
+def test_a_name_moves_only_where_another_or_a_dot_is_in_its_way():
     near = [Series("a", [1.0], [10.0]), Series("b", [1.0], [10.1]), Series("c", [100.0], [10.05])]
+    near += [Series("far left of a dot", [40.0], [10.05])]
     chart = dot_chart(near, "t", "x", "y")
-    dots = [float(y) for y in re.findall(r'cy="([\d.]+)"', chart)]
-    names = [float(y) - 4 for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', chart)]
-    assert abs(names[0] - names[1]) >= 13.9
-    assert names[2] == pytest.approx(dots[2], abs=0.11)
+    dots = dict(zip("abcf", (float(y) for y in re.findall(r'cy="([\d.]+)"', chart)), strict=True))
+    found = re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"[^>]*>(.)', chart)
+    names = {name: float(y) - 4 for y, name in found}
+    assert abs(names["a"] - names["b"]) >= 13
+    assert names["c"] == pytest.approx(dots["c"], abs=0.11)
+    assert abs(names["f"] - dots["c"]) >= 11
 
 
 def test_a_chart_of_its_own_is_a_whole_svg_file_with_its_colours():

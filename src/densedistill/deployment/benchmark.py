@@ -71,8 +71,8 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The name, and the runtime where that says more."""
-        return f"{self.name} · {self.runtime} · {self.precision}"
+        """Name, runtime where there is one, and arithmetic."""
+        return " · ".join(filter(None, (self.name, self.runtime, self.precision)))
 
 
 @dataclass
@@ -126,7 +126,10 @@ class Benchmark:
         return Path(path)
 
     def front(self) -> list[Row]:
-        """Return the rows that no other row beats in both latency and the metric, fastest first."""
+        """Return the rows that no other row beats in both latency and the metric, fastest first.
+
+        A thousandth of the metric is no gain: the same network differs by less between runtimes.
+        """
         from ..metrics import metric_info
 
         if self.metric is None:
@@ -135,8 +138,9 @@ class Benchmark:
         front: list[Row] = []
         best = math.inf
         for row in sorted((r for r in self.rows if self.metric in r.accuracy), key=lambda r: r.p50):
-            if sign * row.accuracy[self.metric] < best:
-                best = sign * row.accuracy[self.metric]
+            accuracy = row.accuracy[self.metric]
+            if sign * accuracy < best - 1e-3 * abs(accuracy):
+                best = sign * accuracy
                 front.append(row)
         return front
 

@@ -59,7 +59,7 @@ def resolve(
         source = None
         if isinstance(network, (str, Path)):
             source = {"network": str(network), "max_disparity": max_disparity, "precision": precision}
-        return Predictor(made, device, precision), source
+        return Predictor(made, device, precision, fold=source is not None), source
     assert runtime is not None
     made = _make(network, max_disparity)
     if not isinstance(made, nn.Module):

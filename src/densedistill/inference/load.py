@@ -53,14 +53,14 @@ def load_predictor(
     if isinstance(network, nn.Module):
         return Predictor(network, device, precision)
     if isinstance(network, Path) or (isinstance(network, str) and _is_run(network)):
-        return Predictor(_load_run(Path(network)), device, precision)
+        return Predictor(_load_run(Path(network)), device, precision, fold=True)
     if isinstance(network, str):
         name, _, weights = network.partition("=")
         if name == SGBM.name:
             if weights:
                 raise UserError(f"sgbm has no weights; got '{network}'")
             return SGBM() if max_disparity is None else SGBM(max_disparity)
-        return Predictor(_create(name, weights or None, max_disparity), device, precision)
+        return Predictor(_create(name, weights or None, max_disparity), device, precision, fold=True)
     if callable(network):
         return network
     raise UserError(f"a network is a module, a name, 'sgbm' or a predictor, got {type(network).__name__}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown
 from ..networks.input_spec import InputSpec
-from ..networks.precision import fastest_dtype
+from ..networks.precision import fastest_dtype, fold_batch_norm
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
 from ..tasks import Task, task_of
@@ -31,6 +31,8 @@ class Predictor:
             two here.
         channels_last: lay the images out channels-last, which convolutions are faster with.
         input_spec: in place of the network's own.
+        fold: compute with a copy of the network whose batch normalisation is folded into its convolutions,
+            1.05 to 1.15 times as fast on a CPU; what is changed in `net` afterwards does not count.
 
     >>> predict = Predictor(net)                                                # doctest: +SKIP
     >>> disparity = predict(left, right)["disparity"]                           # doctest: +SKIP
@@ -43,12 +45,14 @@ class Predictor:
         precision: str = "float32",
         channels_last: bool = True,
         input_spec: InputSpec | None = None,
+        fold: bool = False,
     ):
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         if device is not None:
             net = net.to(device)
         self.net = net
+        self._computes = fold_batch_norm(net) if fold else net
         self.name: str = getattr(net, "name", type(net).__name__)
         self.task: Task = task_of(net)
         own: InputSpec = getattr(net, "input_spec", None) or InputSpec()
@@ -82,7 +86,7 @@ class Predictor:
         """Return a predictor of the same network and arithmetic that prepares images by `input_spec`."""
         other = copy.copy(self)
         if isinstance(self.net, Runtime):  # which pads by itself
-            other.net = self.net.with_input_spec(input_spec)
+            other.net = other._computes = self.net.with_input_spec(input_spec)
         else:
             other.input_spec = input_spec
         return other
@@ -109,8 +113,8 @@ class Predictor:
         prepared = [image.to(self._weights_dtype) for image in prepared]
         if self.channels_last:
             prepared = [image.contiguous(memory_format=torch.channels_last) for image in prepared]
-        with _evaluating(self.net), self._arithmetic():
-            outputs = self.net(*prepared)
+        with _evaluating(self._computes), self._arithmetic():
+            outputs = self._computes(*prepared)
         if isinstance(outputs, Tensor):
             outputs = {self.task.outputs[0]: outputs}
         return {

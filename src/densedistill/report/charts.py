@@ -111,8 +111,9 @@ def dot_chart(
     x = _Axis(*_bounds([p.xs[0] for p in points], True), _LEFT, width - right, True)
     y = _Axis(0.0, _bounds([p.ys[0] for p in points], False)[1], height - _BOTTOM, _TOP)
     body = _frame(x, y, x_label, y_label, width, height, right)
-    body += [_dot(x(p.xs[0]), y(p.ys[0]), p, f"{number(p.xs[0])}, {number(p.ys[0])}", 5.5) for p in points]
-    body += _names(points, [x(p.xs[0]) + 10 for p in points], [y(p.ys[0]) for p in points], height)
+    dots = [(x(p.xs[0]), y(p.ys[0]), p) for p in points]
+    body += _names_between(dots, height)
+    body += [_dot(a, b, p, f"{number(p.xs[0])}, {number(p.ys[0])}", 5.5) for a, b, p in dots]
     return _drawing(title, width, height, body)
 
 
@@ -175,10 +176,31 @@ def _names(series: Sequence[Series], xs: Sequence[float], ys: Sequence[float], h
     for cluster in _overlapping([(x, x + len(s.name) * _CHARACTER) for s, x in zip(series, xs, strict=True)]):
         for i, y in zip(cluster, _spread([ys[i] for i in cluster], 14, _TOP, height - _BOTTOM), strict=True):
             placed[i] = y
-    return [
-        tag("text", s.name, class_="name", x=_n(x), y=_n(y + 4), style=f"fill:var(--series-{s.colour})")
-        for s, x, y in zip(series, xs, placed, strict=True)
-    ]
+    return [_name(s, x, y) for s, x, y in zip(series, xs, placed, strict=True)]
+
+
+def _names_between(dots: Sequence[tuple[float, float, Series]], height: int) -> list[Markup]:
+    """Names right of the dots (x, y), each at the nearest height where no dot and no other name is."""
+    taken = [(x - 6.0, x + 6.0, y, 11) for x, y, _ in dots]  # left, right, middle, least distance to a name
+
+    def clear(x: float, y: float, s: Series) -> bool:
+        left, right = x + 10, x + 10 + len(s.name) * _CHARACTER
+        inside = _TOP <= y <= height - _BOTTOM
+        return inside and not any(a < right and b > left and abs(y - at) < gap for a, b, at, gap in taken)
+
+    names = []
+    for x, y, s in sorted(dots, key=lambda dot: (not clear(*dot), dot[:2])):
+        heights = (y + side * 14 * row for row in range(height // 14) for side in (-1, 1))
+        at = next((at for at in heights if clear(x, at, s)), y)
+        taken.append((x + 10, x + 10 + len(s.name) * _CHARACTER, at, 13))
+        if abs(at - y) > 20:
+            names.append(tag("line", class_="grid", x1=_n(x), y1=_n(y), x2=_n(x + 10), y2=_n(at)))
+        names.append(_name(s, x + 10, at))
+    return names
+
+
+def _name(s: Series, x: float, y: float) -> Markup:
+    return tag("text", s.name, class_="name", x=_n(x), y=_n(y + 4), style=f"fill:var(--series-{s.colour})")
 
 
 def _overlapping(spans: Sequence[tuple[float, float]]) -> list[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from ..deployment.benchmark import Benchmark, Row
 from ..files import write_text
@@ -42,7 +41,12 @@ def pareto_chart(result: Benchmark) -> Markup | None:
         return None
     front = {row.label for row in result.front()}
     points = [
-        Series(row.label, [1e3 * row.p50], [row.accuracy[result.metric]], 0 if row.label in front else 7)
+        Series(
+            row.label.removesuffix(" · float32"),
+            [1e3 * row.p50],
+            [row.accuracy[result.metric]],
+            0 if row.label in front else 7,
+        )
         for row in result.rows
         if result.metric in row.accuracy
     ]
@@ -52,21 +56,27 @@ def pareto_chart(result: Benchmark) -> Markup | None:
 
 def _table(result: Benchmark, front: list[Row]) -> Markup:
     best = {row.label for row in front}
-    headings = ["network", "runtime", "arithmetic", "p50 ms", "p90 ms", "p99 ms", "a second", "memory MB"]
-    headings += ["M parameters", "GMACs", "share of peak"] + ([result.metric] if result.metric else [])
+    words = ["network", "runtime", "arithmetic"]
+    headings = [result.metric] if result.metric else []
+    headings += ["p50 ms", "p90 ms", "p99 ms", "a second", "memory MB", "M parameters", "GMACs", "of peak, %"]
     lines = []
     for row in result.rows:
-        cells: list[Any] = [row.name, row.runtime, row.precision]
-        cells += [f"{1e3 * value:.2f}" for value in (row.p50, row.p90, row.p99)]
-        cells += [f"{row.throughput:.2f}", _number(row.memory, 2**20), _number(row.parameters, 1e6)]
-        cells += [_number(row.macs, 1e9), "" if row.peak_share is None else f"{row.peak_share:.1%}"]
-        if result.metric:
-            cells.append(_number(row.accuracy.get(result.metric), 1))
-        mark = "best" if row.label in best else None
-        lines.append(tag("tr", [tag("td", cell, class_=mark) for cell in cells]))
-    head = tag("thead", tag("tr", [tag("th", heading) for heading in headings]))
-    return tag("div", tag("table", head, tag("tbody", lines)), class_="scroll")
+        cells = [_number(row.accuracy.get(result.metric), 1, 3)] if result.metric else []
+        cells += [f"{1e3 * value:.1f}" for value in (row.p50, row.p90, row.p99)]
+        cells += [f"{row.throughput:.1f}", _number(row.memory, 2**20, 0), _number(row.parameters, 1e6, 2)]
+        cells += [_number(row.macs, 1e9, 1), _number(row.peak_share, 0.01, 0)]
+        mark = " best" if row.label in best else ""
+        name = tag("th", row.name, scope="row")
+        said = [tag("td", word, class_=mark.strip() or None) for word in (row.runtime, row.precision)]
+        numbers = [tag("td", cell or "–", class_=f"number{mark}", data_value=cell or "inf") for cell in cells]
+        lines.append(tag("tr", name, said, numbers))
+    head = [tag("th", tag("button", word), scope="col") for word in words]
+    head += [tag("th", tag("button", heading), class_="number", scope="col") for heading in headings]
+    body = tag("tbody", lines)
+    return tag(
+        "div", tag("table", tag("thead", tag("tr", head)), body, class_="results sortable"), class_="scroll"
+    )
 
 
-def _number(value: float | None, unit: float) -> str:
-    return "" if value is None else f"{value / unit:.3f}"
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"
