@@ -26,9 +26,9 @@ import torch
 
 from densedistill.data.loader import make_loader, open_mixture
 from densedistill.data.sample import collate
+from densedistill.environment import environment
 from densedistill.networks.precision import channels_last, fastest_dtype
 from densedistill.recipes import load_recipe
-from densedistill.training.environment import environment
 from densedistill.training.train import make_objective
 
 SHIPPED = {"world": None, "middlebury2014": None}  # what needs no root

@@ -50,6 +50,22 @@ print("done")
     assert done.stdout.strip() == "done", done.stderr
 
 
+@pytest.mark.parametrize(
+    "module", ["verbs", "cli.predict", "deployment.benchmark", "labelling", "distillation"]
+)
+def test_what_answers_at_once_imports_nothing_that_takes_seconds(module):
+    slow = ["torchmetrics", "torchvision", "lightning", "timm", "scipy", "sympy"]
+    code = f"""
+import importlib, sys
+importlib.import_module("densedistill.{module}")
+import densedistill as dd
+dd.Predictor, dd.create_dataset("middlebury2003"), dd.create_model("dsnet_slim", weights="shipped")
+print([m for m in {slow} if m in sys.modules])
+"""
+    done = in_a_fresh_process(code)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_listing_recipes_imports_no_torch():
     done = in_a_fresh_process(
         "import sys, densedistill as dd; dd.load_recipe('demo/distilled'); print('torch' in sys.modules)"

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .recipes import Recipe, Stages, Teacher
-from .training import Run, train
-from .training.run import is_first_process
 
 if TYPE_CHECKING:
     from .labelling import Labelling, Settings
     from .report.pictures import Scene
+    from .training import Run
 
 
 def distill(
@@ -43,6 +42,9 @@ def distill(
         UserError: the recipe, its data or weights have a fault, or the loss is no number any more.
         Interrupted: Ctrl-C; everything up to then is in the checkpoint.
     """
+    from .training import train
+    from .training.run import is_first_process
+
     run = train(recipe, run=run_dir, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
     if is_first_process():
         from .report.scenes import scenes_of

@@ -12,7 +12,8 @@ import densedistill as dd
 from densedistill.cli import evaluate as verb
 from densedistill.data import formats
 from densedistill.errors import UserError
-from densedistill.inference import SGBM, Evaluation, evaluate
+from densedistill.inference import SGBM
+from densedistill.inference.evaluate import Evaluation, evaluate
 from densedistill.inference.evaluation import table_of
 from densedistill.networks import InputSpec
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 
-from densedistill.inference import evaluate
+from densedistill.inference.evaluate import evaluate
 from densedistill.metrics import D1, EPE, RMS, Bad
 
 

@@ -11,7 +11,8 @@ import densedistill as dd
 from densedistill.data.augment import build_augmentation
 from densedistill.data.sample import collate
 from densedistill.errors import UserError
-from densedistill.inference import Predictor, evaluate
+from densedistill.inference import Predictor
+from densedistill.inference.evaluate import evaluate
 from densedistill.inference.protocols import Protocol, get_protocol
 from densedistill.inference.protocols.procedures import flip_average, median_scaling, scale_and_shift
 from densedistill.metrics import metric_info

@@ -10,7 +10,7 @@ import torch
 
 import densedistill as dd
 from densedistill.data import formats
-from densedistill.inference import evaluate
+from densedistill.inference.evaluate import evaluate
 from densedistill.inference.predict import predict
 from densedistill.metrics import metric_info
 from densedistill.report import write_report

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, Any]:
     """Return versions, processor, measured speed, GPUs and extras as plain values."""
+    from ..environment import environment
     from ..networks.precision import fastest_dtype
-    from ..training.environment import environment
 
     found = environment()
     found["convolution"] = convolution_rates()

@@ -19,16 +19,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..environment import environment
 from ..errors import UserError, unknown
 from ..files import write_text
 from ..inference.classical import SGBM
-from ..inference.evaluate import evaluate
 from ..inference.predictor import Predictor
 from ..networks.counting import count
 from ..runtimes import RUNTIMES, Runtime, is_exported
 from ..runtimes.runtime import SUFFIXES
 from ..tasks import task_of
-from ..training.environment import environment
 from .check import real_images
 from .measure import can_measure_memory, measure_latency, peak_rates
 from .resolve import resolve
@@ -210,6 +209,8 @@ def benchmark(
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
         metric = None
         if data is not None:  # first, since it may be refused
+            from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
+
             say("evaluating")
             pairs = {row.label: predict for row, predict, _ in predictors}
             found = evaluate(pairs, data, root=root, limit=limit, max_disparity=max_disparity)

@@ -9,13 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..inference.evaluate import Evaluation, evaluate
 from ..inference.inputs import inputs_from
 from ..inference.predictor import Predictor
 from ..runtimes import Runtime, load_runtime
@@ -23,6 +22,9 @@ from ..tasks import task_of
 from .check import Difference, measure_difference
 from .export import check_format, finish, make_artifact
 from .formats import FORMATS, OnnxArtifact, OpenvinoArtifact
+
+if TYPE_CHECKING:
+    from ..inference.evaluate import Evaluation
 
 SAMPLES = 300  # of NNCF's own default
 COMPARED = 4  # calibration samples on which the result is compared with torch
@@ -113,6 +115,8 @@ def quantise(
     difference = finish(artifact, card, path, measure, limit, say)
     figures = None
     if data is not None:
+        from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
+
         say("evaluating before and after")
         pair = {"float32, torch": Predictor(network), f"int8, {path.name}": load_runtime(path)}
         figures = evaluate(pair, data, **evaluating)

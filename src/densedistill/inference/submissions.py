@@ -297,7 +297,7 @@ def _problem(kind: str, path: Path, size: tuple[int, int]) -> str:
     if kind == "flow" and not values[..., 2].all():
         return "does not give every pixel"
     if kind == "labelids":
-        from ..data.datasets.cityscapes import LABEL_IDS  # torchvision, which no other benchmark needs
+        from ..data.datasets.cityscapes import LABEL_IDS
 
         wrong = np.setdiff1d(values, list(LABEL_IDS.values()))
         if wrong.size:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown
 from ..networks.input_spec import InputSpec, Placement
+from ..networks.layers.boxes import Decoding
 from ..networks.restore import restore_output
 from ..tasks import get_task
 from .card import Card, read_card
@@ -228,8 +229,6 @@ def _module(runtime: str) -> Any:
 def _decoding(card: Card) -> Any:
     if not card.decoding:
         return None
-    from ..networks.layers.boxes import Decoding  # torchvision's operators, which no other task needs
-
     return Decoding(**{**card.decoding, "strides": tuple(card.decoding["strides"])})
 
 

@@ -78,7 +78,7 @@ class Run:
     def create(self, recipe: Recipe | Stages) -> Run:
         """Make the directory with `recipe.yaml` and `environment.json`; UserError when it holds another
         run."""
-        from .environment import environment
+        from ..environment import environment
 
         if (self.path / "recipe.yaml").exists():
             raise UserError(

@@ -1,7 +1,7 @@
 """Cityscapes: street scenes of 50 cities, 19 classes.
 
 M. Cordts et al., The Cityscapes dataset for semantic urban scene understanding, CVPR 2016,
-https://www.cityscapes-dataset.com. File lists and the table of classes are torchvision's.
+https://www.cityscapes-dataset.com.
 """
 
 from __future__ import annotations
@@ -13,17 +13,36 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision.datasets import Cityscapes as TorchvisionCityscapes
 
 from ...errors import UserError
 from . import DATASETS
 from ._base import Frame
 from ._labelled import ClassMaps, lookup, read_indices
 
-TABLE = TorchvisionCityscapes.classes
-# From stored label ids to train ids, and back for submissions: 19 classes, all else void.
-TRAIN_IDS = {c.id: c.train_id for c in TABLE if c.id >= 0 and not c.ignore_in_eval and 0 <= c.train_id < 19}
-LABEL_IDS = {train: stored for stored, train in TRAIN_IDS.items()}
+# Stored label id, name and colour of the 19 classes, by train id; all else is void.
+_CLASSES = (
+    (7, "road", (128, 64, 128)),
+    (8, "sidewalk", (244, 35, 232)),
+    (11, "building", (70, 70, 70)),
+    (12, "wall", (102, 102, 156)),
+    (13, "fence", (190, 153, 153)),
+    (17, "pole", (153, 153, 153)),
+    (19, "traffic light", (250, 170, 30)),
+    (20, "traffic sign", (220, 220, 0)),
+    (21, "vegetation", (107, 142, 35)),
+    (22, "terrain", (152, 251, 152)),
+    (23, "sky", (70, 130, 180)),
+    (24, "person", (220, 20, 60)),
+    (25, "rider", (255, 0, 0)),
+    (26, "car", (0, 0, 142)),
+    (27, "truck", (0, 0, 70)),
+    (28, "bus", (0, 60, 100)),
+    (31, "train", (0, 80, 100)),
+    (32, "motorcycle", (0, 0, 230)),
+    (33, "bicycle", (119, 11, 32)),
+)
+LABEL_IDS = {train: stored for train, (stored, _, _) in enumerate(_CLASSES)}
+TRAIN_IDS = {stored: train for train, stored in LABEL_IDS.items()}
 
 
 @DATASETS.register("cityscapes")
@@ -42,12 +61,8 @@ class Cityscapes(ClassMaps):
     splits = ("train", "val", "test", "train_extra")
     counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
     unlabelled: ClassVar[tuple[str, ...]] = ("test",)
-    classes: Sequence[str] = tuple(
-        c.name for c in sorted((c for c in TABLE if c.id in TRAIN_IDS), key=lambda c: c.train_id)
-    )
-    colours: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(
-        c.color for c in sorted((c for c in TABLE if c.id in TRAIN_IDS), key=lambda c: c.train_id)
-    )
+    classes: Sequence[str] = tuple(name for _, name, _ in _CLASSES)
+    colours: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(colour for _, _, colour in _CLASSES)
 
     def __init__(
         self,

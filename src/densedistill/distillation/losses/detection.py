@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from ...errors import UserError
 from ...networks.layers.boxes import locations
@@ -69,6 +68,8 @@ def fcos_parts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses of class, distances and centerness; `classes` are of the boxes, the rest as in
     `fcos`."""
+    from torchvision.ops import sigmoid_focal_loss  # takes seconds, which no other task needs
+
     sizes = level_sizes(size)
     if predictions.shape[1] != sum(h * w for h, w in sizes):
         raise UserError(

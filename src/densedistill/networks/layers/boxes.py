@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 CANDIDATES = 1000  # of each level, before overlaps are dropped
 
@@ -64,6 +63,8 @@ class Decoding:
         Returns:
             `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N), best first, padded with 0, 0 and -1.
         """
+        from torchvision.ops import batched_nms  # takes seconds, which no other task needs
+
         sizes = self.sizes(image)
         counts = [height * width for height, width in sizes]
         logits, distances, centerness = (raw[key] for key in ("class_logits", "distances", "centerness"))

@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from ..machine import cpu_flags, cpu_model
+from .machine import cpu_flags, cpu_model
 
 
 def environment() -> dict[str, Any]:
