@@ -209,7 +209,7 @@ def test_generalisation_takes_the_data_sets_it_is_given(constant, tmp_path):
         ({"data": [sample(1, name="S7", valid=0)]}, "sample 'S7' has not one valid pixel"),
         (
             {"data": [{"left": torch.zeros(3, 4, 4), "meta": {"name": "S8"}}]},
-            "sample 'S8' has no ground truth",
+            "sample 'S8' has no 'disparity' to evaluate stereo on; it holds left",
         ),
         (
             {"data": None, "protocol": "generalisation"},

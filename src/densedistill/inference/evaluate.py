@@ -344,7 +344,10 @@ def _require(sample: Mapping[str, Any], task: Task, data: str, name: str) -> Non
     """Refuse a sample without an input or without ground truth of `task`."""
     target = task.targets[task.outputs[0]]
     if target not in sample:
-        raise UserError(f"{data}: sample '{name}' has no ground truth to evaluate on")
+        held = ", ".join(key for key in sample if key != "meta")
+        raise UserError(
+            f"{data}: sample '{name}' has no '{target}' to evaluate {task.name} on; it holds {held}"
+        )
     for key in task.inputs:
         if key not in sample:
             raise UserError(f"{data}: sample '{name}' has no '{key}', which task {task.name} needs")
