@@ -8,7 +8,9 @@ from torch import nn
 
 from densedistill.deployment.check import measure_difference, real_images
 from densedistill.deployment.export import export
+from densedistill.inference.predictor import Predictor
 from densedistill.networks.dwarf import DWARF
+from densedistill.networks.precision import fold_batch_norm
 from densedistill.networks.registry import MODELS, create_model, list_models, task_of
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
@@ -48,6 +50,28 @@ def settled(name):
     with torch.no_grad():
         network.train()(*network.input_spec.prepare(*images)[0])
     return network.eval()
+
+
+def results_within(network, images):
+    """Return what comes out of every module that holds a normalisation."""
+    norms = nn.BatchNorm2d | nn.BatchNorm3d | nn.Identity
+    found = {}
+    for path, module in network.named_modules():
+        if any(isinstance(child, norms) for child in module.children()):
+            module.register_forward_hook(lambda _, given, out, path=path: found.setdefault(path, out))
+    Predictor(network)(*images)
+    return found
+
+
+@pytest.mark.parametrize("name", one_of_each_architecture())
+def test_folding_changes_no_result_within_a_network(name):
+    network = settled(name)
+    images = real_images(get_task(task_of(name)), (128, 192))
+    plain, folded = (results_within(variant, images) for variant in (network, fold_batch_norm(network)))
+    assert plain.keys() == folded.keys()
+    for path in {path for path, result in plain.items() if isinstance(result, torch.Tensor)}:
+        rounding = 1e-3 * plain[path].abs().max().item() + 1e-6
+        torch.testing.assert_close(folded[path], plain[path], atol=rounding, rtol=0, msg=path)
 
 
 @pytest.mark.full

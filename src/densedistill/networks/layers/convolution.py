@@ -89,7 +89,7 @@ class TransposedConv3d(nn.ConvTranspose3d):
         # Each half also needs the next row, and its last two rows of output are the next half's.
         padded = F.pad(_channels_last(volume), (0, 0, 0, 0, 0, 0, 0, 1))
         halves = _channels_first(torch.cat((padded[:, : depth // 2 + 1], padded[:, depth // 2 :])))
-        doubled = F.conv_transpose3d(halves, self.weight, None, 2, 1, 1)
+        doubled = F.conv_transpose3d(halves, self.weight, self.bias, 2, 1, 1)
         return _joined(doubled[:, :, :depth])
 
 
