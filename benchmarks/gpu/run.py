@@ -4,7 +4,7 @@
     python benchmarks/gpu/run.py --smoke    # tiny sizes, on any machine: seconds
 
 Training: one distillation step (ACVNet small to DSNet, 256x512, batch 4, bfloat16) eager and compiled.
-Inference: DSNet, TSNnet Naive where it is registered, and others by `--networks`, at 384x1248: eager,
+Inference: DSNet, TSNnet Naive where it is registered, and others by `--networks`, at 384x1248, batch normalisation folded: eager,
 compiled, with CUDA graphs (`max-autotune` is left out: it takes minutes a network), float32 and bfloat16, and
 through onnxruntime and TensorRT where these are installed.
 The fused regression as Triton kernels against torch's plain formulation, forward and with gradient.
@@ -40,7 +40,7 @@ from densedistill.distillation.objective import Objective
 from densedistill.environment import environment
 from densedistill.networks import create_model, list_models
 from densedistill.networks.layers.regression import regress_disparity, regress_disparity_reference
-from densedistill.networks.precision import channels_last
+from densedistill.networks.precision import channels_last, fold_batch_norm
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
 
@@ -132,7 +132,7 @@ def _torch_call(
 ) -> Callable[[], Callable[[], Any]]:
     def make() -> Callable[[], Any]:
         torch._dynamo.reset()
-        network = channels_last(_network(name, options).to(options.device))
+        network = channels_last(fold_batch_norm(_network(name, options)).to(options.device))
         images = real_images(get_task(network.task), options.size)
         images, _ = network.input_spec.prepare(*(image.to(options.device) for image in images))
         images = [image.contiguous(memory_format=torch.channels_last) for image in images]
