@@ -4,9 +4,9 @@
     python benchmarks/gpu/run.py --smoke    # tiny sizes, on any machine: seconds
 
 Training: one distillation step (ACVNet small to DSNet, 256x512, batch 4, bfloat16) eager and compiled.
-Inference: DSNet, TSNnet Naive where it is registered, and others by `--networks`, at 384x1248, batch normalisation folded: eager,
-compiled, with CUDA graphs (`max-autotune` is left out: it takes minutes a network), float32 and bfloat16, and
-through onnxruntime and TensorRT where these are installed.
+Inference: DSNet, TSNnet Naive where it is registered, and others by `--networks`, at 384x1248, batch
+normalisation folded: eager, compiled, with CUDA graphs (`max-autotune` is left out: it takes minutes a
+network), float32 and bfloat16, and through onnxruntime and TensorRT where these are installed.
 The fused regression as Triton kernels against torch's plain formulation, forward and with gradient.
 
 Each part that fails says so in the table and does not stop the others. Writes a table to the screen and all
