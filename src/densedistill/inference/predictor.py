@@ -49,10 +49,11 @@ class Predictor:
     ):
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
+        computes = fold_batch_norm(net) if fold else net  # in float64, which not every device has
         if device is not None:
-            net = net.to(device)
+            net, computes = net.to(device), computes.to(device)
         self.net = net
-        self._computes = fold_batch_norm(net) if fold else net
+        self._computes = computes
         self.name: str = getattr(net, "name", type(net).__name__)
         self.task: Task = task_of(net)
         own: InputSpec = getattr(net, "input_spec", None) or InputSpec()

@@ -62,8 +62,8 @@ def _table(result: Benchmark, front: list[Row]) -> Markup:
     lines = []
     for row in result.rows:
         cells = [_number(row.accuracy.get(result.metric), 1, 3)] if result.metric else []
-        cells += [f"{1e3 * value:.1f}" for value in (row.p50, row.p90, row.p99)]
-        cells += [f"{row.throughput:.1f}", _number(row.memory, 2**20, 0), _number(row.parameters, 1e6, 2)]
+        cells += [f"{1e3 * value:.4g}" for value in (row.p50, row.p90, row.p99)]
+        cells += [f"{row.throughput:.3g}", _number(row.memory, 2**20, 0), _number(row.parameters, 1e6, 2)]
         cells += [_number(row.macs, 1e9, 1), _number(row.peak_share, 0.01, 0)]
         mark = " best" if row.label in best else ""
         name = tag("th", row.name, scope="row")
