@@ -167,13 +167,17 @@ def _clean(s: Series, log_x: bool = False, log_y: bool = False) -> Series:
 
 
 def _label_width(series: Sequence[Series]) -> float:
-    return 14 + max(len(s.name) for s in series) * _CHARACTER
+    return 14 + max(_width(s) for s in series)
+
+
+def _width(s: Series) -> float:
+    return len(s.name) * _CHARACTER
 
 
 def _names(series: Sequence[Series], xs: Sequence[float], ys: Sequence[float], height: int) -> list[Markup]:
     """Names right of the points (`xs`, `ys`), moved apart vertically where they would overlap."""
     placed = list(ys)
-    for cluster in _overlapping([(x, x + len(s.name) * _CHARACTER) for s, x in zip(series, xs, strict=True)]):
+    for cluster in _overlapping([(x, x + _width(s)) for s, x in zip(series, xs, strict=True)]):
         for i, y in zip(cluster, _spread([ys[i] for i in cluster], 14, _TOP, height - _BOTTOM), strict=True):
             placed[i] = y
     return [_name(s, x, y) for s, x, y in zip(series, xs, placed, strict=True)]
@@ -184,7 +188,7 @@ def _names_between(dots: Sequence[tuple[float, float, Series]], height: int) -> 
     taken = [(x - 6.0, x + 6.0, y, 11) for x, y, _ in dots]  # left, right, middle, least distance to a name
 
     def clear(x: float, y: float, s: Series) -> bool:
-        left, right = x + 10, x + 10 + len(s.name) * _CHARACTER
+        left, right = x + 10, x + 10 + _width(s)
         inside = _TOP <= y <= height - _BOTTOM
         return inside and not any(a < right and b > left and abs(y - at) < gap for a, b, at, gap in taken)
 
@@ -192,7 +196,7 @@ def _names_between(dots: Sequence[tuple[float, float, Series]], height: int) -> 
     for x, y, s in sorted(dots, key=lambda dot: (not clear(*dot), dot[:2])):
         heights = (y + side * 14 * row for row in range(height // 14) for side in (-1, 1))
         at = next((at for at in heights if clear(x, at, s)), y)
-        taken.append((x + 10, x + 10 + len(s.name) * _CHARACTER, at, 13))
+        taken.append((x + 10, x + 10 + _width(s), at, 13))
         if abs(at - y) > 20:
             names.append(tag("line", class_="grid", x1=_n(x), y1=_n(y), x2=_n(x + 10), y2=_n(at)))
         names.append(_name(s, x + 10, at))
