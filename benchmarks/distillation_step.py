@@ -8,8 +8,8 @@
 Both sides have the same networks, weights, inputs and objective (that of the system's recipe). The plain
 side, `formulations/`, is float32, contiguous, and does as the published code does. Each variant runs in a
 process of its own, rounds alternate, and the best time counts; peak memory is the process's, less what it
-held before the first step. The time of the convolutions alone, in the formats that our side uses, is the
-limit.
+held before the first step, and that of its tensors, which no allocator adds to. The time of the convolutions
+alone, in the formats that our side uses, is the limit.
 
 Writes a table to the screen and all figures to --output.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import resource
@@ -31,12 +32,14 @@ from typing import Any
 import torch
 from formulations import NAMES, get_system
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
 
 from densedistill.distillation.objective import Objective
 from densedistill.inference.predictor import Predictor
 from densedistill.machine import cpu_model
 from densedistill.networks.precision import channels_last, fastest_dtype, trains_channels_last
 from densedistill.tasks import task_of
+from densedistill.training.recompute import recomputed_activations
 
 # What is changed, one at a time, for the scaling curves, and around what.
 SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {
@@ -44,6 +47,7 @@ SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {
     ("max_disparity",): [(64,), (128,), (192,), (256,)],
     ("batch",): [(1,), (2,), (4,)],
 }
+SCALED = ("inference", "memory", "tensors")
 AROUND = {"height": 128, "width": 256}
 FLAGS = ("system", "height", "width", "max_disparity", "batch", "precision", "threads", "repeats")
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -81,11 +85,11 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
             own.steps.fill_(2)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 1e-4)
     dtype = _dtype(options)
-    predict = Predictor(student, precision=str(dtype).removeprefix("torch."))
+    predict = Predictor(student, precision=str(dtype).removeprefix("torch."), fold=True)
     task = task_of(student)
 
     def loss() -> Tensor:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), recomputed_activations():
             return objective(batch)[0]
 
     return (
@@ -135,10 +139,19 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     before = _resident()
     figures: dict[str, Any] = {"step": seconds(step, options.repeats)}
     figures["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    figures["tensors"] = peak_of_tensors(step)
     student.eval()
     with torch.inference_mode():
         figures["inference"] = seconds(infer, options.repeats + 1)
     return figures
+
+
+def peak_of_tensors(step: Callable[[], Any]) -> int:
+    """Return the most bytes that tensors made in a step hold at once."""
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
 
 
 def check(options: argparse.Namespace) -> dict[str, float]:
@@ -229,6 +242,7 @@ def main() -> None:
         "ratios": {
             "step": figures["plain"]["step"]["wall"] / figures["ours"]["step"]["wall"],
             "memory": figures["plain"]["memory"] / figures["ours"]["memory"],
+            "tensors": figures["plain"]["tensors"] / figures["ours"]["tensors"],
             "inference": figures["plain"]["inference"]["wall"] / figures["ours"]["inference"]["wall"],
         },
     }
@@ -244,7 +258,7 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure both sides over `SCALING`, print the curves, and return their points; disparity and batch at
     the size of `AROUND`, one round and one repeat each."""
     points, measured = [], {}
-    headings = ("step: plain", "ours", "ratio", "inference", "ratio", "memory")
+    headings = ("step: plain", "ours", "ratio", "inference", "ratio", "memory", "tensors")
     print("\n" + " " * 24 + "".join(f"{heading:>14}" for heading in headings))
     searches = hasattr(get_system(options.system).networks(options)[0], "max_disparity")
     for names, values in SCALING.items():
@@ -257,12 +271,12 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
             figures = measured[point]
             plain, ours = figures["plain"], figures["ours"]
             ratios = {key: plain[key]["wall"] / ours[key]["wall"] for key in ("step", "inference")}
-            ratios["memory"] = plain["memory"] / ours["memory"]
+            ratios |= {key: plain[key] / ours[key] for key in ("memory", "tensors")}
             points.append({**AROUND, **changed, "figures": figures, "ratios": ratios})
             label = f"{' x '.join(names)} {'x'.join(map(str, value))}"
             step, inference = (ours[key]["wall"] for key in ("step", "inference"))
             cells = [f"{plain['step']['wall']:.2f} s", f"{step:.2f} s", f"{ratios['step']:.1f}x"]
-            cells += [f"{inference:.3f} s", f"{ratios['inference']:.1f}x", f"{ratios['memory']:.1f}x"]
+            cells += [f"{inference:.3f} s", *(f"{ratios[key]:.1f}x" for key in SCALED)]
             print(f"{label:24}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
     return points
 
@@ -308,7 +322,7 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "step": min((run["step"] for run in runs), key=lambda x: x["wall"]),
         "inference": min((run["inference"] for run in runs), key=lambda x: x["wall"]),
-        "memory": max(run["memory"] for run in runs),
+        **{key: max(run[key] for run in runs) for key in ("memory", "tensors")},
     }
 
 
@@ -338,8 +352,9 @@ def report(result: dict[str, Any]) -> None:
             f"{key:12}{figures['plain'][key]['wall']:10.3f} s{ours:10.3f} s{ratios[key]:7.2f}x"
             f"{alone:20.3f} s{alone / ours:15.0%}"
         )
-    memory = [figures[name]["memory"] / 2**20 for name in SIDES]
-    print(f"{'peak memory':12}{memory[0]:9.0f} MB{memory[1]:9.0f} MB{ratios['memory']:7.2f}x")
+    for key in ("memory", "tensors"):
+        plain, ours = (figures[name][key] / 1e6 for name in SIDES)
+        print(f"{f'peak {key}':12}{plain:9.0f} MB{ours:9.0f} MB{ratios[key]:7.2f}x")
 
 
 if __name__ == "__main__":

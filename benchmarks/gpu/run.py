@@ -3,7 +3,8 @@
     python benchmarks/gpu/run.py            # 384x1248, on CUDA
     python benchmarks/gpu/run.py --smoke    # tiny sizes, on any machine: seconds
 
-Training: one distillation step (ACVNet small to DSNet, 256x512, batch 4, bfloat16) eager and compiled.
+Training: one distillation step (ACVNet small to DSNet, 256x512, batch 4) eager, without and with recomputed
+activations, and compiled, in float32 and bfloat16.
 Inference: DSNet, TSNnet Naive where it is registered, and others by `--networks`, at 384x1248, batch
 normalisation folded: eager, compiled, with CUDA graphs (`max-autotune` is left out: it takes minutes a
 network), float32 and bfloat16, and through onnxruntime and TensorRT where these are installed.
@@ -43,6 +44,7 @@ from densedistill.networks.layers.regression import regress_disparity, regress_d
 from densedistill.networks.precision import channels_last, fold_batch_norm
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
+from densedistill.training.recompute import recomputed_activations
 
 NETWORKS = ("dsnet_bb21_ed2_n16", "dsnet_slim", "tsnnet_naive")
 BUDGET = 540  # s
@@ -75,11 +77,12 @@ class Log:
                 row["note"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
         self.rows.append(row)
         text = row.get("note") or f"p50 {1e3 * row['p50']:9.2f} ms   p99 {1e3 * row['p99']:9.2f} ms"
+        text += f"   {row['memory'] / 1e6:6.0f} MB" if "memory" in row else ""
         print(f"{part:10} {what:24} {how:34} {text}", flush=True)
 
 
 def training(log: Log, options: argparse.Namespace) -> None:
-    """Time a distillation step, eager and compiled."""
+    """Time a distillation step: eager, with recomputed activations, compiled."""
     sizes = argparse.Namespace(
         height=options.crop[0],
         width=options.crop[1],
@@ -90,20 +93,21 @@ def training(log: Log, options: argparse.Namespace) -> None:
         k: v.to(options.device) if isinstance(v, torch.Tensor) else v for k, v in stereo_batch(sizes).items()
     }
     what = f"{options.crop[0]}x{options.crop[1]} batch {options.batch}"
-    for compiled in (False, True):
+    for how in ("eager", "recomputed", "compiled"):
         for dtype in (torch.float32, torch.bfloat16):
 
-            def make(compiled: bool = compiled, dtype: torch.dtype = dtype) -> Callable[[], Any]:
+            def make(how: str = how, dtype: torch.dtype = dtype) -> Callable[[], Any]:
                 pair = dsnet.networks(sizes)
                 student, teacher = (channels_last(network.to(options.device)) for network in pair)
                 objective = Objective(dsnet.TERMS, student, {"teacher": teacher})
-                if compiled:
+                if how == "compiled":
                     student.compile(backend=options.backend)
                 optimizer = torch.optim.Adam(student.parameters(), 1e-4)
 
                 def step() -> None:
                     optimizer.zero_grad(set_to_none=True)
-                    with torch.autocast(options.device, dtype, enabled=dtype is torch.bfloat16):
+                    autocast = torch.autocast(options.device, dtype, enabled=dtype is torch.bfloat16)
+                    with autocast, recomputed_activations(how == "recomputed"):
                         loss = objective(batch)[0]
                     loss.backward()
                     optimizer.step()
@@ -111,7 +115,7 @@ def training(log: Log, options: argparse.Namespace) -> None:
                 return step
 
             name = str(dtype).removeprefix("torch.")
-            log.add("training", what, f"{'compiled' if compiled else 'eager'}, {name}", make, rounds=15)
+            log.add("training", what, f"{how}, {name}", make, rounds=15)
 
 
 def inference(log: Log, options: argparse.Namespace) -> None:

@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from architectures import one_of_each_architecture, small
 from torch import nn
 
 from densedistill.deployment.check import measure_difference, real_images
 from densedistill.deployment.export import export
 from densedistill.inference.predictor import Predictor
-from densedistill.networks.dwarf import DWARF
 from densedistill.networks.precision import fold_batch_norm
-from densedistill.networks.registry import MODELS, create_model, list_models, task_of
+from densedistill.networks.registry import task_of
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
 
 # Nodes of the graph for any size; the published TSNnet Naive exports to 9,199.
 NODES = 1000
-
-SMALL = ("slim", "naive", "mobilenetv2", "r18", "resnet18", "small")
-
-
-def one_of_each_architecture():
-    """Return a network from each file in `networks`, one with a small size in its name first."""
-    found = {}
-    for name in sorted(list_models(), key=lambda name: not any(word in name for word in SMALL)):
-        found.setdefault(MODELS[name].__module__, name)
-    return sorted(found.values())
-
-
-def small(name):
-    """Return the network, or a smaller one of its class where tracing takes minutes."""
-    if name == "dwarf_slim":
-        network = DWARF((8, 16, 24), (16,), (8,), (8, 8), clean=True)
-        network.task = "sceneflow"
-        return network
-    return create_model(name, **({"max_disparity": 64} if task_of(name) == "stereo" else {}))
 
 
 def settled(name):

@@ -17,6 +17,7 @@ from ..recipes import Recipe
 from .checkpoint import Counters
 from .ema import WeightAverage
 from .optimizer import build_optimizer
+from .recompute import recomputed_activations
 from .run import Run
 from .schedule import Course
 
@@ -141,7 +142,10 @@ class TrainingModule(L.LightningModule):
         if not self._batch:
             refuse_out_of_range(batch, getattr(self.student, "max_disparity", None))
         self._batch = batch
-        total, self.parts = self.objective(batch, epoch=self.step // self.course.steps_per_epoch)
+        config = self.recipe.trainer
+        # A compiler decides itself what is kept.
+        with recomputed_activations(config.recompute and not config.compile):
+            total, self.parts = self.objective(batch, epoch=self.step // self.course.steps_per_epoch)
         self.parts = {"total": total.detach(), **{k: v.detach() for k, v in self.parts.items()}}
         if not torch.isfinite(total):
             culprits = [k for k, v in self.parts.items() if k != "total" and not torch.isfinite(v)]

@@ -131,6 +131,14 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
         run = module.run
         there = "go on from the last checkpoint with" if run.last.is_file() else "begin again with"
         raise Interrupted(f"stopped at once; {there}: --resume {run.path}") from None
+    except RuntimeError as error:  # torch.OutOfMemoryError, of a GPU, is one, too
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        config = module.recipe.trainer
+        ways = [f"trainer.accumulate: {2 * config.accumulate}, the same batch in more parts", "smaller crops"]
+        if not config.recompute:
+            ways.insert(0, "trainer.recompute: true")
+        raise UserError(f"step {module.step}: memory is full; what helps: {'; '.join(ways)}") from None
 
 
 def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tuple[TrainingModule, Any]:

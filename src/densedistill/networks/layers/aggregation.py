@@ -70,17 +70,18 @@ class Aggregation(nn.Module):
 
     def forward(self, volume: Tensor, all_heads: bool) -> list[Tensor]:
         """Return the logits (B, 1, D, H, W) of all heads, or of the last, for `volume` (B, V, D, H, W)."""
-        reduced = self.reduce(volume)
-        states = [self.residual(reduced)]
-        for encoder in self.encoders:
-            states.append(encoder(states[-1]))
-        if not all_heads:
-            return [self.heads[-1](states[-1])]
-        for adapter, state in zip(self.adapters, states, strict=False):
-            adapter(state)
-        if self.head0_reads_reduced:
-            states[0] = reduced
-        return [head(state) for head, state in zip(self.heads, states[self.first_head :], strict=True)]
+        state = reduced = self.reduce(volume)
+        logits = []
+        for i, step in enumerate((self.residual, *self.encoders)):
+            state = step(state)
+            if not all_heads:
+                continue
+            if self.adapters:
+                self.adapters[i](state)
+            if i >= self.first_head:  # at once, so that in training no state is held longer than needed
+                reads_reduced = i == 0 and self.head0_reads_reduced
+                logits.append(self.heads[i - self.first_head](reduced if reads_reduced else state))
+        return logits if all_heads else [self.heads[-1](state)]
 
 
 class AttentionBranch(nn.Module):
