@@ -35,11 +35,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
 from densedistill.distillation.objective import Objective
+from densedistill.distillation.recompute import recomputed_activations
 from densedistill.inference.predictor import Predictor
 from densedistill.machine import cpu_model
 from densedistill.networks.precision import channels_last, fastest_dtype, trains_channels_last
 from densedistill.tasks import task_of
-from densedistill.training.recompute import recomputed_activations
 
 # What is changed, one at a time, for the scaling curves, and around what.
 SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {

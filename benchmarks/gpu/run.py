@@ -38,13 +38,13 @@ from densedistill.deployment.check import real_images
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import measure_latency, peak_rates
 from densedistill.distillation.objective import Objective
+from densedistill.distillation.recompute import recomputed_activations
 from densedistill.environment import environment
 from densedistill.networks import create_model, list_models
 from densedistill.networks.layers.regression import regress_disparity, regress_disparity_reference
 from densedistill.networks.precision import channels_last, fold_batch_norm
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
-from densedistill.training.recompute import recomputed_activations
 
 NETWORKS = ("dsnet_bb21_ed2_n16", "dsnet_slim", "tsnnet_naive")
 BUDGET = 540  # s

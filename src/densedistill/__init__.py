@@ -23,6 +23,7 @@ _PUBLIC = {
     "Taps": "distillation.taps",
     "Objective": "distillation.objective",
     "create_teacher": "distillation.teachers",
+    "recomputed_activations": "distillation.recompute",
     "create_dataset": "data.datasets",
     "list_datasets": "data.datasets",
     "list_recipes": "recipes",

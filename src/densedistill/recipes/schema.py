@@ -161,8 +161,8 @@ class Trainer:
         accumulate: backward passes for one step; `batch_size` is that of the step.
         clip: largest norm of the gradient; null for none.
         ema: decay of the moving average of the weights, which is then what is validated and handed over.
-        recompute: compute cheap activations again in the backward pass rather than keep them: a quarter to
-            a third less memory for a few percent of the time, and the same gradients.
+        recompute: compute cheap activations again in the backward pass rather than keep them: a tenth to a
+            third less memory for a few percent of the time, and the same gradients.
         compile: torch.compile the student, which then decides itself what is kept.
         channels_last: memory format of the weights; null: the student's is what trains faster here.
         devices: processes on this machine; null: every GPU, or one process on a CPU.

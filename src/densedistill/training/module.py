@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..distillation.objective import Objective
+from ..distillation.recompute import recomputed_activations
 from ..errors import UserError
 from ..recipes import Recipe
 from .checkpoint import Counters
 from .ema import WeightAverage
 from .optimizer import build_optimizer
-from .recompute import recomputed_activations
 from .run import Run
 from .schedule import Course
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from densedistill.distillation.recompute import recomputed_activations
 from densedistill.errors import UserError
 from densedistill.networks.layers.volume import concatenation_volume, groupwise_correlation_volume
 from densedistill.networks.registry import task_of
-from densedistill.training.recompute import recomputed_activations
 from densedistill.training.train import train
 
 
