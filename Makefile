@@ -1,6 +1,8 @@
 # `make demo` and `make test` set everything up in .venv by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+# By name of the environment, so that uv installs there or refuses, and never into the system.
+UV := VIRTUAL_ENV="$(CURDIR)/.venv" $(BIN)/uv
 .PHONY: setup demo test test-all verify lint docs lock clean
 
 setup: .venv/ready
@@ -8,8 +10,8 @@ setup: .venv/ready
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("densedistill needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/uv || ($(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv)
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
+	$(UV) pip install --compile-bytecode --require-hashes -r requirements.lock
+	$(UV) pip install --no-deps -e .
 	touch $@
 
 demo: setup
@@ -37,7 +39,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 lock: setup
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.lock
 
 clean:
 	rm -rf .venv site demo
