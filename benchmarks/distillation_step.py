@@ -47,7 +47,6 @@ SCALING: dict[tuple[str, ...], list[tuple[int, ...]]] = {
     ("max_disparity",): [(64,), (128,), (192,), (256,)],
     ("batch",): [(1,), (2,), (4,)],
 }
-SCALED = ("inference", "memory", "tensors")
 AROUND = {"height": 128, "width": 256}
 FLAGS = ("system", "height", "width", "max_disparity", "batch", "precision", "threads", "repeats")
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -276,7 +275,10 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
             label = f"{' x '.join(names)} {'x'.join(map(str, value))}"
             step, inference = (ours[key]["wall"] for key in ("step", "inference"))
             cells = [f"{plain['step']['wall']:.2f} s", f"{step:.2f} s", f"{ratios['step']:.1f}x"]
-            cells += [f"{inference:.3f} s", *(f"{ratios[key]:.1f}x" for key in SCALED)]
+            cells += [
+                f"{inference:.3f} s",
+                *(f"{ratios[key]:.1f}x" for key in ("inference", "memory", "tensors")),
+            ]
             print(f"{label:24}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
     return points
 
