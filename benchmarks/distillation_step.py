@@ -38,7 +38,12 @@ from densedistill.distillation.objective import Objective
 from densedistill.distillation.recompute import recomputed_activations
 from densedistill.inference.predictor import Predictor
 from densedistill.machine import cpu_model
-from densedistill.networks.precision import channels_last, fastest_dtype, trains_channels_last
+from densedistill.networks.precision import (
+    channels_last,
+    fastest_dtype,
+    fold_batch_norm,
+    trains_channels_last,
+)
 from densedistill.tasks import task_of
 
 # What is changed, one at a time, for the scaling curves, and around what.
@@ -79,6 +84,8 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
     teachers = {} if teacher is None else {"teacher": channels_last(teacher)}
     batch = system.batch(options)
     objective = Objective(system.terms, student, teachers)
+    if teacher is not None:
+        fold_batch_norm(teacher, in_place=True)
     for own in objective.own_losses.values():
         if hasattr(own, "steps"):  # a schedule: measured after its first steps
             own.steps.fill_(2)

@@ -100,6 +100,7 @@ def training(log: Log, options: argparse.Namespace) -> None:
                 pair = dsnet.networks(sizes)
                 student, teacher = (channels_last(network.to(options.device)) for network in pair)
                 objective = Objective(dsnet.TERMS, student, {"teacher": teacher})
+                fold_batch_norm(teacher, in_place=True)
                 if how == "compiled":
                     student.compile(backend=options.backend)
                 optimizer = torch.optim.Adam(student.parameters(), 1e-4)

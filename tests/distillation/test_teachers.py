@@ -58,6 +58,29 @@ def test_all_heads_run_where_a_watched_tap_needs_them_and_only_then():
     assert not network.training
 
 
+def test_folding_leaves_a_teachers_answers_and_what_is_watched():
+    torch.manual_seed(0)
+    network = dd.create_model("acvnet_slim", max_disparity=64)
+    batch = {key: torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8) for key in ("left", "right")}
+    with torch.no_grad():  # logits of a usual size, and statistics that matter
+        for head in network.aggregation.heads:
+            head.logits.weight.mul_(0.01)
+        network.train()(*network.input_spec.prepare(*batch.values())[0])
+    teacher = NetworkTeacher(network)
+    convolution, norm = "aggregation.reduce.0.conv", "aggregation.residual.1.norm"
+    teacher.watch(["features.early", "volume", "attention", "aggregation", convolution, norm])
+    before = teacher(batch)
+    teacher.fold()
+    after = teacher(batch)
+    assert network.get_submodule("aggregation.reduce.0.norm").running_mean is not None
+    assert isinstance(network.get_submodule("features.stem.0.norm"), nn.Identity)
+    torch.testing.assert_close(after["disparity"], before["disparity"], rtol=0, atol=1e-3)
+    assert after["taps"].keys() == before["taps"].keys()
+    for key, tensors in before["taps"].items():
+        for old, new in zip(tensors, after["taps"][key], strict=True):
+            torch.testing.assert_close(new, old, rtol=0, atol=1e-4 * old.abs().max().item(), msg=key)
+
+
 def test_a_teacher_that_is_no_network_has_no_taps():
     with pytest.raises(dd.UserError, match="no taps"):
         Says(1.0).watch(["volume"])

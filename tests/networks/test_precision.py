@@ -72,6 +72,24 @@ def test_a_convolution_that_two_normalisations_share_is_not_folded():
     assert isinstance(fold_batch_norm(network)[0][1], nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize("hooked", [0, 1])
+def test_what_a_hook_reads_is_not_folded(hooked):
+    network = settle(
+        nn.Sequential(
+            nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)),
+            nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
+        )
+    )
+    read = []
+    network[0][hooked].register_forward_hook(lambda module, given, output: read.append(output))
+    image = torch.randn(1, 3, 4, 5)
+    expected = network(image)
+    assert fold_batch_norm(network, in_place=True) is network
+    assert [type(part[1]) for part in network] == [nn.BatchNorm2d, nn.Identity]
+    torch.testing.assert_close(network(image), expected)
+    assert torch.equal(read[0], read[1])
+
+
 def test_channels_last_lays_out_weights_and_hence_results():
     network = channels_last(nn.Sequential(nn.Conv3d(4, 8, 3), nn.ConvTranspose3d(8, 4, 3)))
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last_3d) for m in network)

@@ -13,11 +13,14 @@ import toy
 import yaml
 from held import held
 from safetensors.torch import load_file
+from torch import nn
 
 from densedistill import cli
 from densedistill.errors import UserError
+from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import load_checkpoint
+from densedistill.training.train import make_objective
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -170,6 +173,27 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path, monkey
     with pytest.raises(UserError, match="step 0: the gradient is"):
         train(fields, run=tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_normalisation_of_teachers_is_folded_but_where_a_term_reads_it():
+    plan = load_recipe(
+        "shipped/student",
+        overrides={
+            "teachers.teacher": {
+                "name": "ensemble",
+                "members": [{"name": "gwcnet_slim", "weights": "shipped", "max_disparity": 64}],
+            },
+            "objective.aggregation": None,
+        },
+    )
+    (member,) = make_objective(plan).teachers["teacher"].members
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in member.modules())
+    path = "aggregation.reduce.0.norm"
+    read = {"loss": "mse", "of": path, "to": "teacher"}
+    plan = load_recipe("shipped/student", overrides={"objective.norm": read})
+    teacher = make_objective(plan).teachers["teacher"].network
+    left = [path for path, module in teacher.named_modules() if isinstance(module, nn.BatchNorm3d)]
+    assert left == [path]
 
 
 def test_the_teacher_is_in_no_checkpoint_and_everything_in_it_is_plain(tmp_path):

@@ -65,20 +65,25 @@ def trains_channels_last(network: nn.Module, dtype: torch.dtype, device: torch.d
     return 2 * sum(w.numel() for w in wide) < sum(w.numel() for w in weights)
 
 
-def fold_batch_norm(network: Network) -> Network:
-    """Return a copy of `network` for inference, its batch normalisation folded into the convolutions before.
+def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
+    """Return `network` for inference, its batch normalisation folded into the convolutions before.
 
     A normalisation is folded where it follows a 2D, 3D or transposed convolution in an `nn.Sequential`. It is
     replaced by the identity, so that module paths, hence taps, stay. What the network computes stays, too, up
-    to rounding; only the output of such a convolution itself, before its normalisation, is another.
+    to rounding; only the output of such a convolution itself, before its normalisation, is another. Where a
+    hook reads one of the two, as a tap does, both stay.
+
+    Args:
+        network: any network.
+        in_place: fold `network` itself, rather than a copy.
 
     Returns:
-        The copy in evaluation mode, without gradients.
+        The folded network in evaluation mode, without gradients.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
     for parent, name, conv, norm in list(_pairs(network)):
-        if uses[id(conv)] == uses[id(norm)] == 1:
+        if uses[id(conv)] == uses[id(norm)] == 1 and not conv._forward_hooks and not norm._forward_hooks:
             _fold(conv, norm)
             parent._modules[name] = nn.Identity()
     return network

@@ -16,7 +16,7 @@ import torch
 
 from ..data.loader import default_workers, make_loader, open_mixture, shares
 from ..distillation.objective import Objective
-from ..distillation.teachers import create_teacher
+from ..distillation.teachers import NetworkTeacher, create_teacher
 from ..errors import UserError, nearest
 from ..files import locked
 from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
@@ -275,7 +275,13 @@ def make_objective(recipe: Recipe) -> Objective:
     }
     borrow(student, config.borrow, teachers)
     _lay_out(recipe, student, teachers)
-    return Objective(terms, student, teachers)
+    objective = Objective(terms, student, teachers)
+    # After the objective has attached its taps, which folding leaves as they are.
+    for teacher in teachers.values():
+        for module in teacher.modules():
+            if isinstance(module, NetworkTeacher):
+                module.fold()
+    return objective
 
 
 def _lay_out(recipe: Recipe, student: Any, teachers: Mapping[str, Any]) -> None:
