@@ -8,8 +8,9 @@
 Both sides have the same networks, weights, inputs and objective (that of the system's recipe). The plain
 side, `formulations/`, is float32, contiguous, and does as the published code does. Each variant runs in a
 process of its own, rounds alternate, and the best time counts; peak memory is the process's, less what it
-held before the first step, and that of its tensors, which no allocator adds to. The time of the convolutions
-alone, in the formats that our side uses, is the limit.
+held before the first step, and that of its tensors, which no allocator adds to. Two more figures say where
+the limit is: the time of the convolutions alone, in the formats that our side uses, and the time of both
+sides with convolutions that compute nothing.
 
 Writes a table to the screen and all figures to --output.
 """
@@ -31,6 +32,7 @@ from typing import Any
 
 import torch
 from formulations import NAMES, get_system
+from no_convolutions import no_convolutions
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
@@ -139,6 +141,19 @@ def seconds(function: Callable[[], Any], repeats: int) -> dict[str, float]:
     return {"wall": min(walls), "cpu": min(processors), "median": statistics.median(walls)}
 
 
+def rest(options: argparse.Namespace) -> dict[str, Any]:
+    """Return step and inference times of both sides when convolutions cost nothing."""
+    figures: dict[str, Any] = {}
+    with no_convolutions():
+        for name, side in SIDES.items():
+            step, infer, student = side(options)
+            figures[name] = {"step": seconds(step, options.repeats + 2)}
+            student.eval()
+            with torch.inference_mode():
+                figures[name]["inference"] = seconds(infer, options.repeats + 2)
+    return figures
+
+
 def measure(variant: str, options: argparse.Namespace) -> dict[str, Any]:
     """Return step and inference times and peak memory of one side."""
     step, infer, student = SIDES[variant](options)
@@ -228,7 +243,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.variant:
-        kinds = {"convolutions": convolutions_alone, "check": check}
+        kinds = {"convolutions": convolutions_alone, "rest": rest, "check": check}
         kind = kinds.get(options.variant)
         print(json.dumps(kind(options) if kind else measure(options.variant, options)))
         return
@@ -236,7 +251,7 @@ def main() -> None:
     if abs(losses["plain"] - losses["ours"]) > 1e-2 * abs(losses["plain"]):
         sys.exit(f"the two sides do not compute the same loss: {losses}")
     rounds = [{name: child(name, options) for name in SIDES} for _ in range(options.rounds)]
-    limit = child("convolutions", options)
+    limit, others = child("convolutions", options), child("rest", options)
     figures = {name: best([one[name] for one in rounds]) for name in SIDES}
     result = {
         "date": datetime.date.today().isoformat(),
@@ -245,6 +260,7 @@ def main() -> None:
         "losses": losses,
         "figures": figures,
         "convolutions": limit,
+        "rest": others,
         "ratios": {
             "step": figures["plain"]["step"]["wall"] / figures["ours"]["step"]["wall"],
             "memory": figures["plain"]["memory"] / figures["ours"]["memory"],
@@ -308,7 +324,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="128x256, disparity 64, one round")
     parser.add_argument("--scaling", action="store_true", help="also curves over size, disparity and batch")
     parser.add_argument("--output", default="distillation_step.json")
-    parser.add_argument("--variant", choices=[*SIDES, "check", "convolutions"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--variant", choices=[*SIDES, "check", "convolutions", "rest"], help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.quick:
         options.height, options.width, options.max_disparity, options.rounds = 128, 256, 64, 1
@@ -360,6 +378,11 @@ def report(result: dict[str, Any]) -> None:
         print(
             f"{key:12}{figures['plain'][key]['wall']:10.3f} s{ours:10.3f} s{ratios[key]:7.2f}x"
             f"{alone:20.3f} s{alone / ours:15.0%}"
+        )
+    for key in ("step", "inference"):
+        plain, ours = (result["rest"][name][key]["wall"] for name in SIDES)
+        print(
+            f"{'rest of ' + key:18}{plain:6.3f} s{ours:10.3f} s{plain / ours:7.2f}x  (without convolutions)"
         )
     for key in ("memory", "tensors"):
         plain, ours = (figures[name][key] / 1e6 for name in SIDES)
