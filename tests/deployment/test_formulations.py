@@ -22,15 +22,13 @@ def test_both_sides_of_a_step_give_one_loss(system):
         system=system, height=128, width=128, max_disparity=64, batch=1, precision="float32"
     )
     losses = distillation_step.check(options)
-    assert losses["ours"] == pytest.approx(losses["plain"], rel=1e-4)
+    assert losses["ours"] == pytest.approx(losses["plain"], rel=1e-3)  # folding rounds
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("kind", ["Conv2d", "Conv3d", "ConvTranspose2d", "ConvTranspose3d"])
-def test_a_convolution_that_computes_nothing_gives_what_a_real_one_would_but_for_numbers(
-    kind, last, bfloat16
-):
+def test_a_convolution_of_nothing_gives_what_a_real_one_would_but_for_numbers(kind, last, bfloat16):
     dims = int(kind[-2])
     memory_format = {2: torch.channels_last, 3: torch.channels_last_3d}[dims] if last else None
     conv = getattr(nn, kind)(4, 6, 3, 2, 1).to(memory_format=memory_format or torch.contiguous_format)
