@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tiny
 import torch
 from tiny import Tiny
 from torch import nn
@@ -62,6 +64,14 @@ def test_the_graph_is_small_and_its_inputs_are_named(files):
     assert [i.name for i in model.graph.input] == ["left", "right"]
     assert [o.name for o in model.graph.output] == ["disparity"]
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_no_file_tells_where_the_source_lies_on_this_machine(tmp_path, suffix):
+    export(Tiny().eval(), tmp_path / f"tiny{suffix}", check_sizes=[(16, 24)])
+    for file in tmp_path.iterdir():
+        for path in (__file__, tiny.__file__, torch.__file__, dd.__file__):
+            assert str(Path(path).parent).encode() not in file.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])

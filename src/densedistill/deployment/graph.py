@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from ..errors import UserError
 from ..networks.input_spec import InputSpec
@@ -173,8 +174,10 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
         try:
             with torch.no_grad():
                 # `forward` takes any number of images, so its dynamic shapes are one tuple.
-                return torch.export.export(
-                    graph, images, dynamic_shapes=((shape,) * len(images),), strict=False
+                return _without_paths(
+                    torch.export.export(
+                        graph, images, dynamic_shapes=((shape,) * len(images),), strict=False
+                    )
                 )
         except UserError:
             raise
@@ -183,6 +186,15 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     name = getattr(graph.network, "name", type(graph.network).__name__)
     line = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
     raise UserError(f"torch.export cannot trace {name}: {line}") from reason
+
+
+def _without_paths(program: ExportedProgram) -> ExportedProgram:
+    """Remove the lines of source that each operation came from: files would tell where it lies on this
+    machine."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 def doubtful_sizes(
