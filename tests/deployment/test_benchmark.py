@@ -152,7 +152,11 @@ def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
         (["sgbm"], {"runtimes": ["onnx"]}, "there is no runtime 'onnx'"),
         (["a.xml"], {"runtimes": ["torch"]}, "there is no file a.xml"),
         (["dsnet_slim"], {"runtimes": ["tensorrt"]}, "tensorrt is not installed: pip install tensorrt"),
-        (["dsnet_slim"], {"size": (0, 3)}, "size and batch are positive"),
+        (["dsnet_slim"], {"size": (0, 3)}, r"size is \(height, width\) in px, got \(0, 3\)"),
+        (["dsnet_slim"], {"size": 64}, r"size is \(height, width\) in px, got 64"),
+        (["dsnet_slim"], {"batch": 0}, "batch is at least 1, got 0"),
+        (["dsnet_slim"], {"rounds": 0}, "rounds is at least 1, got 0"),
+        (["dsnet_slim"], {"precisions": ()}, "precisions is empty"),
     ],
 )
 def test_mistakes_are_one_line(networks, options, words):

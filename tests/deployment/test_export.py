@@ -28,6 +28,13 @@ from densedistill.tasks import get_task, list_tasks
 SIZES = ((64, 96), (75, 110))
 
 
+class Other(nn.Module):
+    """A network that calls its output as it likes."""
+
+    def forward(self, left, right):
+        return {"disp": left - right}
+
+
 @pytest.fixture(scope="module")
 def student():
     torch.manual_seed(0)
@@ -230,6 +237,19 @@ def test_mistakes_are_one_line(tmp_path, path, options, words):
 def test_what_is_no_network_is_one_line(tmp_path, network, words):
     with pytest.raises(UserError, match=words):
         export(network, tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Conv2d(3, 1, 1), "Conv2d does not run on left and right: .* `wrap` fits any network to a task"),
+        (Other(), "Other gives no disparity; `wrap` fits any network to a task"),
+    ],
+)
+def test_a_network_that_is_not_of_the_task_is_one_line(tmp_path, network, words):
+    with pytest.raises(UserError, match=words):
+        export(network.eval(), tmp_path / "a.onnx", check_sizes=[(16, 24)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_exported_file_is_not_exported_again(tmp_path):

@@ -29,6 +29,7 @@ from ..runtimes import RUNTIMES, Runtime, is_exported
 from ..runtimes.runtime import SUFFIXES
 from ..tasks import task_of
 from .check import real_images
+from .export import as_size
 from .measure import can_measure_memory, measure_latency, peak_rates
 from .resolve import resolve
 
@@ -190,8 +191,12 @@ def benchmark(
     several = list(networks) if isinstance(networks, (list, tuple)) else [networks]
     if not several:
         raise UserError("there is no network to measure")
-    if min(size) < 1 or batch < 1:
-        raise UserError(f"size and batch are positive, got {size} and {batch}")
+    size = as_size(size)
+    for name, number in (("batch", batch), ("rounds", rounds)):
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"{name} is at least 1, got {number}")
+    if not precisions:
+        raise UserError('precisions is empty; name one at least, for example "float32"')
     for one in runtimes:
         if one not in RUNTIMES:
             raise unknown("runtime", one, RUNTIMES)

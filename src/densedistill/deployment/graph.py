@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -118,13 +119,30 @@ def deployable(network: nn.Module) -> nn.Module:
 
 
 def output_names(graph: Graph) -> tuple[str, ...]:
-    """Return the outputs that the network gives, in the graph's order; it is run once."""
+    """Return the outputs that the network gives, in the graph's order; it is run once.
+
+    Raises:
+        UserError: it cannot be run, or gives none of the task's outputs.
+    """
     images = [torch.rand(1, 3, *traced_size(graph)) for _ in graph.task.inputs]
-    with torch.inference_mode():
-        given = graph.network(*map(graph._prepare, images))
+    name = getattr(graph.network, "name", type(graph.network).__name__)
+    try:
+        with torch.inference_mode():
+            given = graph.network(*map(graph._prepare, images))
+    except UserError:
+        raise
+    except Exception as error:  # whatever stands in a network that is not ours
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{name} does not run on {' and '.join(graph.task.inputs)}: {line}; `wrap` fits any network to a "
+            "task"
+        ) from error
     if isinstance(given, Tensor):
         return graph.keys[:1]
-    return tuple(key for key in graph.keys if key in given)
+    found = tuple(key for key in graph.keys if isinstance(given, Mapping) and key in given)
+    if not found:
+        raise UserError(f"{name} gives no {' or '.join(graph.keys)}; `wrap` fits any network to a task")
+    return found
 
 
 def least_size(spec: InputSpec) -> tuple[int, int]:
@@ -175,9 +193,7 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
             with torch.no_grad():
                 # `forward` takes any number of images, so its dynamic shapes are one tuple.
                 return _without_paths(
-                    torch.export.export(
-                        graph, images, dynamic_shapes=((shape,) * len(images),), strict=False
-                    )
+                    torch.export.export(graph, images, dynamic_shapes=((shape,) * len(images),), strict=False)
                 )
         except UserError:
             raise
