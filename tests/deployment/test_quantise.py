@@ -104,6 +104,25 @@ def test_calibration_that_cannot_be_read_is_one_line_before_the_work(tmp_path):
         quantise("dsnet_slim", tmp_path / "a.onnx", tmp_path / "frames")
 
 
+def test_labelled_data_that_is_refused_is_said_before_the_work(tmp_path, pairs):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
+    for options, words in (
+        ({"data": "kitti"}, "no data set 'kitti'; did you mean 'kitti2015'"),
+        ({"data": "samples", "metrics": ["epee"]}, "did you mean 'epe'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            quantise(network, tmp_path / "student.onnx", pairs, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_labelled_data_does_not_fit_is_said_to_be_there(tmp_path, pairs):
+    file = tmp_path / "student.onnx"
+    sample = dd.create_dataset("middlebury2003")[0]
+    with pytest.raises(UserError, match=r"student\.onnx is written, but .* for images of 40x64"):
+        quantise(Tiny(dd.InputSpec(multiple=8), "stereo").eval(), file, pairs, (40, 64), data=[sample])
+    assert load_runtime(file).card.size == (40, 64)
+
+
 def test_an_operation_to_keep_that_is_not_there_is_one_line(tmp_path, pairs):
     network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
     with pytest.raises(UserError, match=r"no operation 'node_conv2d_9'; did you mean 'node_conv2d"):

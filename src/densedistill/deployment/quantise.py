@@ -104,13 +104,18 @@ def quantise(
     if not given:
         raise UserError(f"there is no image to calibrate on in {calibration}")
     images = [_as_tensors(one.read(), size) for one in _spread(given, samples)]
+    reference = in_float32(network)
+    if data is not None:
+        from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
+
+        # One sample, before the work: the data may be refused.
+        evaluate({"float32, torch": Predictor(reference)}, data, **{**evaluating, "limit": 1})
     artifact, card, _ = make_artifact(network, path.suffix, size, batch, "int8", say)
     assert isinstance(artifact, OnnxArtifact | OpenvinoArtifact)
     nodes = _nodes(artifact)
     for name in keep:
         if name not in nodes:
             raise unknown("operation", name, nodes)
-    reference = in_float32(network)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         artifact.save(draft, card)
@@ -126,11 +131,12 @@ def quantise(
     difference = finish(artifact, card, path, measure, limit, say)
     figures = None
     if data is not None:
-        from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
-
         say("evaluating before and after")
         pair = {"float32, torch": Predictor(reference), f"int8, {path.name}": load_runtime(path)}
-        figures = evaluate(pair, data, **evaluating)
+        try:
+            figures = evaluate(pair, data, **evaluating)
+        except UserError as error:
+            raise UserError(f"{path} is written, but was not evaluated: {error}") from None
     return Quantised(path, difference, kept, figures)
 
 
