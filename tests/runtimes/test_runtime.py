@@ -143,13 +143,13 @@ def test_a_damaged_file_is_one_line(files, tmp_path, suffix):
 def test_damage_inside_a_file_is_one_line_and_nothing_else_is_printed(files, tmp_path, capfd):
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(files[".onnx"].read_bytes().replace(b"NOTSET", b"NOTHIN"))
-    with pytest.raises(UserError, match="onnxruntime cannot load .*damaged.onnx, which may be damaged"):
+    with pytest.raises(UserError, match=r"onnxruntime cannot load .*damaged\.onnx, which may be damaged"):
         load_runtime(damaged)
     damaged = tmp_path / "damaged.pt2"
     with zipfile.ZipFile(files[".pt2"]) as good, zipfile.ZipFile(damaged, "w") as bad:
         for name in good.namelist():
             bad.writestr(name, good.read(name).replace(b"aten.conv2d", b"aten.nothing"))
-    with pytest.raises(UserError, match="torch cannot load .*damaged.pt2, which may be damaged"):
+    with pytest.raises(UserError, match=r"torch cannot load .*damaged\.pt2, which may be damaged"):
         load_runtime(damaged)
     assert capfd.readouterr() == ("", "")
 
