@@ -110,6 +110,32 @@ def test_each_runs_where_it_can():
     ]
 
 
+def test_a_file_runs_once_in_a_runtime_that_computes_in_what_it_holds():
+    found = list(_variants(["dsnet_slim", "a.onnx"], ["torch", "onnxruntime"], ["float32", "bfloat16"]))
+    assert found == [
+        ("dsnet_slim", "torch", "float32"),
+        ("dsnet_slim", "torch", "bfloat16"),
+        ("dsnet_slim", "onnxruntime", "float32"),
+        ("a.onnx", "onnxruntime", "float32"),
+    ]
+    assert list(_variants(["a.pt2"], [], ["auto", "float32"])) == [("a.pt2", None, "auto")]
+    assert list(_variants(["a.onnx"], ["openvino"], ["bfloat16"])) == [("a.onnx", "openvino", "bfloat16")]
+    # It says why not.
+    assert list(_variants(["a.onnx"], [], ["bfloat16"])) == [("a.onnx", None, "bfloat16")]
+
+
+def test_networks_of_one_name_are_told_apart_in_every_runtime():
+    world = dd.create_dataset("world", length=1, size=[48, 80], max_disparity=32)
+    networks = [Tiny(task="stereo").eval() for _ in range(2)]
+    with torch.no_grad():
+        networks[1].head.bias.add_(100)
+    rows = benchmark(
+        networks, runtimes=["onnxruntime"], size=(32, 64), rounds=1, memory=False, data=world
+    ).rows
+    assert [row.name for row in rows] == ["tiny", "tiny #2"]
+    assert rows[1].accuracy["epe"] > rows[0].accuracy["epe"] + 50
+
+
 def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
     world = dd.create_dataset("world", length=1, size=[48, 80], max_disparity=32)
     options = {"runtimes": ["onnxruntime"], "size": (32, 64), "rounds": 1, "memory": False, "data": world}
@@ -126,7 +152,11 @@ def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
         (["sgbm"], {"runtimes": ["onnx"]}, "there is no runtime 'onnx'"),
         (["a.xml"], {"runtimes": ["torch"]}, "there is no file a.xml"),
         (["dsnet_slim"], {"runtimes": ["tensorrt"]}, "tensorrt is not installed: pip install tensorrt"),
-        (["dsnet_slim"], {"size": (0, 3)}, "size and batch are positive"),
+        (["dsnet_slim"], {"size": (0, 3)}, r"size is \(height, width\) in px, got \(0, 3\)"),
+        (["dsnet_slim"], {"size": 64}, r"size is \(height, width\) in px, got 64"),
+        (["dsnet_slim"], {"batch": 0}, "batch is at least 1, got 0"),
+        (["dsnet_slim"], {"rounds": 0}, "rounds is at least 1, got 0"),
+        (["dsnet_slim"], {"precisions": ()}, "precisions is empty"),
     ],
 )
 def test_mistakes_are_one_line(networks, options, words):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import tiny
 import torch
 from tiny import Tiny
 from torch import nn
@@ -14,7 +16,7 @@ from torch import nn
 import densedistill as dd
 from densedistill.data.datasets import create_dataset
 from densedistill.deployment.check import Difference, Row, compare, measure_difference, real_images
-from densedistill.deployment.export import export
+from densedistill.deployment.export import export, make_artifact
 from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace
 from densedistill.errors import UserError
 from densedistill.networks.fcos import FCOS
@@ -24,6 +26,13 @@ from densedistill.runtimes import load_runtime, read_card
 from densedistill.tasks import get_task, list_tasks
 
 SIZES = ((64, 96), (75, 110))
+
+
+class Other(nn.Module):
+    """A network that calls its output as it likes."""
+
+    def forward(self, left, right):
+        return {"disp": left - right}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,14 @@ def test_the_graph_is_small_and_its_inputs_are_named(files):
     assert [i.name for i in model.graph.input] == ["left", "right"]
     assert [o.name for o in model.graph.output] == ["disparity"]
     assert not any(node.op_type == "BatchNormalization" for node in model.graph.node)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_no_file_tells_where_the_source_lies_on_this_machine(tmp_path, suffix):
+    export(Tiny().eval(), tmp_path / f"tiny{suffix}", check_sizes=[(16, 24)])
+    for file in tmp_path.iterdir():
+        for path in (__file__, tiny.__file__, torch.__file__, dd.__file__):
+            assert str(Path(path).parent).encode() not in file.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
@@ -193,6 +210,13 @@ def test_what_holds_for_the_traced_size_alone_is_found_out(tmp_path):
         ("student.tflite", {}, "end it in .onnx, .xml, .pt2, .engine"),
         ("student.onnx", {"weights": "float8"}, "there is no number format for weights 'float8'"),
         ("student.onnx", {"size": (0, 5)}, r"size is \(height, width\)"),
+        ("student.onnx", {"size": 64}, r"size is \(height, width\) in px, got 64"),
+        ("student.onnx", {"size": (64.5, 96)}, r"size is \(height, width\) in px, got \(64\.5, 96\)"),
+        ("student.onnx", {"batch": 0}, "batch is the number of samples of a call, 1 or more, got 0"),
+        ("student.onnx", {"batch": -1}, "batch is the number of samples of a call, 1 or more, got -1"),
+        ("student.onnx", {"batch": 1.5}, r"batch is the number of samples of a call, 1 or more, got 1\.5"),
+        ("student.onnx", {"check_sizes": []}, "check_sizes is empty"),
+        ("student.onnx", {"check_sizes": [(0, 3)]}, r"size is \(height, width\) in px, got \(0, 3\)"),
         ("student.pt2", {"weights": "float16"}, "weights of a .pt2 package are float32"),
         ("student.engine", {}, "tensorrt is not installed: pip install tensorrt"),
     ],
@@ -200,6 +224,79 @@ def test_what_holds_for_the_traced_size_alone_is_found_out(tmp_path):
 def test_mistakes_are_one_line(tmp_path, path, options, words):
     with pytest.raises(UserError, match=words):
         export(Tiny().eval(), tmp_path / path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("dsnet_slim", r"is a network \(nn\.Module\), got str; `create_model` makes one of a name"),
+        (None, r"is a network \(nn\.Module\), got NoneType"),
+    ],
+)
+def test_what_is_no_network_is_one_line(tmp_path, network, words):
+    with pytest.raises(UserError, match=words):
+        export(network, tmp_path / "student.onnx")
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Conv2d(3, 1, 1), "Conv2d does not run on left and right: .* `wrap` fits any network to a task"),
+        (Other(), "Other gives no disparity; `wrap` fits any network to a task"),
+    ],
+)
+def test_a_network_that_is_not_of_the_task_is_one_line(tmp_path, network, words):
+    with pytest.raises(UserError, match=words):
+        export(network.eval(), tmp_path / "a.onnx", check_sizes=[(16, 24)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_file_is_not_exported_again(tmp_path):
+    export(Tiny().eval(), tmp_path / "a.onnx", check_sizes=[(16, 24)])
+    with pytest.raises(UserError, match=r"a\.onnx is exported already; export the network"):
+        export(load_runtime(tmp_path / "a.onnx"), tmp_path / "b.onnx")
+
+
+@pytest.mark.parametrize("name", ["folder.onnx", "folder.xml", "weights.xml", "file/a.onnx", "file/a.xml"])
+def test_where_no_file_can_be_written_is_said_before_the_work(tmp_path, name):
+    for folder in ("folder.onnx", "folder.xml", "weights.bin"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    said = []
+    with pytest.raises(UserError, match=r"cannot write .*(it is a folder|file is no folder)"):
+        export(Tiny().eval(), tmp_path / name, on_progress=said.append)
+    assert not said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_full_disk_is_one_line_and_leaves_an_older_file_as_it_was(tmp_path, suffix):
+    import resource
+
+    export(Tiny().eval(), tmp_path / f"tiny{suffix}", check_sizes=[(16, 24)])
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    artifact, card, _ = make_artifact(
+        Tiny(width=64).eval(), suffix, None, None, "float32", lambda message: None
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"cannot write .*tiny\{suffix}: "):
+            artifact.save(tmp_path / f"tiny{suffix}", card)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_what_is_no_number_is_beyond_any_limit(tmp_path):
+    class Undefined(Tiny):
+        def forward(self, *images):
+            return {"depth": super().forward(*images)["depth"] / 0}
+
+    with pytest.raises(UserError, match="nothing was written"):
+        export(Undefined().eval(), tmp_path / "a.onnx", check_sizes=[(16, 24)], limit=float("inf"))
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import openvino
 import pytest
@@ -85,6 +87,68 @@ def test_mistakes_are_one_line(tmp_path):
         quantise(Tiny().eval(), tmp_path / "student.onnx", tmp_path / "empty")
     with pytest.raises(UserError, match=r"8-bit files end in \.onnx or \.xml"):
         quantise(network, tmp_path / "student.pt2", tmp_path / "empty")
+
+
+def test_calibration_that_cannot_be_read_is_one_line_before_the_work(tmp_path):
+    network, said = Tiny().eval(), []
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "a.png").write_bytes(b"")
+    (tmp_path / "drive.mp4").write_bytes(b"")
+    for images, words in (("frames", r"a\.png is empty"), ("drive.mp4", "is a video; write frames of it")):
+        with pytest.raises(UserError, match=words):
+            quantise(network, tmp_path / "a.onnx", tmp_path / images, on_progress=said.append)
+    assert not said
+    with pytest.raises(UserError, match="samples is at least 1, got 0"):
+        quantise(network, tmp_path / "a.onnx", tmp_path / "frames", samples=0)
+    with pytest.raises(UserError, match=r"got str; `create_model` makes one"):
+        quantise("dsnet_slim", tmp_path / "a.onnx", tmp_path / "frames")
+
+
+def test_labelled_data_that_is_refused_is_said_before_the_work(tmp_path, pairs):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
+    for options, words in (
+        ({"data": "kitti"}, "no data set 'kitti'; did you mean 'kitti2015'"),
+        ({"data": "samples", "metrics": ["epee"]}, "did you mean 'epe'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            quantise(network, tmp_path / "student.onnx", pairs, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_labelled_data_does_not_fit_is_said_to_be_there(tmp_path, pairs):
+    file = tmp_path / "student.onnx"
+    sample = dd.create_dataset("middlebury2003")[0]
+    with pytest.raises(UserError, match=r"student\.onnx is written, but .* for images of 40x64"):
+        quantise(Tiny(dd.InputSpec(multiple=8), "stereo").eval(), file, pairs, (40, 64), data=[sample])
+    assert load_runtime(file).card.size == (40, 64)
+
+
+def test_an_operation_to_keep_that_is_not_there_is_one_line(tmp_path, pairs):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
+    with pytest.raises(UserError, match=r"no operation 'node_conv2d_9'; did you mean 'node_conv2d"):
+        quantise(network, tmp_path / "student.onnx", pairs, keep=["node_conv2d_9"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".onnx", (40, 64)), (".xml", None)])
+def test_a_fixed_batch_is_calibrated_and_answers(tmp_path, pairs, suffix, size):
+    network = Tiny(dd.InputSpec(multiple=8), "stereo", width=32).eval()
+    file = tmp_path / f"student{suffix}"
+    assert 0 < quantise(network, file, pairs, size, batch=2).difference < 1
+    runtime = load_runtime(file)
+    assert runtime.card.batch == 2
+    images = [torch.rand(3, 3, 40, 64) for _ in range(2)]
+    torch.testing.assert_close(
+        runtime(*images)["disparity"], dd.Predictor(network)(*images)["disparity"], atol=0.1, rtol=0
+    )
+
+
+def test_a_network_in_half_precision_is_compared_in_float32(tmp_path, pairs):
+    def difference(network):
+        return float(quantise(network, tmp_path / "student.onnx", pairs).difference)
+
+    network = Tiny(dd.InputSpec(multiple=8), "stereo", width=32).eval().bfloat16()
+    assert difference(network) == pytest.approx(difference(copy.deepcopy(network).float()), rel=1e-6)
 
 
 def test_flags_that_contradict_each_other_are_refused(tmp_path, capsys):

@@ -229,6 +229,19 @@ def test_what_is_no_submission_is_refused(roots, tmp_path):
         check_submission(tmp_path / "some.zip", [], get_submission("eth3d"))
 
 
+def test_the_runtime_that_was_named_is_used(roots, tmp_path, monkeypatch):
+    asked = []
+
+    def load(network, max_disparity, device, precision, runtime):
+        asked.append(runtime)
+        return Ramp()
+
+    monkeypatch.setattr("densedistill.inference.submissions.load_predictor", load)
+    command = ["predict", "dsnet_slim", "--submission", "kitti2015", "--root", roots["kitti2015"]]
+    assert main([*map(str, command), "--out", str(tmp_path / "out"), "--runtime", "openvino"]) == 0
+    assert asked == ["openvino"]
+
+
 def test_the_command_says_ready(roots, tmp_path, capsys):
     out = tmp_path / "submission"
     flags = ["--submission", "middlebury", "--root", str(roots["middlebury"]), "--out", str(out)]

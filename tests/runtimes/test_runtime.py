@@ -140,6 +140,20 @@ def test_a_damaged_file_is_one_line(files, tmp_path, suffix):
             load_runtime(file)
 
 
+def test_damage_inside_a_file_is_one_line_and_nothing_else_is_printed(files, tmp_path, capfd):
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(files[".onnx"].read_bytes().replace(b"NOTSET", b"NOTHIN"))
+    with pytest.raises(UserError, match=r"onnxruntime cannot load .*damaged\.onnx, which may be damaged"):
+        load_runtime(damaged)
+    damaged = tmp_path / "damaged.pt2"
+    with zipfile.ZipFile(files[".pt2"]) as good, zipfile.ZipFile(damaged, "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, good.read(name).replace(b"aten.conv2d", b"aten.nothing"))
+    with pytest.raises(UserError, match=r"torch cannot load .*damaged\.pt2, which may be damaged"):
+        load_runtime(damaged)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_files_of_others_are_refused(files, tmp_path):
     import onnx
 
@@ -173,6 +187,10 @@ def test_a_package_is_never_unpickled(files, tmp_path):
         (".onnx", {"runtime": "torch"}, "for onnxruntime or openvino"),
         (".onnx", {"precision": "int4"}, "there is no precision 'int4'"),
         (".onnx", {"precision": "bfloat16"}, "computes in what the file holds"),
+        (".onnx", {"threads": 0}, "threads is at least 1, got 0"),
+        (".onnx", {"device": "gpu"}, "torch has no device 'gpu' here; there is cpu"),
+        (".xml", {"device": "gpu"}, "torch has no device 'gpu' here; there is cpu"),
+        (".pt2", {"device": "cuda:99"}, "torch has no device 'cuda:99' here; there is cpu"),
     ],
 )
 def test_mistakes_are_one_line(files, name, options, words):
@@ -188,6 +206,27 @@ def test_images_that_the_file_cannot_take_are_one_line(files, pair):
         runtime(pair[0], pair[1][..., :40])
     with pytest.raises(UserError, match="normalises by itself"):
         runtime(*[image.float() for image in pair])
+    with pytest.raises(UserError, match=r"shape \(B, 3, H, W\), got \(2, 3, 0, 45\)"):
+        runtime(*[image[:, :, :0] for image in pair])
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_images_with_gradients_are_answered_without(files, pair, suffix):
+    runtime = load_runtime(files[suffix])
+    images = [(image / 255).requires_grad_() for image in pair]
+    found = runtime(*images)["disparity"]
+    assert not found.requires_grad
+    torch.testing.assert_close(found, runtime(*pair)["disparity"])
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_predictor_leaves_a_file_in_the_arithmetic_it_was_loaded_with(files, pair, suffix):
+    runtime = load_runtime(files[suffix])
+    predict = dd.Predictor(runtime, precision="bfloat16")
+    assert predict.precision == "float32"
+    torch.testing.assert_close(
+        predict(*pair)["disparity"], dd.Predictor(runtime)(*pair)["disparity"], rtol=0, atol=0
+    )
 
 
 def test_a_missing_runtime_says_what_to_install(files, monkeypatch):

@@ -157,6 +157,7 @@ def _submit(args: argparse.Namespace, progress: bool) -> Any:
         max_disparity=args.max_disparity,
         device=args.device or best_device(),
         precision=args.precision,
+        runtime=args.runtime,
         overwrite=args.overwrite,
         progress=progress,
     )

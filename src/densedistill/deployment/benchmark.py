@@ -29,6 +29,7 @@ from ..runtimes import RUNTIMES, Runtime, is_exported
 from ..runtimes.runtime import SUFFIXES
 from ..tasks import task_of
 from .check import real_images
+from .export import as_size
 from .measure import can_measure_memory, measure_latency, peak_rates
 from .resolve import resolve
 
@@ -190,8 +191,12 @@ def benchmark(
     several = list(networks) if isinstance(networks, (list, tuple)) else [networks]
     if not several:
         raise UserError("there is no network to measure")
-    if min(size) < 1 or batch < 1:
-        raise UserError(f"size and batch are positive, got {size} and {batch}")
+    size = as_size(size)
+    for name, number in (("batch", batch), ("rounds", rounds)):
+        if not isinstance(number, int) or number < 1:
+            raise UserError(f"{name} is at least 1, got {number}")
+    if not precisions:
+        raise UserError('precisions is empty; name one at least, for example "float32"')
     for one in runtimes:
         if one not in RUNTIMES:
             raise unknown("runtime", one, RUNTIMES)
@@ -201,8 +206,10 @@ def benchmark(
             say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
             # A file for one size could not be asked for the samples of `data`.
             shape: dict[str, Any] = {"size": size, "batch": batch} if data is None else {}
+            # A folder each: two networks may have one name.
+            place = Path(folder) / str(several.index(network))
             predict, source = resolve(
-                network, runtime, precision, max_disparity, device, folder=folder, **shape
+                network, runtime, precision, max_disparity, device, folder=place, **shape
             )
             predictors.append((_row(predict, network, size, batch), predict, source))
         _distinct([row for row, _, _ in predictors])
@@ -248,8 +255,18 @@ def _variants(
         if is_exported(network):  # in none of them: the first says what it wants
             fitting = [one for one in runtimes if one in SUFFIXES[Path(network).suffix]] or fitting[:1]
         for runtime in fitting or (None,):
-            for precision in precisions:
+            chosen = list(precisions)
+            if not _can_choose(network, runtime):  # in none of them: the first says what it wants
+                chosen = [one for one in precisions if one != "bfloat16"][:1] or chosen[:1]
+            for precision in chosen:
                 yield network, runtime, precision
+
+
+def _can_choose(network: Any, runtime: str | None) -> bool:
+    """Return whether `runtime` can run `network` in another arithmetic than what its file holds."""
+    if is_exported(network):
+        return (runtime or SUFFIXES[Path(network).suffix][0]) == "openvino"
+    return runtime in (None, "torch", "openvino")
 
 
 def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:

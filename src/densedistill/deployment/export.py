@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,6 +64,10 @@ def export(
     check_format(path)
     if weights not in WEIGHTS:
         raise unknown("number format for weights", weights, WEIGHTS)
+    if size is None and not check_sizes:
+        raise UserError("check_sizes is empty; the file is compared with torch at one size at least")
+    for one in check_sizes:
+        as_size(one)
     artifact, card, doubtful = make_artifact(network, path.suffix, size, batch, weights, say)
     sizes = [*check_sizes, *doubtful] if size is None else [size]
 
@@ -80,9 +87,11 @@ def make_artifact(
     say: Callable[[str], None],
 ) -> tuple[Artifact, Card, list[tuple[int, int]]]:
     """Return `network` in the format of `suffix`, its card, and sizes that must be tried."""
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise UserError(f"size is (height, width) in px, got {size}")
-    batch = batch or (None if size is None else 1)
+    check_network(network)
+    size = None if size is None else as_size(size)
+    if batch is not None and not (isinstance(batch, Integral) and batch >= 1):
+        raise UserError(f"batch is the number of samples of a call, 1 or more, got {batch}")
+    batch = int(batch) if batch is not None else None if size is None else 1
     name = getattr(network, "name", type(network).__name__)
     decoding = getattr(network, "decoding", None)
     if not task_of(network).maps and decoding is None:
@@ -128,7 +137,8 @@ def finish(
         artifact.save(draft, card)
         say(f"comparing {runtime} with torch")
         difference = measure(load_runtime(draft, runtime))
-    if not difference <= limit:
+    # What is no number, or of another shape, is beyond any limit.
+    if not difference <= limit or difference == math.inf:
         worst = max(difference.rows, key=lambda row: row.mean)
         raise UserError(
             f"{card.name} in {runtime} is {worst.mean:.3g} from torch in the mean ({worst.output} at "
@@ -138,10 +148,37 @@ def finish(
     return difference
 
 
+def check_network(network: Any) -> None:
+    """Raise UserError unless `network` is one that could be exported."""
+    if isinstance(network, Runtime):
+        raise UserError(f"{network.name} is exported already; export the network that it was made of")
+    if not isinstance(network, nn.Module):
+        hint = "; `create_model` makes one of a name" if isinstance(network, str) else ""
+        raise UserError(f"what is exported is a network (nn.Module), got {type(network).__name__}{hint}")
+
+
+def as_size(size: Any) -> tuple[int, int]:
+    """Return `size` as (height, width); UserError unless it is two positive whole numbers."""
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
+        raise UserError(f"size is (height, width) in px, got {size}")
+    return int(sides[0]), int(sides[1])
+
+
 def check_format(path: Path) -> None:
-    """Raise UserError unless `path` ends as an exported file does and what writes and checks it is there."""
+    """Raise UserError unless `path` ends as an exported file does, a file can be written there, and what
+    writes and checks it is there."""
     if path.suffix not in FORMATS:
         raise UserError(f"{path} does not say what to write; end it in {', '.join(FORMATS)}")
+    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
+        if file.is_dir():
+            raise UserError(f"cannot write {file}: it is a folder")
+    # Said now, not after minutes of work.
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"cannot write {path}: {there} is no folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"cannot write {path}: {there} may not be written to")
     require_runtime(FORMATS[path.suffix][1])
     if path.suffix != ".pt2":
         for package in ("onnx", "onnxscript"):

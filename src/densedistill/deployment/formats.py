@@ -55,13 +55,17 @@ class OpenvinoArtifact:
         import openvino
 
         self.model.set_rt_info(card.to_json(), [KEY])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-            openvino.save_model(self.model, Path(folder) / path.name, compress_to_fp16=False)
-            weights = path.with_suffix(".bin")
-            # The .xml last: where it is, its weights are.
-            os.replace(Path(folder) / weights.name, weights)
-            os.replace(Path(folder) / path.name, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+                openvino.save_model(self.model, Path(folder) / path.name, compress_to_fp16=False)
+                weights = path.with_suffix(".bin")
+                # The .xml last: where it is, its weights are.
+                os.replace(Path(folder) / weights.name, weights)
+                os.replace(Path(folder) / path.name, path)
+        except (OSError, RuntimeError) as error:  # RuntimeError: OpenVINO's, of a full disk
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"cannot write {path}: {reason}") from None
 
 
 class PackageArtifact:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from ..errors import UserError
 from ..networks.input_spec import InputSpec
@@ -117,13 +119,30 @@ def deployable(network: nn.Module) -> nn.Module:
 
 
 def output_names(graph: Graph) -> tuple[str, ...]:
-    """Return the outputs that the network gives, in the graph's order; it is run once."""
+    """Return the outputs that the network gives, in the graph's order; it is run once.
+
+    Raises:
+        UserError: it cannot be run, or gives none of the task's outputs.
+    """
     images = [torch.rand(1, 3, *traced_size(graph)) for _ in graph.task.inputs]
-    with torch.inference_mode():
-        given = graph.network(*map(graph._prepare, images))
+    name = getattr(graph.network, "name", type(graph.network).__name__)
+    try:
+        with torch.inference_mode():
+            given = graph.network(*map(graph._prepare, images))
+    except UserError:
+        raise
+    except Exception as error:  # whatever stands in a network that is not ours
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{name} does not run on {' and '.join(graph.task.inputs)}: {line}; `wrap` fits any network to a "
+            "task"
+        ) from error
     if isinstance(given, Tensor):
         return graph.keys[:1]
-    return tuple(key for key in graph.keys if key in given)
+    found = tuple(key for key in graph.keys if isinstance(given, Mapping) and key in given)
+    if not found:
+        raise UserError(f"{name} gives no {' or '.join(graph.keys)}; `wrap` fits any network to a task")
+    return found
 
 
 def least_size(spec: InputSpec) -> tuple[int, int]:
@@ -173,8 +192,8 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
         try:
             with torch.no_grad():
                 # `forward` takes any number of images, so its dynamic shapes are one tuple.
-                return torch.export.export(
-                    graph, images, dynamic_shapes=((shape,) * len(images),), strict=False
+                return _without_paths(
+                    torch.export.export(graph, images, dynamic_shapes=((shape,) * len(images),), strict=False)
                 )
         except UserError:
             raise
@@ -183,6 +202,15 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     name = getattr(graph.network, "name", type(graph.network).__name__)
     line = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
     raise UserError(f"torch.export cannot trace {name}: {line}") from reason
+
+
+def _without_paths(program: ExportedProgram) -> ExportedProgram:
+    """Remove the lines of source that each operation came from: files would tell where it lies on this
+    machine."""
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 def doubtful_sizes(

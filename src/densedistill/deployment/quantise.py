@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..inference.inputs import inputs_from
 from ..inference.predictor import Predictor
 from ..runtimes import Runtime, load_runtime
 from ..tasks import task_of
 from .check import Difference, measure_difference
-from .export import check_format, finish, make_artifact
+from .export import as_size, check_format, check_network, finish, in_float32, make_artifact
 from .formats import FORMATS, OnnxArtifact, OpenvinoArtifact
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def quantise(
         **evaluating: further arguments of `evaluate`, for example `max_disparity=192`.
 
     Raises:
-        UserError: NNCF is missing (says what to install), there are no calibration images, or the result
-            differs by more than `limit`; then nothing is written.
+        UserError: NNCF is missing (says what to install), there are no calibration images or they are
+            damaged, `keep` names no operation, or the result differs by more than `limit`; then nothing is
+            written.
     """
     path = Path(path)
     say = on_progress or (lambda message: None)
@@ -93,33 +94,49 @@ def quantise(
     check_format(path)
     if importlib.util.find_spec("nncf") is None:
         raise UserError("nncf is not installed: pip install 'densedistill[export]'")
-    task = task_of(network)
-    chosen = _spread(list(inputs_from(task, calibration)), samples)
-    if not chosen:
+    check_network(network)
+    size = None if size is None else as_size(size)
+    if samples < 1:
+        raise UserError(f"samples is at least 1, got {samples}")
+    given = inputs_from(task_of(network), calibration)
+    if not isinstance(given, list):  # whose frames are read in order, and once
+        raise UserError(f"{calibration} is a video; write frames of it as images to calibrate on")
+    if not given:
         raise UserError(f"there is no image to calibrate on in {calibration}")
+    images = [_as_tensors(one.read(), size) for one in _spread(given, samples)]
+    reference = in_float32(network)
+    if data is not None:
+        from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
+
+        # One sample, before the work: the data may be refused.
+        evaluate({"float32, torch": Predictor(reference)}, data, **{**evaluating, "limit": 1})
     artifact, card, _ = make_artifact(network, path.suffix, size, batch, "int8", say)
     assert isinstance(artifact, OnnxArtifact | OpenvinoArtifact)
-    images = [_as_tensors(one.read(), size) for one in chosen]
+    nodes = _nodes(artifact)
+    for name in keep:
+        if name not in nodes:
+            raise unknown("operation", name, nodes)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         artifact.save(draft, card)
         runtime = load_runtime(draft, FORMATS[path.suffix][1])
         say(f"calibrating on {len(images)} samples")
-        kept = tuple(sorted({*keep, *_kept(artifact)}))
+        kept = tuple(sorted({*keep, *_kept(nodes)}))
         artifact.model = _quantised(artifact.model, runtime, images, kept)
         del runtime
 
     def measure(other: Runtime) -> Difference:
-        return measure_difference(network, other, images[:COMPARED])
+        return measure_difference(reference, other, images[:COMPARED])
 
     difference = finish(artifact, card, path, measure, limit, say)
     figures = None
     if data is not None:
-        from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
-
         say("evaluating before and after")
-        pair = {"float32, torch": Predictor(network), f"int8, {path.name}": load_runtime(path)}
-        figures = evaluate(pair, data, **evaluating)
+        pair = {"float32, torch": Predictor(reference), f"int8, {path.name}": load_runtime(path)}
+        try:
+            figures = evaluate(pair, data, **evaluating)
+        except UserError as error:
+            raise UserError(f"{path} is written, but was not evaluated: {error}") from None
     return Quantised(path, difference, kept, figures)
 
 
@@ -128,7 +145,9 @@ def _quantised(model: Any, runtime: Runtime, images: Sequence[list[Tensor]], kep
         import nncf
 
         def prepare(views: list[Tensor]) -> dict[str, Any]:
-            return {key: image.numpy() for key, image in runtime.prepare(*views)[0].items()}
+            count = runtime.card.batch or 1
+            prepared = runtime.prepare(*views)[0]
+            return {key: image.repeat(count, 1, 1, 1).numpy() for key, image in prepared.items()}
 
         return nncf.quantize(
             model,
@@ -152,11 +171,8 @@ def _spread(given: list[Any], limit: int) -> list[Any]:
     return given if count <= limit else [given[number * count // limit] for number in range(limit)]
 
 
-def _kept(artifact: OnnxArtifact | OpenvinoArtifact) -> set[str]:
+def _kept(nodes: _Nodes) -> set[str]:
     """Return the operations that `quantise` leaves in float."""
-    nodes = (
-        _onnx_nodes(artifact.model) if isinstance(artifact, OnnxArtifact) else _openvino_nodes(artifact.model)
-    )
     kept: set[str] = {
         name
         for name, (kind, sources) in nodes.items()
@@ -176,6 +192,12 @@ def _kept(artifact: OnnxArtifact | OpenvinoArtifact) -> set[str]:
 
 
 _Nodes = dict[str, tuple[str, list[str | None]]]  # name -> kind, names of what its inputs come from
+
+
+def _nodes(artifact: OnnxArtifact | OpenvinoArtifact) -> _Nodes:
+    return (
+        _onnx_nodes(artifact.model) if isinstance(artifact, OnnxArtifact) else _openvino_nodes(artifact.model)
+    )
 
 
 def _onnx_nodes(model: Any) -> _Nodes:

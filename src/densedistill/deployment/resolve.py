@@ -39,7 +39,7 @@ def resolve(
         runtime: of `RUNTIMES`; None for torch, or the usual one of an exported file.
         precision, max_disparity, device: of the predictor.
         size, batch: what the network is exported for, where it has to be.
-        folder: where that file goes.
+        folder: where that file goes; of this network alone.
 
     Returns:
         The predictor, and keyword arguments of `densedistill.deployment.memory`; None for what was given as

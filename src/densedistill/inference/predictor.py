@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
+from ..networks.device import find_device
 from ..networks.input_spec import InputSpec
 from ..networks.precision import fastest_dtype, fold_batch_norm
 from ..networks.restore import restore_output
@@ -28,7 +29,7 @@ class Predictor:
         net: a network: takes prepared tensors, returns a dict of its task's outputs; has `input_spec`.
         device: where to run, the network is moved there; None for where it is.
         precision: "float32" (on CUDA without TF32), "bfloat16" (autocast), or "auto" for the faster of the
-            two here.
+            two here. A file loaded by `load_runtime` stays in the one it was loaded with.
         channels_last: lay the images out channels-last, which convolutions are faster with.
         input_spec: in place of the network's own.
         fold: compute with a copy of the network whose batch normalisation is folded into its convolutions,
@@ -51,6 +52,7 @@ class Predictor:
             raise unknown("precision", precision, PRECISIONS)
         computes = fold_batch_norm(net) if fold else net  # in float64, which not every device has
         if device is not None:
+            device = find_device(device)
             net, computes = net.to(device), computes.to(device)
         self.net = net
         self._computes = computes
@@ -59,7 +61,8 @@ class Predictor:
         own: InputSpec = getattr(net, "input_spec", None) or InputSpec()
         self.input_spec = input_spec or own
         self.channels_last = channels_last
-        self.dtype = _dtype(precision, self.device)
+        # A file has chosen when it was loaded, and autocast would reach into a package of torch's.
+        self.dtype = torch.float32 if isinstance(net, Runtime) else _dtype(precision, self.device)
 
     @property
     def device(self) -> torch.device:

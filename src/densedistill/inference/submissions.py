@@ -121,6 +121,7 @@ def write_submission(
     max_disparity: int | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
+    runtime: str | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -139,6 +140,7 @@ def write_submission(
         options: of the data set, for example `{"resolution": "H"}`.
         max_disparity: search range of a network given by name, px.
         device, precision: where and in which arithmetic the network runs.
+        runtime: of an exported file; None for the usual one of its suffix.
         overwrite: predict again what is there.
         progress: draw a bar on stderr.
 
@@ -153,7 +155,7 @@ def write_submission(
     if task.name != form.task:
         raise UserError(f"{benchmark} takes predictions of {form.task}, this network is of task {task.name}")
     frames = list(_frames(form, root, split, options))
-    predict = load_predictor(network, max_disparity, device, precision)
+    predict = load_predictor(network, max_disparity, device, precision, runtime)
     expected = []
     with progress_bar(progress) as advance:
         for dataset, index in frames:

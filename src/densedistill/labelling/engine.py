@@ -16,6 +16,7 @@ from ..data import store
 from ..distillation.teachers import Teacher, create_teacher
 from ..errors import UserError
 from ..files import locked, remove_parts
+from ..networks.device import find_device
 from ..tasks import get_task
 from . import files
 from .answer import Labeller
@@ -82,7 +83,7 @@ class Job:
             raise UserError(f"a shard has 1 frame or more, not {settings.shard_size}")
         if settings.write == "files" and (settings.taps or settings.mirrored or settings.images):
             raise UserError("taps, mirrored answers and images are stored in shards alone: --write shards")
-        self.teacher: Teacher = create_teacher(**settings.teacher).to(settings.device)
+        self.teacher: Teacher = create_teacher(**settings.teacher).to(find_device(settings.device))
         task = settings.task or getattr(getattr(self.teacher, "task", None), "name", None)
         self.task = get_task(task or "stereo")
         if self.task.name == "detection":

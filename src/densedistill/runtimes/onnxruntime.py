@@ -51,10 +51,10 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
     provider = "CUDAExecutionProvider" if where.type == "cuda" else "CPUExecutionProvider"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised; they need not be printed, too
     providers = [(provider, {"device_id": where.index or 0}) if where.type == "cuda" else provider]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # its classes share no other ancestor
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"onnxruntime cannot load {path}, which may be damaged: {reason}") from None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
+from ..networks.device import find_device
 from ..networks.input_spec import InputSpec, Placement
 from ..networks.layers.boxes import Decoding
 from ..networks.restore import restore_output
@@ -130,7 +131,7 @@ class Runtime(nn.Module):
         return dict(zip(self.card.inputs, prepared, strict=True)), placement
 
     def _checked(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != 3:
+        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
             raise UserError(f"an image batch has shape (B, 3, H, W), got {tuple(image.shape)}")
         if image.dtype == torch.uint8:
             return image.float() / 255
@@ -140,7 +141,7 @@ class Runtime(nn.Module):
                 f"{self.name} normalises by itself and takes images in [0, 1], these lie in "
                 f"[{low:g}, {high:g}]; pass them as they are, uint8 or divided by 255"
             )
-        return image.float()
+        return image.detach().float()
 
     def _place(self, height: int, width: int) -> Placement:
         if self.card.size is None:
@@ -184,7 +185,7 @@ def load_runtime(
 
     Raises:
         UserError: no such file, a file that is damaged or was not written by `export`, a runtime that does
-            not take it, or one that is not installed (says what to install).
+            not take it, one that is not installed (says what to install), or no such device.
     """
     path = Path(file)
     if path.suffix not in SUFFIXES:
@@ -199,6 +200,10 @@ def load_runtime(
     if chosen not in SUFFIXES[path.suffix]:
         takers = " or ".join(SUFFIXES[path.suffix])
         raise UserError(f"{chosen} does not run {path.name}; a {path.suffix} file is for {takers}")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is at least 1, got {threads}")
+    if device is not None:
+        device = find_device(device)
     card = read_card(path)
     threads = threads or torch.get_num_threads()
     session: Session = _module(chosen).open_session(path, card, device, precision, threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
         _refuse_pickles(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(path)
+            program = _load(path)
         module = program.module()
     except UserError:
         raise
@@ -50,6 +51,16 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"torch cannot load {path}, which may be damaged: {reason[0]}") from None
     return TorchSession(module.to(where), card, where)
+
+
+def _load(path: Path) -> torch.export.ExportedProgram:
+    logger = logging.getLogger("torch.export")  # which logs the traceback of an error, and raises it, too
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return torch.export.load(path)
+    finally:
+        logger.setLevel(level)
 
 
 def _refuse_pickles(path: Path) -> None:

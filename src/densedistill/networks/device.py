@@ -1,0 +1,18 @@
+"""The device that a user names, checked."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import UserError
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Return the device called `name` ("cpu", "cuda", "cuda:1", …); UserError where torch has none here."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: a torch without CUDA
+        there = ["cpu", *([str(found)] if (found := torch.accelerator.current_accelerator(True)) else [])]
+        raise UserError(f"torch has no device '{name}' here; there is {', '.join(there)}") from None
+    return device
