@@ -278,6 +278,35 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path):
         train(toy.recipe(), run=tmp_path / "run")
 
 
+def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
+    wrong = {"name": "toy:Dots", "length": 10, "crop": [1000, 1000]}
+    with pytest.raises(UserError, match="smaller than the crop"):
+        train(toy.recipe(data__train=wrong), run=tmp_path / "run")
+    run = train(toy.recipe(), run=tmp_path / "run")
+    assert run.finished
+    assert run.recipe.data.train[0].crop is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "stereoo"}, "there is no task 'stereoo'; did you mean 'stereo'"),
+        ({"task": "depth"}, "task: the recipe is of depth, its student 'toy:Tiny' of stereo"),
+        ({"data__protocol": "kiti2015"}, "there is no protocol 'kiti2015'; did you mean 'kitti2015'"),
+    ],
+)
+def test_what_cannot_match_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(toy.recipe(**changes), run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_accelerator_that_is_not_here_has_one_line(tmp_path):
+    with pytest.raises(UserError, match="there is no abacus with 1 devices here") as caught:
+        train(toy.recipe(trainer__accelerator="abacus"), run=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
 def test_default_directories_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [str(train(toy.recipe(schedule__steps=1)).path) for _ in range(2)]
