@@ -267,3 +267,8 @@ def test_exports_with_any_batch_size_and_computes_as_before_afterwards(name):
     double = [torch.cat((image, image)) for image in inputs]
     with torch.no_grad():
         assert close([exported(*double)["disparity"][2:]], expected, 1e-3)
+
+
+def test_an_option_of_the_wrong_kind_is_named():
+    with pytest.raises(dd.UserError, match="network 'dsnet_slim' cannot be made with max_disparity='far': "):
+        dd.create_model("dsnet_slim", max_disparity="far")
