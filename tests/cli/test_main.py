@@ -87,6 +87,12 @@ def test_version(capsys):
         (["train", "dsnet/sceneflow", "stray"], "what is 'stray'?"),
         (["train", "dsnet/sceneflow", "--resume", "x"], "leave out 'dsnet/sceneflow'"),
         (["distill", "--resume", "nowhere"], "nowhere holds no run"),
+        (
+            ["predict", "sgbm", "--left", "l.png"],
+            "the following arguments are required: --out; see",
+        ),
+        (["data", "make"], "required: OUT; see densedistill data make --help"),
+        (["evaluate", "sgbm", "--limit", "few"], "argument --limit: invalid int value: 'few'; see"),
     ],
 )
 def test_a_mistake_has_one_line_and_status_2(arguments, message, capsys):

@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from types import ModuleType
+from typing import NoReturn
 
 from ..errors import DataWarning, UserError, nearest
 
@@ -130,7 +131,7 @@ def make_parser(module: ModuleType) -> argparse.ArgumentParser:
     docstring."""
     verb = module.__name__.rpartition(".")[2]
     description, _, examples = (module.__doc__ or "").strip().partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"densedistill {verb}",
         description=description,
         epilog=examples or None,
@@ -139,6 +140,13 @@ def make_parser(module: ModuleType) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _flags(module: ModuleType) -> list[str]:

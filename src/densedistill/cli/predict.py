@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict and say what was written."""
     from rich.console import Console
 
-    from ..inference.load import best_device
+    from ..inference.load import choose_device
     from ..inference.predict import predict
 
     say = Console(highlight=False, soft_wrap=True).print
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         calibration=_intrinsics(args.intrinsics) or args.calibration,
         rectify_by=args.rectify,
         max_disparity=args.max_disparity,
-        device=args.device or best_device(),
+        device=choose_device(args.device),
         precision=args.precision,
         runtime=args.runtime,
         overwrite=args.overwrite,
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace, progress: bool) -> Any:
     from ..errors import UserError
-    from ..inference.load import best_device
+    from ..inference.load import choose_device
     from ..inference.submissions import write_submission
     from .evaluate import data_options
 
@@ -155,7 +155,7 @@ def _submit(args: argparse.Namespace, progress: bool) -> Any:
         method=args.method,
         options=data_options(args.data_option),
         max_disparity=args.max_disparity,
-        device=args.device or best_device(),
+        device=choose_device(args.device),
         precision=args.precision,
         overwrite=args.overwrite,
         progress=progress,

@@ -146,6 +146,18 @@ def _load_run(run: Path) -> nn.Module:
     return create_model(recipe.student.name, weights=str(weights), **recipe.student.options)
 
 
+def choose_device(name: str | None) -> torch.device:
+    """Return the device called `name`, the best one for None; UserError when it cannot be used here."""
+    if name is None:
+        return best_device()
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch that was built without it
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"the device '{name}' cannot be used here: {reason}") from None
+    return torch.device(name)
+
+
 def best_device() -> torch.device:
     """Return the accelerator when there is one, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
