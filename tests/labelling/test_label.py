@@ -133,7 +133,7 @@ def test_other_taps_are_refused_on_the_same_folder(pairs, tmp_path):
 
 def test_a_labelling_that_failed_before_its_first_shard_may_be_begun_again(pairs, tmp_path):
     out = tmp_path / "labels"
-    with pytest.raises(dd.UserError, match="needs .flow., the teacher gives disparity"):
+    with pytest.raises(dd.UserError, match="needs 'flow', the teacher gives disparity"):
         label(settings(pairs, out, filters=[("forward_backward", {})], teacher={"name": GREY}))
     assert label(settings(pairs, out)).made == 3
 
