@@ -329,6 +329,15 @@ def test_a_checkpoint_that_cannot_be_used_has_one_line(tmp_path, damage):
         train(resume=run.path)
 
 
+def test_a_damaged_log_has_one_line(tmp_path):
+    run = train(toy.recipe(), run=tmp_path / "run")
+    run.student.unlink()
+    log = run.path / "metrics.jsonl"
+    log.write_text('{"step": 2, "ti\n' + log.read_text())
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: not every line is JSON"):
+        train(resume=run.path)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     run = train(toy.recipe(), run=tmp_path / "run")
     run.student.unlink()

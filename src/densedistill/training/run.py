@@ -73,7 +73,10 @@ class Run:
             return []
         # A killed run may have left half a line at the end.
         whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError:
+            raise UserError(f"{path} is damaged: not every line is JSON; mend it or remove it") from None
 
     @property
     def metrics(self) -> dict[str, Any]:
