@@ -145,6 +145,20 @@ def test_recipes_are_listed_and_printed_resolved(capsys):
     assert "root: /data" in printed
 
 
+def test_a_package_in_the_working_directory_is_found_by_the_installed_command(tmp_path):
+    (tmp_path / "mine.py").write_text("def build():\n    raise KeyboardInterrupt('mine was called')\n")
+    # An installed command has its own folder, not the working directory, in front of the path.
+    command = "import sys; del sys.path[0]; from densedistill.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "label", "mine:build", "--frames", "x", "--out", "y"],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, "densedistill: mine was called\n")
+
+
 def test_a_misspelt_field_is_told_before_torch_is_imported():
     code = (
         "import sys; from densedistill.cli import main;"

@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     0: done; 1: done, and the answer is no; 2: a mistake that one line on stderr names; 130: interrupted.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if "" not in sys.path:
+        # A recipe's `package.module:Name` may lie in the folder that one is in, as it does for python -m.
+        sys.path.append("")
     usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
         return _dispatch(arguments)
