@@ -75,7 +75,7 @@ def construct(what: str, name: str, constructor: Callable[..., Any], options: Ma
     """
     try:
         return constructor(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         if ":" in name:
             raise
         unknown_option = re.search(r"unexpected keyword argument '(\w+)'", str(error))

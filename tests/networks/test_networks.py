@@ -270,5 +270,9 @@ def test_exports_with_any_batch_size_and_computes_as_before_afterwards(name):
 
 
 def test_an_option_of_the_wrong_kind_is_named():
-    with pytest.raises(dd.UserError, match="network 'dsnet_slim' cannot be made with max_disparity='far': "):
-        dd.create_model("dsnet_slim", max_disparity="far")
+    with pytest.raises(dd.UserError, match="network 'dsnet_slim' cannot be made with width='wide': "):
+        dd.create_model("dsnet_slim", width="wide")
+    with pytest.raises(dd.UserError, match=r"max_disparity is a whole number of pixels, got 32\.0"):
+        dd.create_model("dsnet_slim", max_disparity=32.0)
+    with pytest.raises(dd.UserError, match="network 'depth_slim' cannot be made with encoder='resnet19': "):
+        dd.create_model("depth_slim", encoder="resnet19")
