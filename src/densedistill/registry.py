@@ -96,6 +96,9 @@ def discover(package: str | None, file: str) -> tuple[str, ...]:
 def _import(path: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"cannot import {what} '{path}': {error}") from None
+    if not callable(found):
+        raise UserError(f"{what} '{path}' is a {type(found).__name__}; a class or a function is wanted")
+    return found

@@ -15,7 +15,7 @@ from held import held
 from safetensors.torch import load_file
 
 from densedistill import cli
-from densedistill.errors import UserError
+from densedistill.errors import DataWarning, UserError
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import load_checkpoint
 
@@ -267,6 +267,26 @@ def test_a_batch_in_which_nothing_has_truth_is_no_failure(tmp_path):
     train(toy.recipe(data__train__truth=False, schedule__steps=3), run=tmp_path / "run")
 
 
+def test_a_training_without_anything_to_learn_from_says_so(tmp_path):
+    fields = toy.recipe(data__train__truth=False, objective__features=None, schedule__steps=1)
+    with pytest.warns(DataWarning, match="every term is to the ground truth, and the first batch has none"):
+        train(fields, run=tmp_path / "run")
+
+
+def test_a_teacher_without_weights_is_told(tmp_path, capsys):
+    small = {"max_disparity": 16}
+    fields = toy.recipe(
+        student={"name": "dsnet_slim", **small},
+        teachers__teacher={"name": "dsnet_slim", **small},
+        objective={"output": {"loss": "smooth_l1", "of": "disparity", "to": "teacher"}},
+        data__validate=[],
+        schedule__steps=1,
+    )
+    train(fields, run=tmp_path / "run")
+    said = "warning: teachers.teacher: 'dsnet_slim' was given no weights and answers at random\n"
+    assert said in capsys.readouterr().err
+
+
 def test_ground_truth_that_is_all_beyond_the_maximum_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"every disparity of the first batch \(dots.* of 1, the least is"):
         train(toy.recipe(student__max_disparity=1), run=tmp_path / "run")
@@ -292,6 +312,11 @@ def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
     [
         ({"task": "stereoo"}, "there is no task 'stereoo'; did you mean 'stereo'"),
         ({"task": "depth"}, "task: the recipe is of depth, its student 'toy:Tiny' of stereo"),
+        (
+            {"teachers__teacher": {"name": "depth_slim"}},
+            "teachers.teacher: it is of depth and sees image; the recipe is of stereo, which has left, right",
+        ),
+        ({"student__name": "os:sep"}, "network 'os:sep' is a str; a class or a function is wanted"),
         ({"data__protocol": "kiti2015"}, "there is no protocol 'kiti2015'; did you mean 'kitti2015'"),
     ],
 )

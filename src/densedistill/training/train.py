@@ -22,7 +22,7 @@ from ..files import locked
 from ..inference.protocols import get_protocol
 from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
 from ..networks.published import save_weights
-from ..networks.registry import create_model
+from ..networks.registry import MODELS, create_model
 from ..recipes import Recipe, Stages, load_recipe
 from ..tasks import get_task, task_of
 from .adversarial import AdversarialModule
@@ -103,7 +103,7 @@ def train_one(recipe: Recipe, run: Run) -> Run:
     with _quiet():
         datasets = open_validation(recipe)
         if is_first_process():
-            for warning in trained_on(recipe):
+            for warning in [*trained_on(recipe), *at_random(recipe)]:
                 print(f"warning: {warning}", file=sys.stderr)
         log = RunLog(run.path, recipe.trainer.log_every, is_first_process(), counters.step)
         pictures, protocol = recipe.trainer.pictures, recipe.data.protocol
@@ -270,6 +270,15 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
         raise UserError(f"stage '{stage}': {error}" if stage else str(error)) from None
 
 
+def at_random(recipe: Recipe) -> list[str]:
+    """Return a warning for each teacher that is a network here and was given no weights."""
+    return [
+        f"teachers.{name}: '{teacher.name}' was given no weights and answers at random"
+        for name, teacher in recipe.teachers.items()
+        if teacher.weights is None and ":" not in teacher.name and teacher.name in MODELS
+    ]
+
+
 def make_objective(recipe: Recipe) -> Objective:
     """Return the recipe's objective over its new student and the teachers that its terms name."""
     torch.manual_seed(recipe.seed)
@@ -289,6 +298,14 @@ def make_objective(recipe: Recipe) -> Objective:
         for name, teacher in recipe.teachers.items()
         if name in used
     }
+    sees = get_task(recipe.task).inputs
+    for name, answering in teachers.items():
+        theirs = getattr(answering, "task", None)
+        if theirs is not None and not set(theirs.inputs) <= set(sees):
+            raise UserError(
+                f"teachers.{name}: it is of {theirs.name} and sees {', '.join(theirs.inputs)}; "
+                f"the recipe is of {recipe.task}, which has {', '.join(sees)}"
+            )
     borrow(student, config.borrow, teachers)
     _lay_out(recipe, student, teachers)
     return Objective(terms, student, teachers)
