@@ -91,6 +91,10 @@ def test_version(capsys):
             ["predict", "sgbm", "--left", "l.png"],
             "the following arguments are required: --out; see",
         ),
+        (
+            ["predict", "sgbm", "--folder", "x", "--out", "y", "--color-max", "-3"],
+            "--color-max: must be above 0, not -3",
+        ),
         (["data", "make"], "required: OUT; see densedistill data make --help"),
         (["evaluate", "sgbm", "--limit", "few"], "argument --limit: invalid int value: 'few'; see"),
     ],

@@ -104,9 +104,12 @@ def run(args: argparse.Namespace) -> int:
     """Predict and say what was written."""
     from rich.console import Console
 
+    from ..errors import UserError
     from ..inference.load import choose_device
     from ..inference.predict import predict
 
+    if args.color_max is not None and not args.color_max > 0:
+        raise UserError(f"--color-max: must be above 0, not {args.color_max:g}")
     say = Console(highlight=False, soft_wrap=True).print
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if args.submission:
