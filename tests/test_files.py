@@ -27,6 +27,12 @@ def fail_while_writing(path, error):
         raise error
 
 
+def test_a_folder_above_that_cannot_be_made_has_one_line(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write .*taken/deep/deeper/x: Not a directory"):
+        write_text(tmp_path / "taken" / "deep" / "deeper" / "x", "text")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
 def test_what_was_there_stays_when_writing_is_interrupted(tmp_path, error):
     write_bytes(tmp_path / "weights", b"old")

@@ -41,7 +41,8 @@ def atomic_write(path: str | os.PathLike[str], sync: bool = True) -> Iterator[Pa
         os.replace(part, path)
     except OSError as error:
         _remove(part)
-        if error.filename not in (None, str(part), str(path), str(path.parent)):
+        # Making the folder may fail at any of those above it; another file's error is not about `path`.
+        if error.filename is not None and Path(error.filename) not in (part, path, *path.parents):
             raise
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     except BaseException:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,26 @@ class Registry:
                 importlib.import_module(module)
 
 
+def construct(what: str, name: str, constructor: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Return `constructor(**options)`.
+
+    Raises:
+        UserError: one of ours, called `name`, cannot be made with these options. A fault in somebody's own
+            code, `package.module:Name`, stays as it is.
+    """
+    try:
+        return constructor(**options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if ":" in name:
+            raise
+        unknown_option = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown_option and unknown_option[1] in options:
+            raise UserError(f"{what} '{name}' takes no option '{unknown_option[1]}'") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what} '{name}' cannot be made with {given or 'no options'}: {reason}") from error
+
+
 def discover(package: str | None, file: str) -> tuple[str, ...]:
     """Return the modules that lie beside `file`, all but those with an underscore: one adds an entry by
     adding a file."""
@@ -75,6 +96,9 @@ def discover(package: str | None, file: str) -> tuple[str, ...]:
 def _import(path: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(f"cannot import {what} '{path}': {error}") from None
+    if not callable(found):
+        raise UserError(f"{what} '{path}' is a {type(found).__name__}; a class or a function is wanted")
+    return found

@@ -10,8 +10,8 @@ from .recipes import Recipe, Stages, Teacher
 
 if TYPE_CHECKING:
     from .labelling import Labelling, Settings
-    from .report.pictures import Scene
     from .training import Run
+    from .training.final import Final
 
 
 def distill(
@@ -47,15 +47,13 @@ def distill(
 
     run = train(recipe, run=run_dir, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
     if is_first_process():
-        from .report.scenes import scenes_of
         from .training.final import finish
 
-        pictures = []
-        if final := finish(run):
+        final = finish(run)
+        if final:
             run.evaluation = final.evaluate()
             run.evaluation.write_json(run.path / "metrics.json")
-            pictures = scenes_of(final.predictors, final.datasets, run.evaluation.samples)
-        _report(run, pictures)
+        _report(run, final, run.path / "report.html")
     return run
 
 
@@ -92,15 +90,41 @@ def label(
     return done
 
 
-def _report(run: Run, pictures: Sequence[Scene]) -> None:
+def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
+    """Write one page about `runs` and return its path; of a single run that `distill` finished the page that
+    it wrote then, pictures included.
+
+    Args:
+        runs: directories.
+        out: the page; None for `report.html`, in the run where there is but one.
+        title: its heading; None for one made from the names.
+
+    Raises:
+        UserError: a directory is no run, or the data and weights that the pictures need are gone.
+    """
+    from .report import write_report
+
+    single = Path(runs[0]) if len(runs) == 1 else None
+    target = Path(out or (single / "report.html" if single else "report.html"))
+    if single is None or not all((single / file).is_file() for file in ("recipe.yaml", "metrics.json")):
+        return write_report(runs, target, title=title)
+    from .training.final import finish
+    from .training.run import Run
+
+    run = Run(single)
+    return _report(run, finish(run), target, title)
+
+
+def _report(run: Run, final: Final | None, target: Path, title: str | None = None) -> Path:
     """Write the report; of several trainings one table, and the curves of each."""
     from .report import write_report
+    from .report.scenes import scenes_of
     from .training.stages import stage_runs
 
-    recipe, target = run.recipe, run.path / "report.html"
+    recipe, found = run.recipe, run.metrics
+    pictures = scenes_of(final.predictors, final.datasets, found["samples"]) if final else []
     if isinstance(recipe, Recipe):
-        write_report([run], target, pictures=pictures)
-        return
+        return write_report([run], target, pictures=pictures, title=title)
     stages = stage_runs(recipe, run)
     notes = []
     for name, stage in recipe.recipes.items():
@@ -110,9 +134,13 @@ def _report(run: Run, pictures: Sequence[Scene]) -> None:
             f"{name}: {stage.student.name}{f' taught by {taught}' if taught else ''}, "
             f"{last['step']} steps in {last['time'] / 60:.1f} minutes"
         )
-    rows = run.evaluation.rows if run.evaluation is not None else None
-    write_report(
-        [run, *stages.values()], target, rows=rows, pictures=pictures, title=recipe.name, notes=notes
+    return write_report(
+        [run, *stages.values()],
+        target,
+        rows=found.get("rows"),
+        pictures=pictures,
+        title=title or recipe.name,
+        notes=notes,
     )
 
 

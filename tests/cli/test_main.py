@@ -87,6 +87,16 @@ def test_version(capsys):
         (["train", "dsnet/sceneflow", "stray"], "what is 'stray'?"),
         (["train", "dsnet/sceneflow", "--resume", "x"], "leave out 'dsnet/sceneflow'"),
         (["distill", "--resume", "nowhere"], "nowhere holds no run"),
+        (
+            ["predict", "sgbm", "--left", "l.png"],
+            "the following arguments are required: --out; see",
+        ),
+        (
+            ["predict", "sgbm", "--folder", "x", "--out", "y", "--color-max", "-3"],
+            "--color-max: must be above 0, not -3",
+        ),
+        (["data", "make"], "required: OUT; see densedistill data make --help"),
+        (["evaluate", "sgbm", "--limit", "few"], "argument --limit: invalid int value: 'few'; see"),
     ],
 )
 def test_a_mistake_has_one_line_and_status_2(arguments, message, capsys):
@@ -137,6 +147,20 @@ def test_recipes_are_listed_and_printed_resolved(capsys):
     printed = capsys.readouterr().out
     assert "lr: 0.002" in printed
     assert "root: /data" in printed
+
+
+def test_a_package_in_the_working_directory_is_found_by_the_installed_command(tmp_path):
+    (tmp_path / "mine.py").write_text("def build():\n    raise KeyboardInterrupt('mine was called')\n")
+    # An installed command has its own folder, not the working directory, in front of the path.
+    command = "import sys; del sys.path[0]; from densedistill.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "label", "mine:build", "--frames", "x", "--out", "y"],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.strip()) == (130, "densedistill: mine was called")
 
 
 def test_a_misspelt_field_is_told_before_torch_is_imported():

@@ -231,6 +231,13 @@ def test_a_wrong_option_is_refused_before_anything_is_read(make, options, messag
         create_dataset("kitti2015", **{"root": root, **options})
 
 
+def test_options_are_checked_where_a_data_set_hands_them_on(tmp_path):
+    with pytest.raises(UserError, match="data set 'folder' takes no option 'length'"):
+        create_dataset("folder", tmp_path, length=6)
+    with pytest.raises(UserError, match="data set 'world' cannot be made with length='many': "):
+        create_dataset("world", length="many")
+
+
 def test_an_empty_root_says_which_layout_was_expected(tmp_path):
     for name in set(list_datasets()) - {"world", "labelled_folder"}:  # which also wants to know its classes
         with pytest.raises(UserError, match=f"data set '{name}': nothing of split .* expected .*"):

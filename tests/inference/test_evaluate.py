@@ -234,6 +234,18 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         evaluate(f"dsnet_bb21_ed2_n16={tmp_path / 'other.safetensors'}", [sample(1)])
 
 
+def test_of_a_folder_those_pairs_count_that_have_ground_truth(constant, plane, tmp_path):
+    for name in "ab":
+        for view, image in zip(("left", "right"), plane(), strict=True):
+            formats.write_image(tmp_path / view / f"{name}.png", image)
+    with pytest.raises(UserError, match="sample 'a' has no 'disparity' to evaluate stereo on"):
+        evaluate(constant(), "folder", root=tmp_path)
+    formats.write_pfm(tmp_path / "disparity" / "b.pfm", np.full((48, 120), 8, np.float32))
+    found = evaluate(constant(8), "folder", root=tmp_path)
+    assert [one["sample"] for one in found.samples] == ["b"]
+    assert found.rows[0]["epe"] == 0
+
+
 def test_ground_truth_of_another_size_is_refused(constant):
     given = sample(1)
     given["disparity"] = torch.ones(1, 5, 10)
@@ -272,6 +284,10 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys):
         (["sgbm", "--data", "samples", "--root", "a", "--root", "b"], "several roots need the name"),
         (["sgbm", "--data", "samples", "--data-option", "x"], "KEY=VALUE, got 'x'"),
         (["--run", "/nowhere", "--data", "samples"], "/nowhere is no run"),
+        (
+            ["sgbm", "--data", "samples", "--device", "abacus"],
+            "torch has no device 'abacus' here; there is cpu",
+        ),
     ],
 )
 def test_the_verb_names_mistakes(arguments, message):

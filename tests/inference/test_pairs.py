@@ -80,7 +80,7 @@ def test_a_list_that_is_not_right_is_refused_by_line(tmp_path, content, message)
 def test_what_is_not_there_or_empty_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no pairs in .*; expected left/ and right/"):
         pairs_from(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read the list .*nothing.txt"):
+    with pytest.raises(UserError, match=r"there is no folder or list file .*nothing.txt"):
         pairs_from(tmp_path / "nothing.txt")
     (tmp_path / "left").mkdir()
     (tmp_path / "right").mkdir()

@@ -112,6 +112,21 @@ def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source()
     assert torch.all(out == 20)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pad": "center"}, "no pad of an input specification 'center'; did you mean 'centre'"),
+        ({"pad_mode": "zeros"}, "no pad_mode of an input specification 'zeros'"),
+        ({"channels": "BGR"}, "no channels of an input specification 'BGR'"),
+        ({"mean": (0.5,)}, "mean of an input specification is three numbers, got"),
+        ({"multiple": 0}, "multiple of an input specification is 1 or more"),
+    ],
+)
+def test_an_input_specification_is_checked(fields, message):
+    with pytest.raises(UserError, match=message):
+        InputSpec(**fields)
+
+
 def test_the_network_is_evaluated_and_left_in_the_mode_it_was_in():
     net = Echo(InputSpec())
     net.train()

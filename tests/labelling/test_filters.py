@@ -153,6 +153,9 @@ def test_a_filter_is_written_in_one_word_and_a_misspelt_one_is_told():
         parse_filter("textur")
     with pytest.raises(dd.UserError, match="did you mean 'threshold'"):
         parse_filter("texture:treshold=1")
+    for wrong in ("texture:threshold", "texture:threshold=much"):
+        with pytest.raises(dd.UserError, match="filter 'texture': threshold is a number"):
+            parse_filter(wrong)
     with pytest.raises(dd.UserError, match=r"needs 'right_next'|needs 'left_next'|frames of two times"):
         FILTERS["forward_backward"](
             evidence("sceneflow", ("left", "right"), flow=torch.zeros(1, 2, 8, WIDTH))

@@ -16,6 +16,7 @@ import torch
 from held import held
 
 import densedistill as dd
+from densedistill.cli import main
 from densedistill.data import formats
 from densedistill.data.store import Store
 from densedistill.labelling import Settings, engine, label
@@ -110,7 +111,7 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_redone(labelled, pairs, tm
 
 
 def test_other_settings_are_refused_on_the_same_folder(labelled, pairs):
-    with pytest.raises(dd.UserError, match="labelled with another filters"):
+    with pytest.raises(dd.UserError, match="labelled with other filters"):
         label(settings(pairs, labelled[0]))
     with pytest.raises(dd.UserError, match="labelled with another teacher"):
         label(
@@ -121,6 +122,36 @@ def test_other_settings_are_refused_on_the_same_folder(labelled, pairs):
                 filters=[("texture", {"threshold": 1.0})],
             )
         )
+
+
+def test_other_taps_are_refused_on_the_same_folder(pairs, tmp_path):
+    teacher = {"name": "toy_teachers:TinyNetwork"}
+    label(settings(pairs, tmp_path / "labels", teacher=teacher))
+    with pytest.raises(dd.UserError, match="labelled with other taps"):
+        label(settings(pairs, tmp_path / "labels", teacher=teacher, taps=["features"]))
+
+
+def test_a_labelling_that_failed_before_its_first_shard_may_be_begun_again(pairs, tmp_path):
+    out = tmp_path / "labels"
+    with pytest.raises(dd.UserError, match="needs 'flow', the teacher gives disparity"):
+        label(settings(pairs, out, filters=[("forward_backward", {})], teacher={"name": GREY}))
+    assert label(settings(pairs, out)).made == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gwcnet_g"], "no weights ship for network 'gwcnet_g', so name a file: gwcnet_g=FILE"),
+        (["sgbm", "--workers", "0"], "--workers: must be at least 1, not 0"),
+        (["sgbm", "--dry-run", "--total", "-5"], "--total: must be at least 1, not -5"),
+        (["sgbm", "--device", "abacus"], "torch has no device 'abacus' here; there is cpu"),
+    ],
+)
+def test_the_verb_names_mistakes(arguments, message, pairs, tmp_path, capsys):
+    assert main(["label", *arguments, "--frames", str(pairs), "--out", str(tmp_path / "labels")]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
 
 
 def test_a_second_labeller_on_one_folder_is_refused(pairs, tmp_path):

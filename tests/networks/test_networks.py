@@ -267,3 +267,12 @@ def test_exports_with_any_batch_size_and_computes_as_before_afterwards(name):
     double = [torch.cat((image, image)) for image in inputs]
     with torch.no_grad():
         assert close([exported(*double)["disparity"][2:]], expected, 1e-3)
+
+
+def test_an_option_of_the_wrong_kind_is_named():
+    with pytest.raises(dd.UserError, match="network 'dsnet_slim' cannot be made with width='wide': "):
+        dd.create_model("dsnet_slim", width="wide")
+    with pytest.raises(dd.UserError, match=r"max_disparity is a whole number of pixels, got 32\.0"):
+        dd.create_model("dsnet_slim", max_disparity=32.0)
+    with pytest.raises(dd.UserError, match="network 'depth_slim' cannot be made with encoder='resnet19': "):
+        dd.create_model("depth_slim", encoder="resnet19")

@@ -197,6 +197,12 @@ def test_a_truncated_file_is_named(name, entries, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_text_file_is_no_weights(tmp_path):
+    (tmp_path / "weights.pth").write_text("task: stereo\n")
+    with pytest.raises(dd.UserError, match=r"cannot read weights from .*weights\.pth"):
+        loaded(tmp_path / "weights.pth")
+
+
 def test_a_file_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 1}, tmp_path / "weights.pth")
     with pytest.raises(dd.UserError, match="holds no weights"):

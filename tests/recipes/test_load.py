@@ -117,6 +117,16 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
         ("schedule.milestones", 3, "schedule.milestones: a list is wanted, not 3"),
         ("trainer.compile", "perhaps", "trainer.compile: true or false is wanted, not 'perhaps'"),
         ("seed.x", 1, "seed"),
+        ("seed", -1, "seed: must be at least 0, not -1"),
+        ("data.batch_size", -2, "data.batch_size: must be at least 1, not -2"),
+        ("data.workers", -1, "data.workers: must be at least 0, not -1"),
+        ("data.train.weight", -1, "data.train.weight: must be at least 0, not -1"),
+        ("data.train.weight", 0, "data.train: every data set has the weight 0"),
+        ("optimizer.lr", "nan", "optimizer.lr: must be at least 0, not nan"),
+        ("optimizer.betas", [0.9], r"optimizer.betas: two numbers from 0 to below 1, not \[0.9\]"),
+        ("trainer.log_every", 0, "trainer.log_every: must be at least 1, not 0"),
+        ("trainer.clip", 0, "trainer.clip: must be above 0, not 0"),
+        ("trainer.ema", 2, "trainer.ema: a decay from 0 to below 1, not 2"),
     ],
 )
 def test_a_wrong_field_is_named_with_the_nearest_valid_one(path, value, message):

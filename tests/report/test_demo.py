@@ -125,6 +125,13 @@ def test_a_stopped_training_is_gone_on_with(small, tmp_path, monkeypatch):
     assert asked == [tmp_path]
 
 
+@pytest.mark.parametrize("wrong", [{"minutes": 0}, {"minutes": float("nan")}, {"steps": -3}])
+def test_a_length_that_is_none_is_refused_before_pairs_are_made(wrong, tmp_path):
+    with pytest.raises(UserError, match=f"--{next(iter(wrong))}: must be above 0, not"):
+        demo.run_demo(tmp_path / "demo", **wrong)
+    assert not (tmp_path / "demo").exists()
+
+
 def test_minutes_become_steps_by_a_short_trial_that_leaves_nothing(tmp_path, monkeypatch):
     def train(recipe, run):
         run.mkdir(parents=True)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from densedistill.errors import UserError
 from densedistill.training import train
 from densedistill.training.stages import stage_runs
-from densedistill.verbs import distill
+from densedistill.verbs import distill, report
 
 MODULE = importlib.import_module("densedistill.training.train")  # the package has a function of that name
 
@@ -39,6 +39,8 @@ def test_a_chain_teaches_its_student_by_what_it_trained_before(tmp_path):
     assert re.search(r"<li>teacher: \S+, 5 steps in \d+\.\d minutes</li>", page)
     assert re.search(r"<li>student: \S+ taught by teacher, \d+ steps in", page)
     assert "Loss terms of 1-teacher" in page
+    # Asked for again, it is the same page; nothing of it is lost.
+    assert report([run.path]).read_text() == page
 
 
 def test_a_finished_stage_is_not_repeated(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import small
 import torch
 
 import densedistill as dd
+from densedistill import cli
 from densedistill.data import formats
 from densedistill.inference.evaluate import evaluate
 from densedistill.inference.predict import predict
@@ -41,6 +42,8 @@ def test_a_run_is_trained_validated_evaluated_and_reported(task, run):
     assert "disparity" not in page
     assert "world, sample 1" in page
     assert "<img" in page
+    assert cli.main(["report", str(run.path)]) == 0
+    assert (run.path / "report.html").read_text() == page
 
 
 def test_a_resumed_run_ends_with_the_same_weights(task, run, tmp_path):

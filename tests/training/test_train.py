@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from densedistill import cli
-from densedistill.errors import UserError
+from densedistill.errors import DataWarning, UserError
 from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import load_checkpoint
@@ -291,6 +291,26 @@ def test_a_batch_in_which_nothing_has_truth_is_no_failure(tmp_path):
     train(toy.recipe(data__train__truth=False, schedule__steps=3), run=tmp_path / "run")
 
 
+def test_a_training_without_anything_to_learn_from_says_so(tmp_path):
+    fields = toy.recipe(data__train__truth=False, objective__features=None, schedule__steps=1)
+    with pytest.warns(DataWarning, match="every term is to the ground truth, and the first batch has none"):
+        train(fields, run=tmp_path / "run")
+
+
+def test_a_teacher_without_weights_is_told(tmp_path, capsys):
+    small = {"max_disparity": 16}
+    fields = toy.recipe(
+        student={"name": "dsnet_slim", **small},
+        teachers__teacher={"name": "dsnet_slim", **small},
+        objective={"output": {"loss": "smooth_l1", "of": "disparity", "to": "teacher"}},
+        data__validate=[],
+        schedule__steps=1,
+    )
+    train(fields, run=tmp_path / "run")
+    said = "warning: teachers.teacher: 'dsnet_slim' was given no weights and answers at random\n"
+    assert said in capsys.readouterr().err
+
+
 def test_ground_truth_that_is_all_beyond_the_maximum_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"every disparity of the first batch \(dots.* of 1, the least is"):
         train(toy.recipe(student__max_disparity=1), run=tmp_path / "run")
@@ -300,6 +320,40 @@ def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path):
     train(toy.recipe(), run=tmp_path / "run")
     with pytest.raises(UserError, match="holds a run already: `--resume"):
         train(toy.recipe(), run=tmp_path / "run")
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
+    wrong = {"name": "toy:Dots", "length": 10, "crop": [1000, 1000]}
+    with pytest.raises(UserError, match="smaller than the crop"):
+        train(toy.recipe(data__train=wrong), run=tmp_path / "run")
+    run = train(toy.recipe(), run=tmp_path / "run")
+    assert run.finished
+    assert run.recipe.data.train[0].crop is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "stereoo"}, "there is no task 'stereoo'; did you mean 'stereo'"),
+        ({"task": "depth"}, "task: the recipe is of depth, its student 'toy:Tiny' of stereo"),
+        (
+            {"teachers__teacher": {"name": "depth_slim"}},
+            "teachers.teacher: it is of depth and sees image; the recipe is of stereo, which has left, right",
+        ),
+        ({"student__name": "os:sep"}, "network 'os:sep' is a str; a class or a function is wanted"),
+        ({"data__protocol": "kiti2015"}, "there is no protocol 'kiti2015'; did you mean 'kitti2015'"),
+    ],
+)
+def test_what_cannot_match_is_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(toy.recipe(**changes), run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_accelerator_that_is_not_here_has_one_line(tmp_path):
+    with pytest.raises(UserError, match="there is no abacus with 1 devices here") as caught:
+        train(toy.recipe(trainer__accelerator="abacus"), run=tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_default_directories_are_numbered(tmp_path, monkeypatch):
@@ -321,6 +375,15 @@ def test_a_checkpoint_that_cannot_be_used_has_one_line(tmp_path, damage):
     else:
         torch.save({"weights": torch.zeros(1)}, run.last)
     with pytest.raises(UserError, match=r"last\.ckpt: .*not a checkpoint"):
+        train(resume=run.path)
+
+
+def test_a_damaged_log_has_one_line(tmp_path):
+    run = train(toy.recipe(), run=tmp_path / "run")
+    run.student.unlink()
+    log = run.path / "metrics.jsonl"
+    log.write_text('{"step": 2, "ti\n' + log.read_text())
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: not every line is JSON"):
         train(resume=run.path)
 
 

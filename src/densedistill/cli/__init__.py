@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from types import ModuleType
+from typing import NoReturn
 
 from ..errors import DataWarning, UserError, nearest
 
@@ -38,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     0: done; 1: done, and the answer is no; 2: a mistake that one line on stderr names; 130: interrupted.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    if "" not in sys.path:
+        # A recipe's `package.module:Name` may lie in the folder that one is in, as it does for python -m.
+        sys.path.append("")
     usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
         return _dispatch(arguments)
@@ -130,7 +134,7 @@ def make_parser(module: ModuleType) -> argparse.ArgumentParser:
     docstring."""
     verb = module.__name__.rpartition(".")[2]
     description, _, examples = (module.__doc__ or "").strip().partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"densedistill {verb}",
         description=description,
         epilog=examples or None,
@@ -139,6 +143,13 @@ def make_parser(module: ModuleType) -> argparse.ArgumentParser:
     )
     module.add_arguments(parser)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _flags(module: ModuleType) -> list[str]:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..deployment.benchmark import benchmark
     from ..errors import UserError
-    from ..inference.load import best_device
+    from ..networks.device import find_device
     from .models import parse_size
 
     if args.threads is not None:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         runtimes=args.runtime.split(",") if args.runtime else (),
         precisions=args.precision.split(","),
         max_disparity=args.max_disparity,
-        device=args.device or best_device(),
+        device=find_device(args.device),
         rounds=args.rounds,
         seconds=args.seconds,
         memory=not args.no_memory,

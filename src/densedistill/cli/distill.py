@@ -2,9 +2,8 @@
 
 examples:
   densedistill distill dsnet/sceneflow --twin
-  densedistill distill dsnet/sceneflow --data.train.root /data/SceneFlow --data.validate.root /data/SceneFlow
-  \\
-      --teachers.teacher.weights acvnet_sceneflow.ckpt
+  densedistill distill dsnet/sceneflow --data.train.root /data/SceneFlow \\
+      --data.validate.root /data/SceneFlow --teachers.teacher.weights acvnet_sceneflow.ckpt
   densedistill distill --resume runs/dsnet-sceneflow
 
 Every field of the recipe is a flag too: --objective.volume.weight 0 --schedule.steps 1000 --seed 2

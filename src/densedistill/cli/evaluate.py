@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..errors import UserError
     from ..inference.evaluate import evaluate
-    from ..inference.load import best_device
+    from ..networks.device import find_device
 
     networks = [*args.networks, *map(Path, args.runs)]
     if not networks:
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         max_disparity=args.max_disparity,
         metrics=args.metrics.split(",") if args.metrics else None,
         per_image=args.per_image,
-        device=args.device or best_device(),
+        device=find_device(args.device),
         precision=args.precision,
         runtime=args.runtime,
         limit=args.limit,

@@ -74,10 +74,14 @@ def run(args: argparse.Namespace) -> int:
     """Label, and say what was written and kept."""
     from rich.console import Console
 
-    from ..inference.load import best_device
+    from ..errors import UserError
     from ..labelling.engine import Settings
     from ..labelling.filters import parse_filter
+    from ..networks.device import find_device
 
+    for flag, count in (("--workers", args.workers), ("--total", args.total)):
+        if count is not None and count < 1:
+            raise UserError(f"{flag}: must be at least 1, not {count}")
     frames: dict[str, Any] = {"frames": args.frames} if args.frames else {"data": args.data}
     if args.data:
         given = {"root": args.root, "split": args.split, **_options(args.option, "--option")}
@@ -93,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         mirrored=args.mirrored,
         taps=args.taps,
         images=args.images,
-        device=str(args.device or best_device()),
+        device=str(find_device(args.device)),
     )
     say = Console(highlight=False, soft_wrap=True).print
     if args.dry_run:
@@ -134,8 +138,11 @@ def _teacher(text: str, options: dict[str, Any]) -> dict[str, Any]:
         return {**fields, **options}
     name, _, weights = text.partition("=")
     from ..networks.published import shipped_weights
+    from ..networks.registry import MODELS
 
-    if not weights and "weights" not in options and "shipped" in shipped_weights(name):
+    if not weights and "weights" not in options and ":" not in name and name in MODELS:
+        if "shipped" not in shipped_weights(name):
+            raise UserError(f"no weights ship for network '{name}', so name a file: {name}=FILE")
         weights = "shipped"
     return {"name": name, **({"weights": weights} if weights else {}), **options}
 

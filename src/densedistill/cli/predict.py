@@ -104,9 +104,12 @@ def run(args: argparse.Namespace) -> int:
     """Predict and say what was written."""
     from rich.console import Console
 
-    from ..inference.load import best_device
+    from ..errors import UserError
     from ..inference.predict import predict
+    from ..networks.device import find_device
 
+    if args.color_max is not None and not args.color_max > 0:
+        raise UserError(f"--color-max: must be above 0, not {args.color_max:g}")
     say = Console(highlight=False, soft_wrap=True).print
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if args.submission:
@@ -120,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         calibration=_intrinsics(args.intrinsics) or args.calibration,
         rectify_by=args.rectify,
         max_disparity=args.max_disparity,
-        device=args.device or best_device(),
+        device=find_device(args.device),
         precision=args.precision,
         runtime=args.runtime,
         overwrite=args.overwrite,
@@ -140,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _submit(args: argparse.Namespace, progress: bool) -> Any:
     from ..errors import UserError
-    from ..inference.load import best_device
     from ..inference.submissions import write_submission
+    from ..networks.device import find_device
     from .evaluate import data_options
 
     if args.root is None:
@@ -155,7 +158,7 @@ def _submit(args: argparse.Namespace, progress: bool) -> Any:
         method=args.method,
         options=data_options(args.data_option),
         max_disparity=args.max_disparity,
-        device=args.device or best_device(),
+        device=find_device(args.device),
         precision=args.precision,
         runtime=args.runtime,
         overwrite=args.overwrite,

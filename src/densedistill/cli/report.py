@@ -8,7 +8,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 NAME = "report"
 HELP = "one HTML page about runs"
@@ -25,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and print where it is."""
-    from ..report import write_report
+    from ..verbs import report
 
-    out = args.out or (Path(args.runs[0]) / "report.html" if len(args.runs) == 1 else "report.html")
-    print(f"wrote {write_report(args.runs, out, title=args.title)}")
+    print(f"wrote {report(args.runs, args.out, args.title)}")
     return 0

@@ -14,7 +14,7 @@ from ..errors import UserError, nearest, unknown
 from ..networks import InputSpec, create_model, list_models
 from ..networks.precision import fold_batch_norm
 from ..networks.published import load_weights
-from ..registry import Registry
+from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime
 from ..tasks import Task, get_task
 from .answers import input_spec, run_network
@@ -308,7 +308,7 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
         for option in options:
             if option not in accepted:
                 raise UserError(f"teacher '{name}' takes no option '{option}'{nearest(option, accepted)}")
-    made = make(**options)
+    made = construct("teacher", name, make, options)
     if weights is not None:  # of a network that leaves loading to us
         if isinstance(made, Teacher):
             raise UserError(f"teacher '{name}' takes no option 'weights'")

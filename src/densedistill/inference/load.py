@@ -144,8 +144,3 @@ def _load_run(run: Path) -> nn.Module:
     if not weights.is_file():
         raise UserError(f"{run} is not finished: there is no {weights.name} in it; resume it first")
     return create_model(recipe.student.name, weights=str(weights), **recipe.student.options)
-
-
-def best_device() -> torch.device:
-    """Return the accelerator when there is one, else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

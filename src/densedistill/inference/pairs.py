@@ -92,6 +92,8 @@ def read_list(path: Path, columns: int, root: PathLike | None = None) -> list[tu
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        if not path.exists():
+            raise UserError(f"there is no folder or list file {path}") from None
         why = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"cannot read the list {path}: {why}") from None
     base = path.parent if root is None else Path(root)

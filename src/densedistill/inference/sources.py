@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.datasets import open_dataset
+from ..data.datasets._base import FilesOnDisk
 from ..errors import UserError
 from ..tasks import Task
 from .protocols import Protocol
@@ -60,14 +61,21 @@ def _one(
 ) -> Source:
     if isinstance(data, str):
         chosen = root.get(data) if isinstance(root, Mapping) else root
-        return Source(
-            label or data, open_dataset(data, task.name, root=chosen, split=split, **(options or {}))
-        )
+        samples = open_dataset(data, task.name, root=chosen, split=split, **(options or {}))
+        return Source(label or data, keep_measurable(samples, task))
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise UserError(
             f"data is a data set, the name of one or a list of samples, got {type(data).__name__}"
         )
     return Source(label or getattr(data, "name", None) or _label(data), data)
+
+
+def keep_measurable(samples: Any, task: Task) -> Any:
+    """Return a data set of files without the samples that lack the ground truth of `task`, as some of a
+    folder of your own may; one without any is left as it is, and measuring on it says so."""
+    if isinstance(samples, FilesOnDisk):
+        samples.keep_with(task.targets[task.outputs[0]])
+    return samples
 
 
 def _shipped(task: Task) -> list[Source]:

@@ -24,6 +24,16 @@ from .frames import Frames, open_frames
 
 Advance = Callable[[int, int], None]
 
+#: What a folder was labelled with, where it is not just "another KEY".
+_OTHERWISE = {
+    "filters": "other filters",
+    "frames_sha256": "other frames",
+    "images": "other images",
+    "mirrored": "other --mirrored",
+    "tapped": "other taps",
+    "write": "another kind of labels",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -120,6 +130,7 @@ class Job:
             "shards": self.shards,
             "mirrored": settings.mirrored,
             "images": settings.images,
+            "tapped": _plain(settings.taps),
         }
 
     def make(self, number: int) -> dict[str, Any]:
@@ -230,7 +241,8 @@ def merge_counts(total: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _agree(out: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse to go on with labels that were made otherwise."""
-    if not (out / store.MANIFEST).is_file():
+    nothing_yet = not any((out / "shards").glob("*.json"))
+    if nothing_yet or not (out / store.MANIFEST).is_file():
         return
     try:
         before = store.read_manifest(out)
@@ -238,10 +250,8 @@ def _agree(out: Path, manifest: Mapping[str, Any]) -> None:
         return  # damaged; it is written anew
     for key, value in manifest.items():
         if before.get(key) != json.loads(json.dumps(value)):
-            what = {"frames_sha256": "frames", "write": "kind of labels"}.get(key, key)
-            raise UserError(
-                f"{out} was labelled with another {what}; name another folder, or remove this one"
-            )
+            what = _OTHERWISE.get(key, f"another {key}")
+            raise UserError(f"{out} was labelled with {what}; name another folder, or remove this one")
 
 
 def _totals(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

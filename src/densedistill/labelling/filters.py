@@ -247,13 +247,16 @@ def parse_filter(text: str) -> tuple[str, dict[str, Any]]:
     import inspect
 
     name, _, rest = text.partition(":")
-    accepted = [key for key in inspect.signature(FILTERS[name]).parameters if key != "evidence"]
+    defaults = {key: one.default for key, one in inspect.signature(FILTERS[name]).parameters.items()}
+    accepted = [key for key in defaults if key != "evidence"]
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key not in accepted:
+        key, _, value = part.partition("=")
+        if key not in accepted:
             raise UserError(f"filter '{name}' has no option '{key}'{nearest(key, accepted)}")
         values = [_number(one) for one in value.split("+")]
+        if isinstance(defaults[key], int | float) and not isinstance(values[0], float):
+            raise UserError(f"filter '{name}': {key} is a number, {key}=1 for example, not '{value}'")
         options[key] = values if key == "over" else values[0]
     return name, options
 

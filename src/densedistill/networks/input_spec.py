@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_CHANNELS = ("rgb", "bgr")
+_PADS = ("bottom-right", "top-right", "centre")
 _PAD_MODES = {"zeros-after-normalising": "constant", "reflect": "reflect", "replicate": "replicate"}
 
 
@@ -62,6 +64,21 @@ class InputSpec:
     refuses_smaller: bool = False
     pad: Literal["bottom-right", "top-right", "centre"] = "bottom-right"
     pad_mode: Literal["zeros-after-normalising", "reflect", "replicate"] = "zeros-after-normalising"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("channels", _CHANNELS), ("pad", _PADS), ("pad_mode", _PAD_MODES)):
+            if getattr(self, name) not in choices:
+                raise unknown(f"{name} of an input specification", getattr(self, name), choices)
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise UserError(
+                    f"{name} of an input specification is three numbers, got {getattr(self, name)}"
+                )
+        if self.multiple < 1 or self.scale <= 0:
+            raise UserError(
+                "multiple of an input specification is 1 or more and scale above 0, "
+                f"got {self.multiple} and {self.scale}"
+            )
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return `image` (B, 3, H, W; uint8, or float in [0, 1]) in the network's channel order and range."""

@@ -235,7 +235,7 @@ def read_entries(path: Path) -> dict[str, Tensor]:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it holds objects ({named[1]}), which could run code" if named else "it is damaged"
         raise UserError(f"cannot read weights from {path}: {what}; save its state_dict alone") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of whatever kind the bytes of a foreign file lead to
         raise UserError(f"cannot read weights from {path}: {_one_line(error)}; is it truncated?") from None
     entries = _unwrap(content)
     if entries is None:

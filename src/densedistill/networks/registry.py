@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError, nearest, unknown
-from ..registry import Registry
+from ..registry import Registry, construct
 
 MODELS = Registry("network", ("densedistill.networks",))
 _TASKS: dict[str, str] = {}
@@ -67,7 +67,7 @@ def create_model(name: str, weights: str | None = None, **options: Any) -> nn.Mo
                 raise UserError(f"network '{name}' takes no option '{option}'{nearest(option, accepted)}")
     if weights is not None:
         options = {**stored_options(name, weights), **options}
-    network = constructor(**options)
+    network = construct("network", name, constructor, options)
     network.name, network.options = name, options
     if name in _TASKS:
         network.task = _TASKS[name]

@@ -16,6 +16,22 @@ T = TypeVar("T")
 UNITS = ("epochs", "steps", "minutes")
 
 
+def _at_least(group: str, config: Any, **bounds: float) -> None:
+    """Raise UserError for a field of `config` that is below its bound, or no number; None is left alone."""
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if value is not None and not value >= bound:
+            raise UserError(f"{group}.{name}: must be at least {bound:g}, not {value}")
+
+
+def _above_zero(group: str, config: Any, *names: str) -> None:
+    """Raise UserError for a field of `config` that is not above 0; None is left alone."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{group}.{name}: must be above 0, not {value}")
+
+
 @dataclass(kw_only=True)
 class Student:
     """The network that is trained.
@@ -87,6 +103,13 @@ class Data:
     augment: dict[str, Any] | str = field(default_factory=dict)
     workers: int | None = None
 
+    def __post_init__(self) -> None:
+        _at_least("data", self, batch_size=1, workers=0)
+        for entry in self.train:
+            _at_least("data.train", entry, weight=0)
+        if self.train and all(entry.weight == 0 for entry in self.train):
+            raise UserError("data.train: every data set has the weight 0; one must be above it")
+
 
 @dataclass(kw_only=True)
 class Optimizer:
@@ -99,6 +122,13 @@ class Optimizer:
     eps: float = 1e-8
     momentum: float = 0.9
     nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("optimizer", self, lr=0, weight_decay=0, eps=0, momentum=0)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas: two numbers from 0 to below 1, not {self.betas}")
+        if self.name == "sgd" and self.nesterov and not self.momentum:
+            raise UserError("optimizer.nesterov: needs a momentum above 0")
 
 
 @dataclass(kw_only=True)
@@ -134,8 +164,7 @@ class Schedule:
         if len(lengths) != 1:
             said = "all of " + ", ".join(lengths) if lengths else "none"
             raise UserError(f"schedule: give one of epochs, steps and minutes; there is {said}")
-        if not getattr(self, lengths[0]) > 0:
-            raise UserError(f"schedule.{lengths[0]}: must be above 0, not {getattr(self, lengths[0])}")
+        _above_zero("schedule", self, lengths[0])
         if not 0 <= self.warmup < 1:
             raise UserError(f"schedule.warmup: a share of the whole, from 0 to below 1, not {self.warmup}")
         if not 0 <= self.hold < 1 - self.warmup:
@@ -195,6 +224,14 @@ class Trainer:
     pictures: int = 2
     select: Literal["last", "best"] = "last"
 
+    def __post_init__(self) -> None:
+        whole = dict.fromkeys(("accumulate", "devices", "nodes", "threads", "log_every"), 1)
+        _at_least("trainer", self, **whole, validate_every=1, checkpoint_every=1)
+        _at_least("trainer", self, checkpoint_minutes=0, pictures=0)
+        _above_zero("trainer", self, "clip")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(f"trainer.ema: a decay from 0 to below 1, not {self.ema}")
+
 
 @dataclass(kw_only=True)
 class Recipe:
@@ -216,6 +253,8 @@ class Recipe:
     name: str = ""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed: must be at least 0, not {self.seed}")
         if not self.objective:
             raise UserError("objective: there is no term; add one, for example ground_truth")
         for name, term in self.objective.items():

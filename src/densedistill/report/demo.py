@@ -75,6 +75,9 @@ def run_demo(
         UserError: `out` holds a demo of other settings.
         KeyboardInterrupt: stopped; the same call goes on from there.
     """
+    for flag, given in (("minutes", minutes), ("steps", steps)):
+        if given is not None and not 0 < given < float("inf"):
+            raise UserError(f"--{flag}: must be above 0, not {given:g}")
     out, console = Path(out), console or Console()
     with _told_how_to_go_on(out):
         recipes = _recipes(out, minutes, steps, seed, dict(overrides or {}), console)
@@ -148,8 +151,6 @@ def _one(recipe: Any) -> Recipe:
 
 def _steps_in(minutes: float, out: Path, fields: dict[str, Any], console: Console) -> int:
     """Return how many steps both trainings can take, by the time of a few of the slower, distilled one."""
-    if minutes <= 0:
-        raise UserError(f"--minutes: must be above 0, not {minutes:g}")
     console.print(f"[bold]trial[/bold]: how many steps fit into {minutes:g} minutes here?")
     trial = out / "trial"
     shutil.rmtree(trial, ignore_errors=True)

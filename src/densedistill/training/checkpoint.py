@@ -64,7 +64,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from None
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{path}: damaged or not a checkpoint ({reason}); without it the run begins again"
+        ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT or "counters" not in state:
         raise UserError(f"{path}: not a checkpoint of a run")
     return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..distillation.objective import Objective
 from ..distillation.recompute import recomputed_activations
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 from ..recipes import Recipe
 from .checkpoint import Counters
 from .ema import WeightAverage
@@ -141,6 +142,13 @@ class TrainingModule(L.LightningModule):
         """Return the objective's total for `batch`; UserError when it is not a number."""
         if not self._batch:
             refuse_out_of_range(batch, getattr(self.student, "max_disparity", None))
+            if not self._learns_from(batch):
+                warnings.warn(
+                    "every term is to the ground truth, and the first batch has none; nothing is learned "
+                    "from such batches, see densedistill data check",
+                    DataWarning,
+                    stacklevel=1,
+                )
         self._batch = batch
         config = self.recipe.trainer
         # A compiler decides itself what is kept.
@@ -151,6 +159,11 @@ class TrainingModule(L.LightningModule):
             culprits = [k for k, v in self.parts.items() if k != "total" and not torch.isfinite(v)]
             self._fail(f"the loss is {total.item()} (term {', '.join(culprits) or 'total'})")
         return total
+
+    def _learns_from(self, batch: Mapping[str, Any]) -> bool:
+        targets = self.objective.task.targets.values()
+        taught = any(term["to"] != "ground_truth" for term in self.recipe.objective.values())
+        return taught or any(target in batch for target in targets)
 
     def configure_gradient_clipping(
         self,

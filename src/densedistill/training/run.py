@@ -55,6 +55,12 @@ class Run:
         return self.student.is_file()
 
     @property
+    def begun(self) -> bool:
+        """Whether anything was trained here, or in one of its stages, that another run would overwrite."""
+        left = ("metrics.jsonl", "checkpoints/*.ckpt", self.student.name)
+        return any(next(self.path.glob(f"{stage}{file}"), None) for stage in ("", "*/") for file in left)
+
+    @property
     def recipe(self) -> Recipe | Stages:
         """The resolved recipe."""
         return load_recipe(self.path / "recipe.yaml")
@@ -67,7 +73,10 @@ class Run:
             return []
         # A killed run may have left half a line at the end.
         whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError:
+            raise UserError(f"{path} is damaged: not every line is JSON; mend it or remove it") from None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -80,7 +89,8 @@ class Run:
         run."""
         from ..environment import environment
 
-        if (self.path / "recipe.yaml").exists():
+        # A run that failed before its first step holds nothing; mended, the same command begins it anew.
+        if (self.path / "recipe.yaml").exists() and self.begun:
             raise UserError(
                 f"{self.path} holds a run already: `--resume {self.path}` goes on with it, "
                 "`--run DIR` starts another"

@@ -31,7 +31,7 @@ def train_stages(stages: Stages, run: Run) -> Run:
             continue
         if is_first_process():
             print(f"{stages.kind} {number}/{len(runs)}: {name}", file=sys.stderr)
-            if not (stage.path / "recipe.yaml").is_file():
+            if not stage.begun:
                 stage.create(recipe)
         train_one(with_earlier(recipe, runs), stage)
     if stages.kind == "chain" and is_first_process():

@@ -19,10 +19,12 @@ from ..distillation.objective import Objective
 from ..distillation.teachers import NetworkTeacher, create_teacher
 from ..errors import UserError, nearest
 from ..files import locked
+from ..inference.protocols import get_protocol
 from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
 from ..networks.published import save_weights
-from ..networks.registry import create_model
+from ..networks.registry import MODELS, create_model
 from ..recipes import Recipe, Stages, load_recipe
+from ..tasks import get_task, task_of
 from .adversarial import AdversarialModule
 from .callbacks import AtOnce, Interrupted, Pilot
 from .checkpoint import Counters, load_checkpoint, restore
@@ -101,7 +103,7 @@ def train_one(recipe: Recipe, run: Run) -> Run:
     with _quiet():
         datasets = open_validation(recipe)
         if is_first_process():
-            for warning in trained_on(recipe):
+            for warning in [*trained_on(recipe), *at_random(recipe)]:
                 print(f"warning: {warning}", file=sys.stderr)
         log = RunLog(run.path, recipe.trainer.log_every, is_first_process(), counters.step)
         pictures, protocol = recipe.trainer.pictures, recipe.data.protocol
@@ -194,8 +196,13 @@ def _hand_over(module: TrainingModule, run: Run) -> None:
 
 
 def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
-    """Return Lightning's trainer: what steps, on which machines, and nothing of what we do ourselves."""
+    """Return Lightning's trainer: what steps, on which machines, and nothing of what we do ourselves.
+
+    Raises:
+        UserError: this machine has no such accelerator, or not so many of them.
+    """
     import lightning as L
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     config = recipe.trainer
     accelerator = config.accelerator
@@ -210,24 +217,28 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
         or (isinstance(devices, int) and devices > 1)
         or (gpu and torch.cuda.device_count() > 1)
     )
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=config.nodes,
-        strategy="ddp" if several else "auto",
-        precision="bf16-mixed" if _bfloat16(config.precision, gpu) else "32-true",
-        sync_batchnorm=several and gpu and not recipe.student.frozen_bn,
-        accumulate_grad_batches=config.accumulate,
-        max_epochs=1,
-        callbacks=[pilot],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        default_root_dir=run.path,
-    )
+    try:
+        return L.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=config.nodes,
+            strategy="ddp" if several else "auto",
+            precision="bf16-mixed" if _bfloat16(config.precision, gpu) else "32-true",
+            sync_batchnorm=several and gpu and not recipe.student.frozen_bn,
+            accumulate_grad_batches=config.accumulate,
+            max_epochs=1,
+            callbacks=[pilot],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            default_root_dir=run.path,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"trainer: there is no {accelerator} with {devices} devices here: {reason}") from None
 
 
 def _on_gpu(accelerator: str) -> bool:
@@ -246,16 +257,26 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
     Raises:
         UserError: naming the `stage`, if there is one, and the term; nothing was written.
     """
-    if recipe.teachers:
-        recipe = copy.deepcopy(recipe)
-        users: list[Any] = [recipe.student, *recipe.teachers.values()]
-        for user in users:
-            if user.weights and user.weights.startswith("stage:"):
-                user.weights = None
-        try:
+    try:
+        get_protocol(recipe.data.protocol, get_task(recipe.task))
+        if recipe.teachers:
+            recipe = copy.deepcopy(recipe)
+            users: list[Any] = [recipe.student, *recipe.teachers.values()]
+            for user in users:
+                if user.weights and user.weights.startswith("stage:"):
+                    user.weights = None
             make_objective(recipe).check()
-        except UserError as error:
-            raise UserError(f"stage '{stage}': {error}" if stage else str(error)) from None
+    except UserError as error:
+        raise UserError(f"stage '{stage}': {error}" if stage else str(error)) from None
+
+
+def at_random(recipe: Recipe) -> list[str]:
+    """Return a warning for each teacher that is a network here and was given no weights."""
+    return [
+        f"teachers.{name}: '{teacher.name}' was given no weights and answers at random"
+        for name, teacher in recipe.teachers.items()
+        if teacher.weights is None and ":" not in teacher.name and teacher.name in MODELS
+    ]
 
 
 def make_objective(recipe: Recipe) -> Objective:
@@ -263,6 +284,10 @@ def make_objective(recipe: Recipe) -> Objective:
     torch.manual_seed(recipe.seed)
     config = recipe.student
     student = create_model(config.name, weights=config.weights, **config.options)
+    if task_of(student).name != recipe.task:
+        raise UserError(
+            f"task: the recipe is of {recipe.task}, its student '{config.name}' of {task_of(student).name}"
+        )
     student.requires_grad_(True)
     freeze(student, config.freeze)
     # A term that is switched off costs nothing, its teacher included.
@@ -273,6 +298,14 @@ def make_objective(recipe: Recipe) -> Objective:
         for name, teacher in recipe.teachers.items()
         if name in used
     }
+    sees = get_task(recipe.task).inputs
+    for name, answering in teachers.items():
+        theirs = getattr(answering, "task", None)
+        if theirs is not None and not set(theirs.inputs) <= set(sees):
+            raise UserError(
+                f"teachers.{name}: it is of {theirs.name} and sees {', '.join(theirs.inputs)}; "
+                f"the recipe is of {recipe.task}, which has {', '.join(sees)}"
+            )
     borrow(student, config.borrow, teachers)
     _lay_out(recipe, student, teachers)
     objective = Objective(terms, student, teachers)

@@ -13,8 +13,10 @@ from ..data.lists import shared
 from ..data.loader import open_dataset
 from ..inference.evaluate import evaluate
 from ..inference.predictor import Predictor
+from ..inference.sources import keep_measurable
 from ..metrics import metric_info
 from ..recipes import DataSet, Recipe
+from ..tasks import get_task
 from .pictures import picture
 
 if TYPE_CHECKING:
@@ -27,9 +29,8 @@ def open_validation(recipe: Recipe) -> dict[str, Any]:
     datasets: dict[str, Any] = {}
     for entry in recipe.data.validate:
         label = _label(entry)
-        datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = open_dataset(
-            entry, recipe.task
-        )
+        samples = keep_measurable(open_dataset(entry, recipe.task), get_task(recipe.task))
+        datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = samples
     return datasets
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ...errors import UserError, nearest
-from ...registry import Registry, discover
+from ...registry import Registry, construct, discover
 from ..sample import Sample
 
 DATASETS = Registry("data set", discover(__name__, __file__))
@@ -44,7 +44,7 @@ def create_dataset(
         for option in given:
             if option not in accepted:
                 raise UserError(f"data set '{name}' takes no option '{option}'{nearest(option, accepted)}")
-    return dataset(**given)
+    return construct("data set", name, dataset, given)
 
 
 def open_dataset(name: str, task: str, **options: Any) -> Dataset[Sample]:

@@ -197,6 +197,10 @@ class FilesOnDisk(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Return a sample; UserError for a damaged file, sizes that differ, or empty ground truth."""
 
+    def keep_with(self, role: str) -> None:
+        """Leave out the samples without a file of `role`, unless none has one."""
+        self.frames = [frame for frame in self.frames if role in frame.files] or self.frames
+
     @property
     def names(self) -> list[str]:
         """The samples' names, in order; with "/" where the data set has folders."""

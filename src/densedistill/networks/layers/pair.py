@@ -13,6 +13,8 @@ from .aggregation import Aggregation
 
 def check_max_disparity(max_disparity: int, multiple: int) -> None:
     """Raise UserError unless `max_disparity` is a positive multiple of `multiple`."""
+    if not isinstance(max_disparity, int):
+        raise UserError(f"max_disparity is a whole number of pixels, got {max_disparity!r}")
     if max_disparity <= 0 or max_disparity % multiple:
         better = max(multiple, -(-max_disparity // multiple) * multiple)
         raise UserError(
