@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import DataWarning, UserError
 from .recipes import Recipe, Stages, Teacher
 
 if TYPE_CHECKING:
@@ -99,8 +101,10 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str
         out: the page; None for `report.html`, in the run where there is but one.
         title: its heading; None for one made from the names.
 
+    Where the data or the weights that pictures need are gone, there are none, with a `DataWarning`.
+
     Raises:
-        UserError: a directory is no run, or the data and weights that the pictures need are gone.
+        UserError: a directory is no run.
     """
     from .report import write_report
 
@@ -112,7 +116,12 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str
     from .training.run import Run
 
     run = Run(single)
-    return _report(run, finish(run), target, title)
+    try:
+        final = finish(run)
+    except UserError as error:
+        warnings.warn(f"the report has no pictures: {error}", DataWarning, stacklevel=2)
+        final = None
+    return _report(run, final, target, title)
 
 
 def _report(run: Run, final: Final | None, target: Path, title: str | None = None) -> Path:

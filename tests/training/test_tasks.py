@@ -11,6 +11,7 @@ import torch
 import densedistill as dd
 from densedistill import cli
 from densedistill.data import formats
+from densedistill.errors import DataWarning
 from densedistill.inference.evaluate import evaluate
 from densedistill.inference.predict import predict
 from densedistill.metrics import metric_info
@@ -44,6 +45,10 @@ def test_a_run_is_trained_validated_evaluated_and_reported(task, run):
     assert "<img" in page
     assert cli.main(["report", str(run.path)]) == 0
     assert (run.path / "report.html").read_text() == page
+    run.student.unlink()  # what pictures need
+    with pytest.warns(DataWarning, match="the report has no pictures"):
+        assert cli.main(["report", str(run.path)]) == 0
+    assert metric_info(first).title in (run.path / "report.html").read_text()
 
 
 def test_a_resumed_run_ends_with_the_same_weights(task, run, tmp_path):
