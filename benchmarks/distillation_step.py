@@ -200,6 +200,7 @@ def convolutions_alone(options: argparse.Namespace) -> dict[str, Any]:
         kept = [torch.empty_like(x, device="meta").requires_grad_(x.requires_grad) for x in inputs]
         calls.append((module, kept, torch.is_grad_enabled()))
 
+    step.loss()  # type: ignore[attr-defined]  # a teacher's first answer takes two runs
     hook = nn.modules.module.register_module_forward_hook(
         lambda module, inputs, output: record(module, inputs) if isinstance(module, CONVOLUTIONS) else None
     )

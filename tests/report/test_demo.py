@@ -145,8 +145,6 @@ def test_minutes_become_steps_by_a_short_trial_that_leaves_nothing(tmp_path, mon
     assert steps == 420  # 600 s, 70 % of them for two trainings of 0.5 s a step
     assert list(tmp_path.iterdir()) == []
     assert demo._steps_in(0.01, tmp_path, {}, Console(quiet=True)) == 20
-    with pytest.raises(UserError, match="above 0"):
-        demo._steps_in(0, tmp_path, {}, Console(quiet=True))
 
 
 def test_the_summary_says_what_came_out_whichever_way():
