@@ -94,14 +94,12 @@ def label(
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
     """Write one page about `runs` and return its path; of a single run that `distill` finished the page that
-    it wrote then, pictures included.
+    it wrote then, pictures included. Where their data or weights are gone, a `DataWarning` stands for them.
 
     Args:
         runs: directories.
         out: the page; None for `report.html`, in the run where there is but one.
         title: its heading; None for one made from the names.
-
-    Where the data or the weights that pictures need are gone, there are none, with a `DataWarning`.
 
     Raises:
         UserError: a directory is no run.

@@ -249,7 +249,7 @@ def test_what_is_no_pair_of_images_is_refused_in_one_line(views, message):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "hpu", "xla"])
 def test_a_device_that_is_not_there_is_refused_in_one_line(device):
     with pytest.raises(UserError, match=f"torch has no device '{device}' here; there is cpu"):
         Predictor(Echo(InputSpec()), device)

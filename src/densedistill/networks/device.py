@@ -17,7 +17,7 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: a torch without CUDA
+    except (RuntimeError, AssertionError, ImportError):  # the latter two of a torch that was built without it
         there = ["cpu", *([str(found)] if (found := torch.accelerator.current_accelerator(True)) else [])]
         raise UserError(f"torch has no device '{name}' here; there is {', '.join(there)}") from None
     return device
