@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
@@ -270,3 +271,53 @@ def test_a_search_range_beyond_what_the_weights_need_is_refused(tmp_path):
     path = save_weights(dd.create_model("tsnnet_naive", max_disparity=32), tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="made with max_disparity=32"):
         load_predictor(f"tsnnet_naive={path}", max_disparity=64)
+
+
+def test_a_network_sees_the_image_at_the_scale_behind_its_name():
+    plain, scaled = load_predictor("dsnet_slim"), load_predictor("dsnet_slim@1.5")
+    assert (plain.name, scaled.name) == ("dsnet_slim", "dsnet_slim@1.5")
+    assert plain.net.max_disparity == 64
+    assert scaled.net.max_disparity == 96  # 64 px of the image
+    left, right = pair(64, 96)
+    larger = [F.interpolate(view[None] / 255, (96, 144), mode="bilinear")[0] for view in (left, right)]
+    wide = dd.create_model("dsnet_slim", weights="shipped", max_disparity=96)
+    expected = (
+        F.interpolate(Predictor(wide, fold=True)(*larger)["disparity"], (64, 96), mode="bilinear") / 1.5
+    )
+    torch.testing.assert_close(scaled(left, right)["disparity"], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_scale_is_part_of_the_weights_that_were_trained_with_it(tmp_path):
+    path = tmp_path / "half.safetensors"
+    save_weights(dd.create_model("dsnet_slim", max_disparity=32, scale=0.5), path)
+    assert load_predictor(f"dsnet_slim={path}").input_spec.scale == 0.5
+    twice = load_predictor(f"dsnet_slim@2={path}")
+    assert (twice.input_spec.scale, twice.net.max_disparity) == (1.0, 64)
+
+
+@pytest.mark.parametrize(("name", "reach"), [("dsnet_slim", 96), ("acvnet_slim", 128)])
+def test_a_scaled_search_range_is_one_that_the_network_takes(name, reach, tmp_path):
+    save_weights(dd.create_model(name, max_disparity=64), tmp_path / "weights.safetensors")
+    assert load_predictor(f"{name}@1.5={tmp_path / 'weights.safetensors'}").net.max_disparity == reach
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dsnet_slim@", "behind @ stands the factor on the size of images, as in dsnet_slim@2, got ''"),
+        ("dsnet_slim@two", "got 'two' in 'dsnet_slim@two'"),
+        ("dsnet_slim@0", "got '0'"),
+        ("dsnet_slim@nan=file", "got 'nan'"),
+        ("dsnet_slm@2", "did you mean 'dsnet_slim'"),
+        ("sgbm@2", "sgbm has neither weights nor a scale"),
+    ],
+)
+def test_a_scale_that_is_none_is_refused_in_one_line(name, message):
+    with pytest.raises(UserError, match=message):
+        load_predictor(name)
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), True, "2"])
+def test_networks_refuse_a_scale_that_is_not_above_zero(scale):
+    with pytest.raises(UserError, match="a number above 0"):
+        dd.create_model("dsnet_slim", scale=scale)

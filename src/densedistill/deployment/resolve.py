@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import torch
 from torch import nn
 
 from ..errors import UserError, unknown
-from ..inference.load import load_predictor
+from ..inference.load import create_named, load_predictor, split_scale
 from ..inference.predictor import Predictor
 from ..networks.published import shipped_weights
-from ..networks.registry import MODELS, create_model
+from ..networks.registry import MODELS
 from ..runtimes import RUNTIMES, is_exported, load_runtime
 from .export import export
 
@@ -81,10 +80,10 @@ def _open(
 
 def _make(network: Any, max_disparity: int | None) -> Any:
     """Return the network that is meant, or what predicts in its place (`sgbm`)."""
-    if isinstance(network, str) and network in MODELS and "shipped" not in shipped_weights(network):
-        options: dict[str, Any] = {}
-        if max_disparity is not None and "max_disparity" in inspect.signature(MODELS[network]).parameters:
-            options["max_disparity"] = max_disparity
-        return create_model(network, **options).eval()
+    if isinstance(network, str):
+        found, scale = split_scale(network)
+        name = str(found)
+        if name in MODELS and "shipped" not in shipped_weights(name):
+            return create_named(name, None, max_disparity, scale).eval()
     predict = load_predictor(network, max_disparity)
     return predict.net if isinstance(predict, Predictor) else predict

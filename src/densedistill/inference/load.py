@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,15 +36,18 @@ def load_predictor(
 
     Args:
         network: a network, a name (its shipped weights are loaded), `name=weights`, `sgbm`, the directory of
-            a run, an exported file, or something that already predicts, which is returned as it is.
-        max_disparity: search range of a network given by name that takes one; None for its own. A network
-            whose weights fit one search range alone keeps that one when it is larger.
+            a run, an exported file, or something that already predicts, which is returned as it is. A name or
+            a directory may end in `@SCALE`, `dsnet_slim@2` or `dsnet_slim@2=weights`: the network then sees
+            the images at that many times their size.
+        max_disparity: search range, in px of the image, of a network given by name that takes one; None for
+            its own. A network whose weights fit one search range alone keeps that one when it is larger.
         device, precision: of the predictor; an exported file runs on the CPU where its runtime
             has no other.
         runtime: of an exported file; None for the usual one of its suffix.
 
     Raises:
-        UserError: no such network, weights that do not fit, or a runtime for what is no exported file.
+        UserError: no such network, weights that do not fit, a scale that is not above 0, or a runtime for
+            what is no exported file.
     """
     if is_exported(network):
         return Predictor(load_runtime(network, runtime, device=device, precision=precision))
@@ -52,15 +57,20 @@ def load_predictor(
         )
     if isinstance(network, nn.Module):
         return Predictor(network, device, precision)
-    if isinstance(network, Path) or (isinstance(network, str) and _is_run(network)):
-        return Predictor(_load_run(Path(network)), device, precision, fold=True)
-    if isinstance(network, str):
-        name, _, weights = network.partition("=")
+    if isinstance(network, str | Path):
+        named, scale = split_scale(network)
+        if isinstance(named, Path) or _is_run(named):
+            return Predictor(_load_run(Path(named), scale), device, precision, fold=True)
+        name, _, weights = named.partition("=")
         if name == SGBM.name:
-            if weights:
-                raise UserError(f"sgbm has no weights; got '{network}'")
+            if weights or scale is not None:
+                raise UserError(f"sgbm has neither weights nor a scale; got '{network}'")
             return SGBM() if max_disparity is None else SGBM(max_disparity)
-        return Predictor(_create(name, weights or None, max_disparity), device, precision, fold=True)
+        _check_known(name)
+        if not weights and "shipped" not in shipped_weights(name):
+            raise UserError(f"no weights ship for network '{name}'; name a file: {name}=FILE")
+        made = create_named(name, weights or "shipped", max_disparity, scale)
+        return Predictor(made, device, precision, fold=True)
     if callable(network):
         return network
     raise UserError(f"a network is a module, a name, 'sgbm' or a predictor, got {type(network).__name__}")
@@ -74,6 +84,8 @@ def task_of_network(network: Any) -> Task:
     """
     if is_exported(network):
         return get_task(_card_of(network).task)
+    if isinstance(network, str | Path):
+        network = split_scale(network)[0]
     if isinstance(network, str) and not _is_run(network):
         name = network.partition("=")[0]
         if name == SGBM.name or ":" in name:
@@ -100,19 +112,70 @@ def _check_known(name: str) -> None:
         raise unknown("network", name, [*list_models(), SGBM.name])
 
 
-def _create(name: str, weights: str | None, max_disparity: int | None) -> nn.Module:
-    _check_known(name)
-    if weights is None and "shipped" not in shipped_weights(name):
-        raise UserError(f"no weights ship for network '{name}'; name a file: {name}=FILE")
-    weights, options = weights or "shipped", {}
-    if max_disparity is not None and "max_disparity" in inspect.signature(MODELS[name]).parameters:
-        options["max_disparity"] = _search_range(name, weights, max_disparity)
-    return create_model(name, weights=weights, **options)
+def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
+    """Return what stands before `@SCALE` in the name of a network or the directory of a run, and that factor.
+
+    Raises:
+        UserError: what stands behind the last `@` is not a number above 0.
+    """
+    if _is_run(network):
+        return network, None
+    named, equals, weights = str(network).partition("=")
+    base, at, factor = named.rpartition("@")
+    if not at:
+        return network, None
+    try:
+        scale = float(factor)
+    except ValueError:
+        scale = 0.0
+    if not 0 < scale < math.inf:
+        raise UserError(
+            f"behind @ stands the factor on the size of images, as in {base}@2, got '{factor}' in '{network}'"
+        )
+    return type(network)(f"{base}{equals}{weights}"), scale
 
 
-def _search_range(name: str, weights: str, wanted: int) -> int:
+def create_named(
+    name: str, weights: str | None, max_disparity: int | None, scale: float | None = None
+) -> nn.Module:
+    """Return a registered network with `weights`, or random ones.
+
+    Args:
+        max_disparity: search range in px of the image, of a network that takes one; None for its own.
+        scale: times its size at which the network sees an image; None for its own.
+    """
+    stored = {} if weights is None else stored_options(name, weights)
+    taken, options = inspect.signature(MODELS[name]).parameters, {}
+    if "max_disparity" in taken and (max_disparity is not None or scale is not None):
+        own = stored.get("max_disparity", taken["max_disparity"].default)
+        reach = _seen(name, max_disparity or own, scale)
+        options["max_disparity"] = _search_range(name, weights, reach)
+    if scale is not None:
+        options["scale"] = scale * stored.get("scale", 1.0)
+    return _at_scale(create_model(name, weights=weights, **options), scale)
+
+
+def _seen(name: str, max_disparity: int, scale: float | None) -> int:
+    """Return a search range in px of the image in those that network `name` sees, as one that it takes."""
+    if scale is None:
+        return max_disparity
+    least = -(-math.ceil(max_disparity * scale) // 16) * 16
+    for reach in range(least, least + 64, 16):
+        with torch.device("meta"), contextlib.suppress(UserError):
+            MODELS[name](max_disparity=reach)
+            return reach
+    return least  # making the network will say why not
+
+
+def _at_scale(network: Any, scale: float | None) -> nn.Module:
+    if scale is not None:
+        network.name = f"{network.name}@{scale:g}"
+    return network
+
+
+def _search_range(name: str, weights: str | None, wanted: int) -> int:
     """Return `wanted`, or the larger search range that is the only one that `weights` of ours fit."""
-    trained = stored_options(name, weights).get("max_disparity", wanted)
+    trained = wanted if weights is None else stored_options(name, weights).get("max_disparity", wanted)
     if trained <= wanted:
         return wanted
     with torch.device("meta"):
@@ -138,9 +201,15 @@ def _recipe_of_run(run: Path) -> Any:
     return recipe
 
 
-def _load_run(run: Path) -> nn.Module:
+def _load_run(run: Path, scale: float | None) -> nn.Module:
     """Return the student that the directory of a run holds, made as its recipe says."""
     recipe, weights = _recipe_of_run(run), run / "student.safetensors"
     if not weights.is_file():
         raise UserError(f"{run} is not finished: there is no {weights.name} in it; resume it first")
-    return create_model(recipe.student.name, weights=str(weights), **recipe.student.options)
+    options = dict(recipe.student.options)
+    if scale is not None:
+        options["scale"] = scale * options.get("scale", 1.0)
+        if "max_disparity" in options:
+            reach = _seen(recipe.student.name, options["max_disparity"], scale)
+            options["max_disparity"] = _search_range(recipe.student.name, str(weights), reach)
+    return _at_scale(create_model(recipe.student.name, weights=str(weights), **options), scale)

@@ -61,6 +61,8 @@ class DSNet(nn.Module):
         max_disparity: number M of disparities 0 … M-1 px, a multiple of 16.
         adapters: see `Aggregation`.
         learned_map: (height, width), a quarter of the training crop, of an attention map that is a parameter.
+        window: in evaluation mode, px on each side of the likeliest disparity that count for the expected
+            one, which keeps the edges of objects sharp; None for all, as published.
 
     Raises:
         UserError: an unfit `max_disparity`; views that differ or whose size is not a multiple of 16.
@@ -81,10 +83,11 @@ class DSNet(nn.Module):
         max_disparity: int = 192,
         adapters: int | None = None,
         learned_map: tuple[int, int] | None = None,
+        window: int | None = None,
     ):
         super().__init__()
         check_max_disparity(max_disparity, 16)
-        self.max_disparity = max_disparity
+        self.max_disparity, self.window = max_disparity, window
         levels = max_disparity // 4
         self.features = Backbone(blocks, channels)
         self.volume = GroupwiseCorrelation(levels, sum(self.features.groups))
@@ -114,8 +117,9 @@ class DSNet(nn.Module):
         if self.learned_map is not None and all_heads:
             self.learned_map()
         logits = self.aggregation(volume, all_heads)
+        window = None if self.training else self.window
         return disparity_outputs(
-            logits, lambda x: regress_disparity(x, self.max_disparity, size), self.training
+            logits, lambda x: regress_disparity(x, self.max_disparity, size, window=window), self.training
         )
 
 
@@ -205,13 +209,19 @@ def dsnet_bb21_ed2_n16_learned_map(max_disparity: int = 192, size: Sequence[int]
 
 @register_model("stereo")
 def dsnet_slim(
-    blocks: Sequence[int] = (1, 2, 1, 1), encoders: int = 1, width: int = 16, max_disparity: int = 192
+    blocks: Sequence[int] = (1, 2, 1, 1),
+    encoders: int = 1,
+    width: int = 16,
+    max_disparity: int = 192,
+    window: int | None = 4,
 ) -> DSNet:
-    """A member of the family for CPUs: half the channels, fewer blocks, one encoder-decoder."""
-    return DSNet(blocks, encoders, width, channels=16, inner=16, max_disparity=max_disparity)
+    """A member of the family for CPUs: half the channels, fewer blocks, one encoder-decoder, sharp edges."""
+    return DSNet(blocks, encoders, width, channels=16, inner=16, max_disparity=max_disparity, window=window)
 
 
 @register_model("stereo")
-def gwcnet_slim(max_disparity: int = 192) -> DSNet:
-    """A slim GwcNet-G: the teacher that ships, small enough to be trained on a CPU."""
-    return DSNet(BB18, encoders=2, width=16, channels=32, inner=16, max_disparity=max_disparity)
+def gwcnet_slim(max_disparity: int = 192, window: int | None = 4) -> DSNet:
+    """A slim GwcNet-G: the teacher that ships, small enough to be trained on a CPU, with sharp edges."""
+    return DSNet(
+        BB18, encoders=2, width=16, channels=32, inner=16, max_disparity=max_disparity, window=window
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -79,6 +80,17 @@ class InputSpec:
                 "multiple of an input specification is 1 or more and scale above 0, "
                 f"got {self.multiple} and {self.scale}"
             )
+
+    def scaled(self, factor: float) -> InputSpec:
+        """Return this preparation of images that are seen `factor` times as large.
+
+        Raises:
+            UserError: `factor` is not a number above 0.
+        """
+        if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < factor < math.inf:
+            raise UserError(f"scale of a network's images is a number above 0, got {factor!r}")
+        side = self.shorter_side and max(1, round(self.shorter_side * factor))
+        return replace(self, scale=self.scale * float(factor), shorter_side=side)
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return `image` (B, 3, H, W; uint8, or float in [0, 1]) in the network's channel order and range."""

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserError, nearest, unknown
 from ..registry import Registry, construct
+from .input_spec import InputSpec
 
 MODELS = Registry("network", ("densedistill.networks",))
 _TASKS: dict[str, str] = {}
@@ -44,18 +45,24 @@ def task_of(name: str) -> str:
     return _TASKS[name]
 
 
-def create_model(name: str, weights: str | None = None, **options: Any) -> nn.Module:
+def create_model(
+    name: str, weights: str | None = None, scale: float | None = None, **options: Any
+) -> nn.Module:
     """Return the network `name`, in evaluation mode when it has weights, else in training mode.
 
     Args:
         name: a registered name, or `package.module:Name` for a class or function of your own.
         weights: None for random initialisation, `"shipped"` or another shipped tag, the path of a file, or
             `hf://owner/repository/file` (ours or a published layout).
+        scale: factor on height and width of images before the network sees them, beside that of its own
+            `input_spec`; its answers are brought back to the image's size and pixels.
+            A stereo network's `max_disparity` counts the pixels that it sees.
         **options: passed to the constructor, for example `max_disparity=192`. Those that are not given are
             what the weights were trained with, where our own file says so.
 
     Raises:
-        UserError: no such network, an option it does not take, or weights that do not fit.
+        UserError: no such network, an option it does not take, a scale that is not above 0, or weights that
+            do not fit.
     """
     from .published import load_weights, stored_options
 
@@ -67,8 +74,13 @@ def create_model(name: str, weights: str | None = None, **options: Any) -> nn.Mo
                 raise UserError(f"network '{name}' takes no option '{option}'{nearest(option, accepted)}")
     if weights is not None:
         options = {**stored_options(name, weights), **options}
+        stored_scale = options.pop("scale", None)
+        scale = stored_scale if scale is None else scale
     network = construct("network", name, constructor, options)
     network.name, network.options = name, options
+    if scale is not None:
+        network.input_spec = (getattr(network, "input_spec", None) or InputSpec()).scaled(scale)
+        network.options = {**options, "scale": scale}
     if name in _TASKS:
         network.task = _TASKS[name]
     if weights is not None:

@@ -39,18 +39,36 @@ def value_and_gradient(function, logits, *args, **options):
     return value.detach(), logits.grad
 
 
+@pytest.mark.parametrize("window", [None, 0, 1, 4])
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("coarse", "levels", "size"), SHAPES)
-def test_regression_equals_the_reference_in_value_and_gradient(coarse, levels, size, align_corners):
+def test_regression_equals_the_reference_in_value_and_gradient(coarse, levels, size, align_corners, window):
     logits = draw(coarse, scale=1.0)
-    value, gradient = value_and_gradient(regress_disparity, logits, levels, size, align_corners)
+    value, gradient = value_and_gradient(regress_disparity, logits, levels, size, align_corners, window)
     truth, truth_gradient = value_and_gradient(
-        regress_disparity_reference, logits.double(), levels, size, align_corners
+        regress_disparity_reference, logits.double(), levels, size, align_corners, window
     )
     assert value.dtype == torch.float32
     assert value.shape == (2, 1, *size)
     torch.testing.assert_close(value, truth.float(), atol=1e-4, rtol=0)
     assert (gradient - truth_gradient).norm() <= 1e-3 * truth_gradient.norm() + 1e-9
+
+
+def test_a_window_answers_with_one_surface_where_the_expectation_lies_between_two():
+    logits = torch.full((1, 16, 3, 3), -9.0)
+    logits[:, 3], logits[:, 12] = 4.0, 3.5  # levels 3 and 12 of a quarter: 13.5 and 49.5 px
+    assert 20 < regress_disparity(logits, 64, (12, 12)).mean() < 40
+    near = regress_disparity(logits, 64, (12, 12), window=4)
+    torch.testing.assert_close(near, torch.full_like(near, 13.5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_exported_regression_equals_the_reference(monkeypatch, window):
+    logits = draw((6, 4, 5), scale=1.0)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    value = regress_disparity(logits, 24, (16, 20), window=window)
+    truth = regress_disparity_reference(logits, 24, (16, 20), window=window)
+    torch.testing.assert_close(value, truth, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -26,13 +26,14 @@ def draw(shape, seed=0, scale=3.0):
     return (torch.randn(2, *shape, generator=generator) * scale).to(DEVICE)
 
 
-def check_regression(kernels, coarse, levels, size, align_corners):
+def check_regression(kernels, coarse, levels, size, align_corners, window):
     logits = draw(coarse).requires_grad_()
-    truth = regress_disparity_reference(logits, levels, size, align_corners)
+    truth = regress_disparity_reference(logits, levels, size, align_corners, window)
     gradient = draw((1, *size), seed=1)
     (truth_gradient,) = torch.autograd.grad(truth, logits, gradient)
-    value = kernels.expected_disparity(logits.detach(), levels, *size, align_corners)
-    back = kernels.expected_disparity_backward(gradient, logits.detach(), levels, *size, align_corners)
+    options = (levels, *size, align_corners, window)
+    value = kernels.expected_disparity(logits.detach(), *options)
+    back = kernels.expected_disparity_backward(gradient, logits.detach(), *options)
     torch.testing.assert_close(value, truth.detach(), atol=1e-4, rtol=0)
     torch.testing.assert_close(back, truth_gradient, atol=1e-4, rtol=1e-3)
 
@@ -65,8 +66,9 @@ def main():
     cases = 0
     for shape in SHAPES:
         for one in (False, True):
-            check_regression(kernels, *shape, one)
-            cases += 1
+            for window in (None, 1):
+                check_regression(kernels, *shape, one, window)
+                cases += 1
             for other in (False, True):
                 check_divergence(kernels, *shape, one, other)
                 cases += 1
@@ -87,7 +89,7 @@ def test_kernels_equal_the_reference_and_stay_finite():
         [sys.executable, str(Path(__file__))], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("13 cases passed")
+    assert done.stdout.strip().endswith("17 cases passed")
 
 
 if __name__ == "__main__":

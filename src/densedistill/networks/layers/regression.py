@@ -41,15 +41,24 @@ __all__ = [
 
 
 def regress_disparity(
-    logits: Tensor, max_disparity: int, size: tuple[int, int], align_corners: bool = False
+    logits: Tensor,
+    max_disparity: int,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    window: int | None = None,
 ) -> Tensor:
     """Return the expected disparity under the softmax of the upsampled `logits` (GC-Net, ICCV 2017, eq. 1).
+
+    At the edge of an object the expectation lies between its disparity and the background's, where there is
+    nothing. With a `window` only the likeliest level and its neighbours count (Chen et al., ICCV 2019, "On
+    the over-smoothing problem of CNN based disparity estimation").
 
     Args:
         logits: matching logits (B, 1, D, h, w) or (B, D, h, w), larger is likelier.
         max_disparity: number M of disparities 0 … M-1 in pixels of the output.
         size: (H, W) of the output.
         align_corners: how the trilinear upsampling to (M, H, W) places its samples.
+        window: px on each side of the likeliest disparity that count; None for all.
 
     Returns:
         Disparity (B, 1, H, W), float32 (float64 for float64 logits), in [0, M - 1] px.
@@ -60,8 +69,10 @@ def regress_disparity(
     logits = _levels_first(logits)
     height, width = size
     if is_exporting():
-        return _regress_by_standard_operators(logits, max_disparity, size, align_corners)
-    return torch.ops.densedistill.regress_disparity(logits, max_disparity, height, width, align_corners)
+        return _regress_by_standard_operators(logits, max_disparity, size, align_corners, window)
+    return torch.ops.densedistill.regress_disparity(
+        logits, max_disparity, height, width, align_corners, window
+    )
 
 
 def disparity_kl(
@@ -191,7 +202,7 @@ def _levels_first(logits: Tensor) -> Tensor:
 
 
 def _regress_by_standard_operators(
-    logits: Tensor, max_disparity: int, size: tuple[int, int], align_corners: bool
+    logits: Tensor, max_disparity: int, size: tuple[int, int], align_corners: bool, window: int | None
 ) -> Tensor:
     # Runtimes are slow at trilinear resizing and at a softmax over channels; over the last axis, fast.
     wide = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners).permute(0, 2, 3, 1)
@@ -199,16 +210,21 @@ def _regress_by_standard_operators(
     matrix = chunked.interpolation_matrix.__wrapped__(
         logits.shape[1], max_disparity, align_corners, logits.dtype, logits.device
     )
-    probability = torch.matmul(wide, matrix.T).softmax(-1)
+    fine = torch.matmul(wide, matrix.T)
     levels = torch.arange(max_disparity, dtype=logits.dtype, device=logits.device)
-    return torch.matmul(probability, levels[:, None]).permute(0, 3, 1, 2)
+    if window is not None:
+        near = (levels - fine.argmax(-1, keepdim=True)).abs() <= window
+        fine = fine.where(near, float("-inf"))
+    return torch.matmul(fine.softmax(-1), levels[:, None]).permute(0, 3, 1, 2)
 
 
 # `torch.library.custom_op` would be shorter, but imports dynamo, which takes seconds, on first use.
 _LIBRARY = torch.library.Library("densedistill", "FRAGMENT")
 _OPTIONS = "int max_disparity, int height, int width, bool align_corners"
-_LIBRARY.define(f"regress_disparity(Tensor logits, {_OPTIONS}) -> Tensor")
-_LIBRARY.define(f"regress_disparity_backward(Tensor gradient, Tensor logits, {_OPTIONS}) -> Tensor")
+_LIBRARY.define(f"regress_disparity(Tensor logits, {_OPTIONS}, int? window) -> Tensor")
+_LIBRARY.define(
+    f"regress_disparity_backward(Tensor gradient, Tensor logits, {_OPTIONS}, int? window) -> Tensor"
+)
 _LIBRARY.define(
     f"disparity_divergence(Tensor student, Tensor teacher, Tensor? mask, {_OPTIONS}, "
     "bool teacher_align_corners, bool entropy, bool backward) -> (Tensor, Tensor)"
@@ -248,7 +264,7 @@ _implement("disparity_divergence", "divergence")
 
 
 @torch.library.register_fake("densedistill::regress_disparity", lib=_LIBRARY)
-def _(logits: Tensor, max_disparity: int, height: int, width: int, align_corners: bool) -> Tensor:
+def _(logits: Tensor, max_disparity: int, height: int, width: int, *options: Any) -> Tensor:
     return logits.new_empty(logits.shape[0], 1, height, width)
 
 
@@ -271,7 +287,7 @@ def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate_regression(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     (logits,) = ctx.saved_tensors
     backward = torch.ops.densedistill.regress_disparity_backward
-    return backward(gradient, logits, *ctx.options), None, None, None, None
+    return backward(gradient, logits, *ctx.options), *[None] * len(ctx.options)
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

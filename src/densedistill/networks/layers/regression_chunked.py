@@ -133,9 +133,11 @@ class _Plane:
         return torch.matmul(wide, self.columns).transpose(0, 1)
 
 
-def _row_chunks(height: int, width: int, device: torch.device) -> Iterator[tuple[int, int]]:
+def _row_chunks(
+    height: int, width: int, device: torch.device, levels: int = _BLOCK_LEVELS
+) -> Iterator[tuple[int, int]]:
     threads = torch.get_num_threads() if device.type == "cpu" else 64
-    rows = max(1, max(2, threads) * _BLOCK_NUMBERS // (_BLOCK_LEVELS * width))
+    rows = max(1, max(2, threads) * _BLOCK_NUMBERS // (levels * width))
     for begin in range(0, height, rows):
         yield begin, min(begin + rows, height)
 
@@ -172,9 +174,16 @@ def _subtract_maximum(logits: Tensor, levels: _Levels) -> _Range:
 
 
 def expected_disparity(
-    logits: Tensor, max_disparity: int, height: int, width: int, align_corners: bool
+    logits: Tensor,
+    max_disparity: int,
+    height: int,
+    width: int,
+    align_corners: bool,
+    window: int | None = None,
 ) -> Tensor:
     """Return (B, 1, H, W), the expectation under the softmax of upsampled `logits` (B, D, h, w; float)."""
+    if window is not None:
+        return _expected_in_window(logits, max_disparity, height, width, align_corners, window)
     out = logits.new_empty(len(logits), 1, height, width)
     fine = _levels(logits.shape[1], max_disparity, align_corners, logits.dtype, logits.device)
     for image, result in zip(logits, out, strict=True):
@@ -190,9 +199,18 @@ def expected_disparity(
 
 
 def expected_disparity_backward(
-    gradient: Tensor, logits: Tensor, max_disparity: int, height: int, width: int, align_corners: bool
+    gradient: Tensor,
+    logits: Tensor,
+    max_disparity: int,
+    height: int,
+    width: int,
+    align_corners: bool,
+    window: int | None = None,
 ) -> Tensor:
     """Return the gradient of `logits` (B, D, h, w), given that of the expected disparity (B, 1, H, W)."""
+    if window is not None:
+        options = (max_disparity, height, width, align_corners, window)
+        return _expected_in_window_backward(gradient, logits, *options)
     out = torch.empty_like(logits)
     levels = logits.shape[1]
     fine = _levels(levels, max_disparity, align_corners, logits.dtype, logits.device)
@@ -211,6 +229,63 @@ def expected_disparity_backward(
             scale = incoming[begin:end] / total
             coarse[:, 1].addcmul_(coarse[:, 0], (moment / total)[:, None], value=-1)
             plane.add_gradient(begin, end, (coarse[:, 1] * scale[:, None]).view(end - begin, -1))
+        result.copy_(plane.gradient())
+    return out
+
+
+class _Window(NamedTuple):
+    """The fine levels around the likeliest of each pixel: which, and their probabilities among themselves."""
+
+    levels: Tensor  # (rows, 2 window + 1, W) int64, inside the range
+    probability: Tensor  # likewise, float; 0 for what stands for a level outside the range
+
+    @property
+    def mean(self) -> Tensor:
+        """The expected level, (rows, 1, W)."""
+        return (self.probability * self.levels).sum(1, keepdim=True)
+
+
+def _around_likeliest(fine: Tensor, window: int) -> _Window:
+    """Return the levels at most `window` from the likeliest one of `fine` logits (rows, M, W)."""
+    likeliest = fine.max(1, keepdim=True).indices  # twice as fast as argmax
+    wanted = likeliest + torch.arange(-window, window + 1, device=fine.device)[:, None]
+    levels = wanted.clamp(0, fine.shape[1] - 1)
+    logits = fine.gather(1, levels).where(levels == wanted, float("-inf"))
+    return _Window(levels, logits.softmax(1))
+
+
+def _expected_in_window(
+    logits: Tensor, max_disparity: int, height: int, width: int, align_corners: bool, window: int
+) -> Tensor:
+    out = logits.new_empty(len(logits), 1, height, width)
+    up = interpolation_matrix(logits.shape[1], max_disparity, align_corners, logits.dtype, logits.device)
+    for image, result in zip(logits, out, strict=True):
+        plane = _Plane(image, height, width, align_corners, backward=False)
+        for begin, end in _row_chunks(height, width, logits.device, max_disparity):
+            near = _around_likeliest(torch.matmul(up, plane.read(begin, end)), window)
+            result[0, begin:end] = near.mean[:, 0]
+    return out
+
+
+def _expected_in_window_backward(
+    gradient: Tensor,
+    logits: Tensor,
+    max_disparity: int,
+    height: int,
+    width: int,
+    align_corners: bool,
+    window: int,
+) -> Tensor:
+    out = torch.empty_like(logits)
+    up = interpolation_matrix(logits.shape[1], max_disparity, align_corners, logits.dtype, logits.device)
+    for image, incoming, result in zip(logits, gradient[:, 0], out, strict=True):
+        plane = _Plane(image, height, width, align_corners, backward=True)
+        for begin, end in _row_chunks(height, width, logits.device, max_disparity):
+            fine = torch.matmul(up, plane.read(begin, end))
+            near = _around_likeliest(fine, window)
+            part = near.probability * (near.levels - near.mean) * incoming[begin:end, None]
+            spread = torch.zeros_like(fine).scatter_add_(1, near.levels, part)
+            plane.add_gradient(begin, end, torch.matmul(up.T, spread))
         result.copy_(plane.gradient())
     return out
 

@@ -26,12 +26,18 @@ def upsample_logits(
 
 
 def regress_disparity_reference(
-    logits: Tensor, max_disparity: int, size: tuple[int, int], align_corners: bool = False
+    logits: Tensor,
+    max_disparity: int,
+    size: tuple[int, int],
+    align_corners: bool = False,
+    window: int | None = None,
 ) -> Tensor:
     """`regress_disparity` written out plainly."""
-    probability = upsample_logits(logits, max_disparity, size, align_corners).softmax(1)
-    levels = torch.arange(max_disparity, dtype=probability.dtype, device=probability.device)
-    return (probability * levels.view(1, -1, 1, 1)).sum(1, keepdim=True)
+    fine = upsample_logits(logits, max_disparity, size, align_corners)
+    levels = torch.arange(max_disparity, dtype=fine.dtype, device=fine.device).view(1, -1, 1, 1)
+    if window is not None:
+        fine = fine.where((levels - fine.argmax(1, keepdim=True)).abs() <= window, float("-inf"))
+    return (fine.softmax(1) * levels).sum(1, keepdim=True)
 
 
 def disparity_kl_reference(

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import regression_chunked
+
 _BLOCK = 128
 
 
@@ -81,7 +83,7 @@ def _scatter(base, level, plane, value, top_left, top_right, low_left, low_right
 @triton.jit
 def _regress_kernel(
     logits, gradient, out, kz, tz, ky, ty, kx, tx, depth, h, w, levels, height, width,
-    BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(0) // height
     y = tl.program_id(0) % height
@@ -92,16 +94,29 @@ def _regress_kernel(
     tl_, tr, ll, lr, wx, wy = _corners(y, x, inside, ky, ty, kx, tx, h, w)
 
     largest = tl.full([BLOCK], float("-inf"), tl.float32)
+    likeliest = tl.zeros([BLOCK], tl.int32)
     total = tl.zeros([BLOCK], tl.float32)
     moment = tl.zeros([BLOCK], tl.float32)
     for m in range(levels):
         value = _fine(base, m, kz, tz, depth, plane, tl_, tr, ll, lr, wx, wy, inside)
+        likeliest = tl.where(value > largest, m, likeliest)
         larger = tl.maximum(largest, value)
         rescale = tl.exp(largest - larger)
         weight = tl.exp(value - larger)
         total = total * rescale + weight
         moment = moment * rescale + weight * m
         largest = larger
+    if WINDOW >= 0:
+        total = tl.zeros([BLOCK], tl.float32)
+        moment = tl.zeros([BLOCK], tl.float32)
+        for offset in range(-WINDOW, WINDOW + 1):
+            m = likeliest + offset
+            counts = (m >= 0) & (m < levels)
+            m = tl.minimum(tl.maximum(m, 0), levels - 1)
+            value = _fine(base, m, kz, tz, depth, plane, tl_, tr, ll, lr, wx, wy, inside)
+            weight = tl.where(counts, tl.exp(value - largest), 0.0)
+            total += weight
+            moment += weight * m
     disparity = moment / total
     pixel = (image * height + y) * width + x
     if not BACKWARD:
@@ -203,18 +218,34 @@ def _tables(logits: Tensor, size: tuple[int, int, int], align_corners: bool) -> 
 
 
 def expected_disparity(
-    logits: Tensor, max_disparity: int, height: int, width: int, align_corners: bool
+    logits: Tensor,
+    max_disparity: int,
+    height: int,
+    width: int,
+    align_corners: bool,
+    window: int | None = None,
 ) -> Tensor:
     """Return (B, 1, H, W), the expectation under the softmax of upsampled `logits` (B, D, h, w)."""
     out = logits.new_empty(len(logits), 1, height, width)
-    _launch_regression(logits, out, out, (max_disparity, height, width), align_corners, backward=False)
+    size = (max_disparity, height, width)
+    _launch_regression(logits, out, out, size, align_corners, backward=False, window=window)
     return out
 
 
 def expected_disparity_backward(
-    gradient: Tensor, logits: Tensor, max_disparity: int, height: int, width: int, align_corners: bool
+    gradient: Tensor,
+    logits: Tensor,
+    max_disparity: int,
+    height: int,
+    width: int,
+    align_corners: bool,
+    window: int | None = None,
 ) -> Tensor:
     """Return the gradient of `logits` (B, D, h, w), given that of the expected disparity (B, 1, H, W)."""
+    if window is not None:  # which no training asks for
+        return regression_chunked.expected_disparity_backward(
+            gradient, logits, max_disparity, height, width, align_corners, window
+        )
     out = torch.zeros_like(logits, memory_format=torch.contiguous_format)
     size = (max_disparity, height, width)
     _launch_regression(logits, gradient.contiguous(), out, size, align_corners, backward=True)
@@ -228,11 +259,20 @@ def _launch_regression(
     size: tuple[int, int, int],
     align_corners: bool,
     backward: bool,
+    window: int | None = None,
 ) -> None:
     grid = (len(logits) * size[1], triton.cdiv(size[2], _BLOCK))
     tables = _tables(logits, size, align_corners)
     _regress_kernel[grid](
-        logits.contiguous(), gradient, out, *tables, *logits.shape[1:], *size, BACKWARD=backward, BLOCK=_BLOCK
+        logits.contiguous(),
+        gradient,
+        out,
+        *tables,
+        *logits.shape[1:],
+        *size,
+        BACKWARD=backward,
+        WINDOW=-1 if window is None else window,
+        BLOCK=_BLOCK,
     )
 
 
