@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "networks",
         nargs="+",
         metavar="NETWORK",
-        help="a network (random weights where none ship), NETWORK=WEIGHTS, a run, an exported file, sgbm",
+        help="a network (random weights where none ship), NETWORK=WEIGHTS or a run, each with @SCALE behind "
+        "its name to see images that much larger; an exported file; sgbm",
     )
     parser.add_argument("--size", default="384x1248", metavar="HxW", help="of the images (default 384x1248)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples a call (default 1)")

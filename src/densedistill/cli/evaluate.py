@@ -8,7 +8,7 @@ NAME = "evaluate"
 HELP = "measure networks on a data set by a benchmark's protocol"
 EXAMPLE = """\
 examples:
-  densedistill evaluate dsnet_bb21_ed2_n16 sgbm --data samples
+  densedistill evaluate dsnet_slim dsnet_slim@1.5 sgbm --data samples
   densedistill evaluate acvnet=acvnet.ckpt --data kitti2015 --root data/KITTI2015 --protocol kitti2015
   densedistill evaluate --run runs/mine sgbm --data sceneflow --root data/SceneFlow --json out.json
   densedistill evaluate acvnet=acvnet.ckpt --protocol generalisation --root kitti2015=/d/k15 --root eth3d=/d/e
@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "networks",
         nargs="*",
-        metavar="NETWORK[=WEIGHTS]",
-        help="a network with its shipped weights or those of a file; an exported file; 'sgbm' is OpenCV's",
+        metavar="NETWORK[@SCALE][=WEIGHTS]",
+        help="a network with its shipped weights or those of a file, which sees images SCALE times as large; "
+        "an exported file; 'sgbm' is OpenCV's",
     )
     parser.add_argument(
         "--run",

@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     parser.add_argument(
         "network",
-        metavar="NETWORK[=WEIGHTS]",
-        help="a network with its shipped weights, or with those of a file; the directory of a run",
+        metavar="NETWORK[@SCALE][=WEIGHTS]",
+        help="a network with its shipped weights or those of a file, or the directory of a run; sees images "
+        "SCALE times as large",
     )
     parser.add_argument(
         "--out",

@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "network",
-        metavar="NETWORK[=WEIGHTS]",
-        help="a network with its shipped weights or those of a file; a run; an exported file; 'sgbm'",
+        metavar="NETWORK[@SCALE][=WEIGHTS]",
+        help="a network with its shipped weights or those of a file, or a run, which sees images SCALE times "
+        "as large; an exported file; 'sgbm'",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--left", metavar="FILE", help="left view of one pair, with --right")

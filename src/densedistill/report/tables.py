@@ -121,9 +121,9 @@ def cost_columns(costs: Iterable[Cost]) -> list[Column]:
             digits,
         )
         for key, label, unit, factor, digits in (
-            ("parameters", "parameters", "M", 1e-6, 3),
+            ("parameters", "params", "M", 1e-6, 3),
             ("macs", "MACs", "G", 1e-9, 2),
-            ("latency", "latency p50", "ms", 1e3, 1),
+            ("latency", "latency", "ms", 1e3, 1),
         )
     ]
     return [column for column in columns if column.values]
