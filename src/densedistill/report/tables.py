@@ -123,7 +123,7 @@ def cost_columns(costs: Iterable[Cost]) -> list[Column]:
         for key, label, unit, factor, digits in (
             ("parameters", "params", "M", 1e-6, 3),
             ("macs", "MACs", "G", 1e-9, 2),
-            ("latency", "latency", "ms", 1e3, 1),
+            ("latency", "p50", "ms", 1e3, 1),
         )
     ]
     return [column for column in columns if column.values]
