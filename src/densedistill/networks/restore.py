@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..tasks import Task
@@ -10,6 +11,9 @@ from .input_spec import InputSpec, Placement
 
 def restore_output(task: Task, key: str, output: Tensor, spec: InputSpec, placement: Placement) -> Tensor:
     """Return output `key` at the place and size of the source, what is in pixels in the source's pixels.
+
+    What is in pixels of an image that the network saw larger is picked, not averaged: a mean of the
+    disparities on both sides of an edge is that of neither.
 
     Args:
         output: a map (B, C, H', W') of the network's input, boxes (B, N, 4) in its pixels, or anything else,
@@ -26,7 +30,13 @@ def restore_output(task: Task, key: str, output: Tensor, spec: InputSpec, placem
         moved = (output - output.new_tensor([left, top, left, top])) * output.new_tensor([x, y, x, y])
         height, width = placement.size
         return moved.clamp(min=0).minimum(output.new_tensor([width, height, width, height]))
-    output = spec.restore(output, placement, mode)
+    if key in task.pixels and max(factors) < 1:
+        left, _, top, _ = placement.padding
+        for dim, size, factor, begin in zip((2, 3), placement.size, factors, (top, left), strict=True):
+            nearest = [begin + int((index + 0.5) / factor) for index in range(size)]
+            output = output.index_select(dim, torch.tensor(nearest, device=output.device))
+    else:
+        output = spec.restore(output, placement, mode)
     if key in task.pixels and placement.scaled_size != placement.size:
         output = output * output.new_tensor([x, y][: output.shape[1]]).view(1, -1, 1, 1)
     return output

@@ -315,7 +315,7 @@ def _notes(recipe: Recipe) -> list[str]:
 def _table(names: Sequence[str], columns: Sequence[Column]) -> Table:
     """Return a column a matcher, which fits a narrow terminal; the best of each line is bold."""
     height, width = COST_SIZE
-    caption = f"Less is better in every line. Cost is of one pair of {width}x{height} px, p50 its median latency."
+    caption = f"Less is better in every line. Cost is of one pair of {width}x{height} px, p50 the median."
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left"
     )
