@@ -19,7 +19,7 @@ from ..networks.input_spec import InputSpec, Placement
 from ..networks.layers.boxes import Decoding
 from ..networks.restore import restore_output
 from ..tasks import get_task
-from .card import Card, read_card
+from .card import Card, check_weights, read_card
 
 # Runtime -> the module here that runs it, the package it needs, and how that is installed.
 RUNTIMES = {
@@ -205,6 +205,7 @@ def load_runtime(
     if device is not None:
         device = find_device(device)
     card = read_card(path)
+    check_weights(path, card)
     threads = threads or torch.get_num_threads()
     session: Session = _module(chosen).open_session(path, card, device, precision, threads)
     return Runtime(session, card, path, chosen)
