@@ -242,7 +242,7 @@ def test_a_package_is_never_unpickled(files, tmp_path):
         (".onnx", {"runtime": "torch"}, "for onnxruntime or openvino"),
         (".onnx", {"precision": "int4"}, "there is no precision 'int4'"),
         (".onnx", {"precision": "bfloat16"}, "computes in what the file holds"),
-        (".onnx", {"threads": 0}, "threads is at least 1, got 0"),
+        (".onnx", {"threads": 0}, "threads is a whole number, 1 or more, got 0"),
         (".onnx", {"device": "gpu"}, "torch has no device 'gpu' here; there is cpu"),
         (".xml", {"device": "gpu"}, "torch has no device 'gpu' here; there is cpu"),
         (".pt2", {"device": "cuda:99"}, "torch has no device 'cuda:99' here; there is cpu"),

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..environment import environment
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 from ..files import write_text
 from ..inference.classical import SGBM
 from ..inference.predictor import Predictor
@@ -192,9 +192,7 @@ def benchmark(
     if not several:
         raise UserError("there is no network to measure")
     size = as_size(size)
-    for name, number in (("batch", batch), ("rounds", rounds)):
-        if not isinstance(number, int) or number < 1:
-            raise UserError(f"{name} is at least 1, got {number}")
+    batch, rounds = as_count("batch", batch), as_count("rounds", rounds)
     if not precisions:
         raise UserError('precisions is empty; name one at least, for example "float32"')
     for one in runtimes:

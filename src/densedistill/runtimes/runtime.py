@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 from ..networks.device import find_device
 from ..networks.input_spec import InputSpec, Placement
 from ..networks.layers.boxes import Decoding
@@ -200,13 +200,11 @@ def load_runtime(
     if chosen not in SUFFIXES[path.suffix]:
         takers = " or ".join(SUFFIXES[path.suffix])
         raise UserError(f"{chosen} does not run {path.name}; a {path.suffix} file is for {takers}")
-    if threads is not None and threads < 1:
-        raise UserError(f"threads is at least 1, got {threads}")
     if device is not None:
         device = find_device(device)
+    threads = torch.get_num_threads() if threads is None else as_count("threads", threads)
     card = read_card(path)
     check_weights(path, card)
-    threads = threads or torch.get_num_threads()
     session: Session = _module(chosen).open_session(path, card, device, precision, threads)
     return Runtime(session, card, path, chosen)
 
