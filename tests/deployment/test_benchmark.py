@@ -139,6 +139,15 @@ def test_networks_of_one_name_are_told_apart_in_every_runtime():
     assert rows[1].accuracy["epe"] > rows[0].accuracy["epe"] + 50
 
 
+def test_weights_of_one_network_are_told_apart_by_their_files(tmp_path):
+    files = [tmp_path / name / "student.onnx" for name in ("first", "second")]
+    for file in files:
+        export(Tiny(task="stereo").eval(), file, check_sizes=[(16, 24)])
+    given = [*map(str, files), str(files[0])]
+    rows = benchmark(given, size=(16, 24), rounds=1, memory=False).rows
+    assert [row.name for row in rows] == [*given[:2], f"{given[0]} #2"]
+
+
 def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
     world = dd.create_dataset("world", length=1, size=[48, 80], max_disparity=32)
     options = {"runtimes": ["onnxruntime"], "size": (32, 64), "rounds": 1, "memory": False, "data": world}

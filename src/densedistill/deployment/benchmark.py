@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,8 +201,10 @@ def benchmark(
             raise unknown("runtime", one, RUNTIMES)
     with tempfile.TemporaryDirectory() as folder:
         predictors: list[tuple[Row, Any, Any]] = []
+        words = []
         for network, runtime, precision in _variants(several, runtimes, precisions):
-            say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
+            words.append(_word(network))
+            say(f"loading {words[-1]}" + (f" in {runtime}" if runtime else ""))
             # A file for one size could not be asked for the samples of `data`.
             shape: dict[str, Any] = {"size": size, "batch": batch} if data is None else {}
             # A folder each: two networks may have one name.
@@ -210,7 +213,7 @@ def benchmark(
                 network, runtime, precision, max_disparity, device, folder=place, **shape
             )
             predictors.append((_row(predict, network, size, batch), predict, source))
-        _distinct([row for row, _, _ in predictors])
+        _distinct([row for row, _, _ in predictors], words)
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
         metric = None
         if data is not None:  # first, since it may be refused
@@ -286,12 +289,18 @@ def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
     return row
 
 
-def _distinct(rows: Sequence[Row]) -> None:
-    seen: dict[str, int] = {}
+def _distinct(rows: Sequence[Row], words: Sequence[str]) -> None:
+    """Tell rows of one label apart by what their networks were given as, or else by number."""
+    labels = Counter(row.label for row in rows)
+    for row, word in zip(rows, words, strict=True):
+        if labels[row.label] > 1:
+            row.name = word
+    seen: Counter[str] = Counter()
     for row in rows:
-        seen[row.label] = seen.get(row.label, 0) + 1
-        if seen[row.label] > 1:
-            row.name = f"{row.name} #{seen[row.label]}"
+        label = row.label
+        seen[label] += 1
+        if seen[label] > 1:
+            row.name = f"{row.name} #{seen[label]}"
 
 
 def _call(predict: Any, size: tuple[int, int], batch: int) -> Callable[[], Any]:
