@@ -69,9 +69,10 @@ class OpenvinoArtifact:
                 # The .xml last: where it is, its weights are.
                 os.replace(Path(folder) / weights.name, weights)
                 os.replace(draft, path)
-        except (OSError, RuntimeError) as error:  # RuntimeError: OpenVINO's, of a full disk
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"cannot write {path}: {reason}") from None
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        except RuntimeError as error:  # OpenVINO's, which has no reason in it
+            raise UserError(f"cannot write {path}: is the disk full? OpenVINO says '{error}'") from None
 
 
 class PackageArtifact:
