@@ -294,7 +294,7 @@ def _distinct(rows: Sequence[Row], words: Sequence[str]) -> None:
     labels = Counter(row.label for row in rows)
     for row, word in zip(rows, words, strict=True):
         if labels[row.label] > 1:
-            row.name = word
+            row.name = "/".join(Path(word).parts[-2:])  # a whole path leaves a chart no room
     seen: Counter[str] = Counter()
     for row in rows:
         label = row.label
