@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 
 class DataWarning(UserWarning):
@@ -31,3 +33,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
     """Return the error for a `name` that is not among the `choices` of `what` ("network", "loss", …)."""
     return UserError(f"there is no {what} '{name}'{nearest(name, choices)}")
+
+
+def as_count(what: str, number: Any) -> int:
+    """Return `number` (Python's or NumPy's) as an int; UserError unless it is whole and 1 or more."""
+    if not isinstance(number, Integral) or int(number) < 1:
+        raise UserError(f"{what} is a whole number, 1 or more, got {number}")
+    return int(number)

@@ -8,6 +8,7 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import Tiny
@@ -63,7 +64,9 @@ def measured(tmp_path_factory):
     export(network, file, check_sizes=[(16, 24)])
     sample = dd.create_dataset("middlebury2003")[0]
     small = {k: v[..., :60, :90] if hasattr(v, "ndim") else v for k, v in sample.items()}
-    return benchmark([network, str(file)], size=(40, 60), batch=2, rounds=3, data=[small], memory=False)
+    return benchmark(
+        [network, str(file)], size=(40, 60), batch=np.int64(2), rounds=3, data=[small], memory=False
+    )
 
 
 def test_rows_say_what_ran_where_and_what_it_costs(measured):
@@ -136,6 +139,16 @@ def test_networks_of_one_name_are_told_apart_in_every_runtime():
     assert rows[1].accuracy["epe"] > rows[0].accuracy["epe"] + 50
 
 
+def test_weights_of_one_network_are_told_apart_by_their_files(tmp_path):
+    files = [tmp_path / name / "student.onnx" for name in ("first", "second")]
+    for file in files:
+        export(Tiny(task="stereo").eval(), file, check_sizes=[(16, 24)])
+    given = [*map(str, files), str(files[0])]
+    rows = benchmark(given, size=(16, 24), rounds=1, memory=False).rows
+    names = ["first/student.onnx", "second/student.onnx", "first/student.onnx #2"]
+    assert [row.name for row in rows] == names
+
+
 def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
     world = dd.create_dataset("world", length=1, size=[48, 80], max_disparity=32)
     options = {"runtimes": ["onnxruntime"], "size": (32, 64), "rounds": 1, "memory": False, "data": world}
@@ -154,8 +167,9 @@ def test_accuracy_is_that_of_a_file_for_any_size(tmp_path):
         (["dsnet_slim"], {"runtimes": ["tensorrt"]}, "tensorrt is not installed: pip install tensorrt"),
         (["dsnet_slim"], {"size": (0, 3)}, r"size is \(height, width\) in px, got \(0, 3\)"),
         (["dsnet_slim"], {"size": 64}, r"size is \(height, width\) in px, got 64"),
-        (["dsnet_slim"], {"batch": 0}, "batch is at least 1, got 0"),
-        (["dsnet_slim"], {"rounds": 0}, "rounds is at least 1, got 0"),
+        (["dsnet_slim"], {"batch": 0}, "batch is a whole number, 1 or more, got 0"),
+        (["dsnet_slim"], {"rounds": 0}, "rounds is a whole number, 1 or more, got 0"),
+        (["dsnet_slim"], {"rounds": 2.5}, r"rounds is a whole number, 1 or more, got 2\.5"),
         (["dsnet_slim"], {"precisions": ()}, "precisions is empty"),
     ],
 )

@@ -212,9 +212,9 @@ def test_what_holds_for_the_traced_size_alone_is_found_out(tmp_path):
         ("student.onnx", {"size": (0, 5)}, r"size is \(height, width\)"),
         ("student.onnx", {"size": 64}, r"size is \(height, width\) in px, got 64"),
         ("student.onnx", {"size": (64.5, 96)}, r"size is \(height, width\) in px, got \(64\.5, 96\)"),
-        ("student.onnx", {"batch": 0}, "batch is the number of samples of a call, 1 or more, got 0"),
-        ("student.onnx", {"batch": -1}, "batch is the number of samples of a call, 1 or more, got -1"),
-        ("student.onnx", {"batch": 1.5}, r"batch is the number of samples of a call, 1 or more, got 1\.5"),
+        ("student.onnx", {"batch": 0}, "batch is a whole number, 1 or more, got 0"),
+        ("student.onnx", {"batch": -1}, "batch is a whole number, 1 or more, got -1"),
+        ("student.onnx", {"batch": 1.5}, r"batch is a whole number, 1 or more, got 1\.5"),
         ("student.onnx", {"check_sizes": []}, "check_sizes is empty"),
         ("student.onnx", {"check_sizes": [(0, 3)]}, r"size is \(height, width\) in px, got \(0, 3\)"),
         ("student.pt2", {"weights": "float16"}, "weights of a .pt2 package are float32"),
@@ -283,7 +283,9 @@ def test_a_full_disk_is_one_line_and_leaves_an_older_file_as_it_was(tmp_path, su
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=rf"cannot write .*tiny\{suffix}: "):
+        with pytest.raises(
+            UserError, match=rf"cannot write .*tiny\{suffix}: (File too large|is the disk full)"
+        ):
             artifact.save(tmp_path / f"tiny{suffix}", card)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

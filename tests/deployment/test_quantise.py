@@ -98,7 +98,7 @@ def test_calibration_that_cannot_be_read_is_one_line_before_the_work(tmp_path):
         with pytest.raises(UserError, match=words):
             quantise(network, tmp_path / "a.onnx", tmp_path / images, on_progress=said.append)
     assert not said
-    with pytest.raises(UserError, match="samples is at least 1, got 0"):
+    with pytest.raises(UserError, match="samples is a whole number, 1 or more, got 0"):
         quantise(network, tmp_path / "a.onnx", tmp_path / "frames", samples=0)
     with pytest.raises(UserError, match=r"got str; `create_model` makes one"):
         quantise("dsnet_slim", tmp_path / "a.onnx", tmp_path / "frames")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
+import re
 import shutil
 import zipfile
 
+import onnx
 import pytest
 import torch
 from tiny import Tiny
@@ -15,11 +18,12 @@ import densedistill as dd
 from densedistill import cli
 from densedistill.data.formats import write_image
 from densedistill.deployment.export import export
+from densedistill.deployment.formats import EngineArtifact
 from densedistill.distillation.teachers import create_teacher
 from densedistill.errors import UserError
 from densedistill.inference.load import load_predictor, task_of_network
 from densedistill.runtimes import RUNTIMES, Card, is_exported, load_runtime, read_card
-from densedistill.runtimes.card import join_engine, part_engine
+from densedistill.runtimes.card import KEY, check_weights, join_engine, part_engine
 
 SPEC = dd.InputSpec(multiple=8, pad="top-right", scale=0.5, channels="bgr", range=255.0, mean=(90, 100, 110))
 
@@ -140,9 +144,62 @@ def test_a_damaged_file_is_one_line(files, tmp_path, suffix):
             load_runtime(file)
 
 
+def without_checksum(file, target):
+    """Write what versions without checksums wrote to `target`, and return it."""
+    if file.suffix == ".xml":
+        target.write_text(re.sub(r", &quot;checksum&quot;: &quot;\w+&quot;", "", file.read_text()))
+        shutil.copy(file.with_suffix(".bin"), target.with_suffix(".bin"))
+    else:
+        model = onnx.load(file)
+        card = json.loads({entry.key: entry.value for entry in model.metadata_props}[KEY])
+        del card["checksum"]
+        onnx.helper.set_model_props(model, {KEY: json.dumps(card)})
+        onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_weight_that_changed_since_the_export_is_noticed(network, files, tmp_path, suffix):
+    weight = network.head.weight.detach().numpy().tobytes()
+    file = tmp_path / f"changed{suffix}"
+    for source in [files[suffix], files[suffix].with_suffix(".bin")][: 1 + (suffix == ".xml")]:
+        content = source.read_bytes()
+        changed = content.replace(weight, bytes([weight[0] ^ 1]) + weight[1:])
+        file.with_suffix(source.suffix).write_bytes(changed)
+    assert changed != content
+    with pytest.raises(UserError, match=r"changed\.(onnx|bin|pt2) (does not hold the weights|is damaged)"):
+        load_runtime(file)
+
+
+def test_weights_of_another_training_beside_an_xml_are_noticed(files, tmp_path):
+    other = Tiny(SPEC, "stereo").eval()
+    torch.nn.init.normal_(other.head.weight)
+    export(other, tmp_path / "other.xml", check_sizes=[(30, 44)])
+    shutil.copy(files[".xml"], tmp_path / "other.xml")
+    with pytest.raises(UserError, match=r"other\.bin does not hold the weights that other\.xml was exported"):
+        load_runtime(tmp_path / "other.xml")
+
+
+def test_an_engine_is_held_by_its_checksum(files, tmp_path):
+    file = tmp_path / "tiny.engine"
+    EngineArtifact(b"an engine").save(file, read_card(files[".onnx"]))
+    check_weights(file, read_card(file))
+    file.write_bytes(file.read_bytes().replace(b"an engine", b"no engine"))
+    with pytest.raises(UserError, match=r"tiny\.engine does not hold the weights"):
+        check_weights(file, read_card(file))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_file_from_before_there_were_checksums_answers(network, files, pair, tmp_path, suffix):
+    older = without_checksum(files[suffix], tmp_path / f"older{suffix}")
+    assert read_card(older).checksum == ""
+    wanted = dd.Predictor(network)(*pair)["disparity"]
+    torch.testing.assert_close(load_runtime(older)(*pair)["disparity"], wanted, atol=1e-3, rtol=1e-4)
+
+
 def test_damage_inside_a_file_is_one_line_and_nothing_else_is_printed(files, tmp_path, capfd):
-    damaged = tmp_path / "damaged.onnx"
-    damaged.write_bytes(files[".onnx"].read_bytes().replace(b"NOTSET", b"NOTHIN"))
+    damaged = without_checksum(files[".onnx"], tmp_path / "damaged.onnx")
+    damaged.write_bytes(damaged.read_bytes().replace(b"NOTSET", b"NOTHIN"))
     with pytest.raises(UserError, match=r"onnxruntime cannot load .*damaged\.onnx, which may be damaged"):
         load_runtime(damaged)
     damaged = tmp_path / "damaged.pt2"
@@ -155,8 +212,6 @@ def test_damage_inside_a_file_is_one_line_and_nothing_else_is_printed(files, tmp
 
 
 def test_files_of_others_are_refused(files, tmp_path):
-    import onnx
-
     model = onnx.load(files[".onnx"])
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "other.onnx")
@@ -187,7 +242,7 @@ def test_a_package_is_never_unpickled(files, tmp_path):
         (".onnx", {"runtime": "torch"}, "for onnxruntime or openvino"),
         (".onnx", {"precision": "int4"}, "there is no precision 'int4'"),
         (".onnx", {"precision": "bfloat16"}, "computes in what the file holds"),
-        (".onnx", {"threads": 0}, "threads is at least 1, got 0"),
+        (".onnx", {"threads": 0}, "threads is a whole number, 1 or more, got 0"),
         (".onnx", {"device": "gpu"}, "torch has no device 'gpu' here; there is cpu"),
         (".xml", {"device": "gpu"}, "torch has no device 'gpu' here; there is cpu"),
         (".pt2", {"device": "cuda:99"}, "torch has no device 'cuda:99' here; there is cpu"),

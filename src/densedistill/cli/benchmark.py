@@ -52,16 +52,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..deployment.benchmark import benchmark
-    from ..errors import UserError
+    from ..errors import as_count
     from ..networks.device import find_device
     from .models import parse_size
 
     if args.threads is not None:
-        if args.threads < 1:
-            raise UserError(f"--threads is at least 1, got {args.threads}")
-        torch.set_num_threads(args.threads)
-    if args.rounds < 1:
-        raise UserError(f"--rounds is at least 1, got {args.rounds}")
+        torch.set_num_threads(as_count("--threads", args.threads))
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     result = benchmark(
         args.networks,

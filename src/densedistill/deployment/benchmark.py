@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..environment import environment
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 from ..files import write_text
 from ..inference.classical import SGBM
 from ..inference.predictor import Predictor
@@ -192,9 +193,7 @@ def benchmark(
     if not several:
         raise UserError("there is no network to measure")
     size = as_size(size)
-    for name, number in (("batch", batch), ("rounds", rounds)):
-        if not isinstance(number, int) or number < 1:
-            raise UserError(f"{name} is at least 1, got {number}")
+    batch, rounds = as_count("batch", batch), as_count("rounds", rounds)
     if not precisions:
         raise UserError('precisions is empty; name one at least, for example "float32"')
     for one in runtimes:
@@ -202,8 +201,10 @@ def benchmark(
             raise unknown("runtime", one, RUNTIMES)
     with tempfile.TemporaryDirectory() as folder:
         predictors: list[tuple[Row, Any, Any]] = []
+        words = []
         for network, runtime, precision in _variants(several, runtimes, precisions):
-            say(f"loading {_word(network)}" + (f" in {runtime}" if runtime else ""))
+            words.append(_word(network))
+            say(f"loading {words[-1]}" + (f" in {runtime}" if runtime else ""))
             # A file for one size could not be asked for the samples of `data`.
             shape: dict[str, Any] = {"size": size, "batch": batch} if data is None else {}
             # A folder each: two networks may have one name.
@@ -212,7 +213,7 @@ def benchmark(
                 network, runtime, precision, max_disparity, device, folder=place, **shape
             )
             predictors.append((_row(predict, network, size, batch), predict, source))
-        _distinct([row for row, _, _ in predictors])
+        _distinct([row for row, _, _ in predictors], words)
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
         metric = None
         if data is not None:  # first, since it may be refused
@@ -288,12 +289,18 @@ def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
     return row
 
 
-def _distinct(rows: Sequence[Row]) -> None:
-    seen: dict[str, int] = {}
+def _distinct(rows: Sequence[Row], words: Sequence[str]) -> None:
+    """Tell rows of one label apart by what their networks were given as, or else by number."""
+    labels = Counter(row.label for row in rows)
+    for row, word in zip(rows, words, strict=True):
+        if labels[row.label] > 1:
+            row.name = "/".join(Path(word).parts[-2:])  # a whole path leaves a chart no room
+    seen: Counter[str] = Counter()
     for row in rows:
-        seen[row.label] = seen.get(row.label, 0) + 1
-        if seen[row.label] > 1:
-            row.name = f"{row.name} #{seen[row.label]}"
+        label = row.label
+        seen[label] += 1
+        if seen[label] > 1:
+            row.name = f"{row.name} #{seen[label]}"
 
 
 def _call(predict: Any, size: tuple[int, int], batch: int) -> Callable[[], Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import require_runtime
 from ..tasks import task_of
@@ -89,9 +89,10 @@ def make_artifact(
     """Return `network` in the format of `suffix`, its card, and sizes that must be tried."""
     check_network(network)
     size = None if size is None else as_size(size)
-    if batch is not None and not (isinstance(batch, Integral) and batch >= 1):
-        raise UserError(f"batch is the number of samples of a call, 1 or more, got {batch}")
-    batch = int(batch) if batch is not None else None if size is None else 1
+    if batch is not None:
+        batch = as_count("batch", batch)
+    elif size is not None:
+        batch = 1
     name = getattr(network, "name", type(network).__name__)
     decoding = getattr(network, "decoding", None)
     if not task_of(network).maps and decoding is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import logging
 import os
@@ -17,7 +18,7 @@ from torch.export import ExportedProgram
 
 from ..errors import UserError
 from ..files import write_bytes
-from ..runtimes.card import KEY, Card, join_engine
+from ..runtimes.card import KEY, Card, checksum, join_engine
 
 WEIGHTS = ("float32", "float16", "bfloat16")
 _LEAST_COMPRESSED = 256  # numbers; smaller tensors are norms and biases, which cost nothing
@@ -40,6 +41,7 @@ class OnnxArtifact:
     def save(self, path: Path, card: Card) -> None:
         import onnx
 
+        card = dataclasses.replace(card, checksum=_sha256(self.model.graph.SerializeToString()))
         entries = {entry.key: entry.value for entry in self.model.metadata_props}
         onnx.helper.set_model_props(self.model, {**entries, KEY: card.to_json()})
         write_bytes(path, self.model.SerializeToString())
@@ -54,18 +56,23 @@ class OpenvinoArtifact:
     def save(self, path: Path, card: Card) -> None:
         import openvino
 
-        self.model.set_rt_info(card.to_json(), [KEY])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
-                openvino.save_model(self.model, Path(folder) / path.name, compress_to_fp16=False)
+                draft = Path(folder) / path.name
+                openvino.save_model(self.model, draft, compress_to_fp16=False)
+                # Again, for the card in the .xml knows the .bin.
+                card = dataclasses.replace(card, checksum=checksum(draft))
+                self.model.set_rt_info(card.to_json(), [KEY])
+                openvino.save_model(self.model, draft, compress_to_fp16=False)
                 weights = path.with_suffix(".bin")
                 # The .xml last: where it is, its weights are.
                 os.replace(Path(folder) / weights.name, weights)
-                os.replace(Path(folder) / path.name, path)
-        except (OSError, RuntimeError) as error:  # RuntimeError: OpenVINO's, of a full disk
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"cannot write {path}: {reason}") from None
+                os.replace(draft, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        except RuntimeError as error:  # OpenVINO's, which has no reason in it
+            raise UserError(f"cannot write {path}: is the disk full? OpenVINO says '{error}'") from None
 
 
 class PackageArtifact:
@@ -87,6 +94,7 @@ class EngineArtifact:
         self.engine = engine
 
     def save(self, path: Path, card: Card) -> None:
+        card = dataclasses.replace(card, checksum=_sha256(self.engine))
         write_bytes(path, join_engine(self.engine, card.to_json()))
 
 
@@ -206,6 +214,10 @@ def _name_dimensions(model: Any) -> None:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
     del model.graph.value_info[:]  # which runtimes infer again
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _bytes(path: Path) -> Any:

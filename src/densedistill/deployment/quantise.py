@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 from ..inference.inputs import inputs_from
 from ..inference.predictor import Predictor
 from ..runtimes import Runtime, load_runtime
@@ -96,8 +96,7 @@ def quantise(
         raise UserError("nncf is not installed: pip install 'densedistill[export]'")
     check_network(network)
     size = None if size is None else as_size(size)
-    if samples < 1:
-        raise UserError(f"samples is at least 1, got {samples}")
+    samples = as_count("samples", samples)
     given = inputs_from(task_of(network), calibration)
     if not isinstance(given, list):  # whose frames are read in order, and once
         raise UserError(f"{calibration} is a video; write frames of it as images to calibrate on")

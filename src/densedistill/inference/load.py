@@ -108,8 +108,13 @@ def _is_run(network: str | Path) -> bool:
 
 
 def _check_known(name: str) -> None:
-    if ":" not in name and name not in MODELS:
-        raise unknown("network", name, [*list_models(), SGBM.name])
+    if ":" in name or name in MODELS:
+        return
+    if os.path.isdir(name):
+        raise UserError(f"{name} is no run: there is no recipe.yaml in it")
+    if os.path.isfile(name):
+        raise UserError(f"{name} is no exported file; weights are named after their network: NETWORK={name}")
+    raise unknown("network", name, [*list_models(), SGBM.name])
 
 
 def split_scale(network: str | Path) -> tuple[str | Path, float | None]:

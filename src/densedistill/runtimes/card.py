@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import mmap
 import zipfile
@@ -41,6 +42,8 @@ class Card:
         weights: how they are stored: "float32", "float16", "bfloat16" or "int8".
         difference: to the network in torch in float32, as `Difference.to_dict` gives it.
         version: of the package that wrote the file.
+        checksum: SHA-256 of what the file computes with: of an .onnx its graph, of OpenVINO the .bin, of
+            TensorRT the engine. Empty in a .pt2, a zip, which has checksums of its own.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Card:
     weights: str = "float32"
     difference: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
+    checksum: str = ""
 
     def to_json(self) -> str:
         """Return the card as JSON."""
@@ -95,6 +99,30 @@ def read_card(path: Path) -> Card:
         raise UserError(f"what {path} says about itself cannot be read; export it again") from None
 
 
+def check_weights(path: Path, card: Card) -> None:
+    """Raise UserError unless the exported file `path` computes with what its `card` was written for."""
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+    if not weights.is_file():
+        raise UserError(f"{weights} is missing: an OpenVINO file is two, .xml and .bin")
+    if card.checksum and card.checksum != checksum(path):  # older cards have none
+        raise UserError(
+            f"{weights} does not hold the weights that {path.name} was exported with: it is damaged, or of "
+            "another export; export it again"
+        )
+
+
+def checksum(path: Path) -> str:
+    """Return the checksum that the card of `path` should have: an .onnx, .xml or .engine file."""
+    if path.suffix == ".xml":
+        with open(path.with_suffix(".bin"), "rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()
+    content = path.read_bytes()
+    if path.suffix == ".engine":
+        return hashlib.sha256(part_engine(content)[0]).hexdigest()
+    graph = next(place for number, place in _fields(content) if number == _GRAPH)
+    return hashlib.sha256(memoryview(content)[graph]).hexdigest()
+
+
 def join_engine(engine: bytes, card: str) -> bytes:
     """Return the content of a file for a serialised TensorRT `engine` and its card."""
     tail = _MARK + card.encode()
@@ -112,21 +140,22 @@ def part_engine(content: bytes) -> tuple[bytes, str | None]:
 
 
 _MARK = b"densedistill-card:"
+_GRAPH, _METADATA = 7, 14  # fields of ONNX's ModelProto
 
 
 def _of_onnx(path: Path) -> str | None:
-    """Return the entry of `metadata_props`, field 14 of ONNX's ModelProto."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for number, entry in _fields(content):
-            if number == 14:
-                pair = dict(_fields(entry))
+        for number, place in _fields(content):
+            if number == _METADATA:
+                entry = content[place]
+                pair = {field: entry[part] for field, part in _fields(entry)}
                 if pair.get(1) == KEY.encode():
                     return pair[2].decode()
     return None
 
 
-def _fields(message: Any) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of each length-delimited field of a protocol buffer, skipping numbers.
+def _fields(message: Any) -> Iterator[tuple[int, slice]]:
+    """Yield number and place of each length-delimited field of a protocol buffer, skipping numbers.
 
     Raises:
         ValueError: it is none.
@@ -150,8 +179,7 @@ def _fields(message: Any) -> Iterator[tuple[int, bytes]]:
             length = number()
             if place + length > len(message):
                 raise ValueError("it ends too early")
-            # The graph is the large one, and is not wanted.
-            yield tag >> 3, b"" if tag >> 3 == 7 else bytes(message[place : place + length])
+            yield tag >> 3, slice(place, place + length)
             place += length
         elif tag & 7 == 0:
             number()

@@ -40,8 +40,6 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
     core = openvino.Core()
     if precision == "auto":
         precision = str(fastest_dtype("cpu")).removeprefix("torch.")
-    if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
-        raise UserError(f"{path.with_suffix('.bin')} is missing: an OpenVINO file is two, .xml and .bin")
     options = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": threads,

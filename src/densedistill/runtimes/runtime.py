@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 from ..networks.device import find_device
 from ..networks.input_spec import InputSpec, Placement
 from ..networks.layers.boxes import Decoding
 from ..networks.restore import restore_output
 from ..tasks import get_task
-from .card import Card, read_card
+from .card import Card, check_weights, read_card
 
 # Runtime -> the module here that runs it, the package it needs, and how that is installed.
 RUNTIMES = {
@@ -200,12 +200,11 @@ def load_runtime(
     if chosen not in SUFFIXES[path.suffix]:
         takers = " or ".join(SUFFIXES[path.suffix])
         raise UserError(f"{chosen} does not run {path.name}; a {path.suffix} file is for {takers}")
-    if threads is not None and threads < 1:
-        raise UserError(f"threads is at least 1, got {threads}")
     if device is not None:
         device = find_device(device)
+    threads = torch.get_num_threads() if threads is None else as_count("threads", threads)
     card = read_card(path)
-    threads = threads or torch.get_num_threads()
+    check_weights(path, card)
     session: Session = _module(chosen).open_session(path, card, device, precision, threads)
     return Runtime(session, card, path, chosen)
 

@@ -40,7 +40,7 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
         raise UserError("a torch.export package computes in what it holds; OpenVINO runs a file in bfloat16")
     where = torch.device(device or "cpu")
     try:
-        _refuse_pickles(path)
+        _refuse_damage_and_pickles(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = _load(path)
@@ -63,9 +63,12 @@ def _load(path: Path) -> torch.export.ExportedProgram:
         logger.setLevel(level)
 
 
-def _refuse_pickles(path: Path) -> None:
-    """Raise UserError when loading `path` would unpickle more than tensors, which can run any code."""
+def _refuse_damage_and_pickles(path: Path) -> None:
+    """Raise UserError when an entry of `path` does not fit its checksum, which torch does not look at, or
+    loading would unpickle more than tensors, which can run any code."""
     with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise UserError(f"{path} is damaged: its checksums do not fit; export it again")
         for name in archive.namelist():
             folder = Path(name).parent.name
             if folder in ("weights", "constants"):
