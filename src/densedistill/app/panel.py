@@ -192,7 +192,7 @@ class Panel:
         wanted = [key.replace("_", " ") for key in self.task.inputs]
         if len(given) < len(wanted):
             missing = [name for name, file in zip(wanted, files, strict=True) if file is None]
-            raise UserError(f"the {' and the '.join(missing)} image is missing")
+            raise UserError(f"an image is missing: {', '.join(missing)}")
         try:
             images = formats.read_images(*given)
         except UserError as error:  # which names the file by a path that only this machine knows

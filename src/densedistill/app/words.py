@@ -41,8 +41,8 @@ def table(panel: Panel, found: Comparison) -> Markup:
     rows = []
     for label, answer in found.answers.items():
         size = "–" if answer.parameters is None else f"{answer.parameters / 1e6:.2f}"
-        words = (label, answer.precision, f"{1000 * answer.seconds:.0f}", size)
-        cells = [tag("td", word) for word in words]
+        texts = (label, answer.precision, f"{1000 * answer.seconds:.0f}", size)
+        cells = [tag("td", text) for text in texts]
         for info in infos:
             value = answer.figures[info.name]
             leads = len(found.answers) > 1 and value == best[info.name]

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         from ..networks.device import find_device
 
         panel = Panel(
-            args.networks or shipped(),
+            labelled(args.networks or shipped()),
             max_disparity=args.max_disparity,
             device=find_device(args.device),
             precision=args.precision,
@@ -65,6 +65,13 @@ def run(args: argparse.Namespace) -> int:
         say(f"{panel.task.name}: {', '.join(panel.predictors)}")
         serve(panel, listener, say, args.open)
     return 0
+
+
+def labelled(networks: list[str]) -> dict[str, str]:
+    """Return `networks` by what tells them apart: a name, or the last part of a path, where that suffices."""
+    short = [network.rstrip("/").rpartition("/")[2] for network in networks]
+    distinct = len(set(short)) == len(set(networks))
+    return dict(zip(short if distinct else networks, networks, strict=True))
 
 
 def shipped() -> list[str]:
