@@ -43,9 +43,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise UserError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; name another with --port"
-        ) from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # Python adds the address
+        raise UserError(f"cannot listen on {host}, port {port}: {reason}; name another") from None
 
 
 def serve(

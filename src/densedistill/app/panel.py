@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,6 @@ from ..inference.images import to_batches
 from ..inference.load import Predicts, load_predictors, task_of_networks
 from ..inference.order import looks_swapped
 from ..inference.protocols import get_protocol
-from ..metrics import create_metric, metric_info
 from ..runtimes import Runtime
 from ..tasks import Task
 from ..tasks.colours import lay_over
@@ -124,6 +124,8 @@ class Panel:
             )
         self.max_disparity = self.protocol.max_disparity if max_disparity is None else max_disparity
         self.examples = examples_of(self.task)
+        if self.examples:
+            importlib.import_module("densedistill.metrics")  # takes seconds: now, not in the first request
         self.predictors = load_predictors(networks, max_disparity, device, precision, runtime)
 
     @property
@@ -244,6 +246,8 @@ class Panel:
     ) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
         """Return the outputs as the protocol aligns them, and the figures, as `evaluate` has them for this
         sample."""
+        from ..metrics import create_metric, metric_info
+
         outputs = {key: value.cpu() for key, value in outputs.items()}
         batch: dict[str, Any] = {"meta": [sample["meta"]]}
         for target in dict.fromkeys(self.task.targets.values()):

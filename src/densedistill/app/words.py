@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..metrics import metric_info
 from ..report.markup import Markup, tag
 from ..tasks import Task
 from ..tasks.colours import PALETTE, labels_of
@@ -29,6 +28,8 @@ def table(panel: Panel, found: Comparison) -> Markup:
     """Return the networks with time, parameters and, on a scene that ships, their figures; the best of each
     column in bold."""
     names = list(dict.fromkeys(name for answer in found.answers.values() for name in answer.figures))
+    if names:
+        from ..metrics import metric_info
     infos = [metric_info(name) for name in names]
     head = ["network", "arithmetic", "time, ms", "parameters, M"]
     head += [f"{info.title}, {info.unit}" if info.unit else info.title for info in infos]
