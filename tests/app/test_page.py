@@ -1,6 +1,7 @@
 """The page as a browser gets it and as a client calls it; nothing of it comes from elsewhere."""
 
 import json
+import os
 import re
 import threading
 import time
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from densedistill.app.page import application, listen
+from densedistill.app.page import _place, application, listen
 from densedistill.app.panel import Panel
 from densedistill.data import formats
 from densedistill.data.datasets._base import SAMPLES
@@ -100,6 +101,14 @@ def test_nothing_of_the_page_comes_from_elsewhere(address):
     config = json.loads(fetch(f"{address}/config"))
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
+
+
+def test_files_of_old_answers_are_removed(tmp_path):
+    old, recent = (_place(tmp_path) for _ in range(2))
+    (old / "disparity.png").write_text("old")
+    os.utime(old, (0, 0))
+    new = _place(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([recent, new])
 
 
 @pytest.mark.parametrize(

@@ -270,3 +270,10 @@ def test_a_search_range_beyond_what_the_weights_need_is_refused(tmp_path):
     path = save_weights(dd.create_model("tsnnet_naive", max_disparity=32), tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="made with max_disparity=32"):
         load_predictor(f"tsnnet_naive={path}", max_disparity=64)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(("road", "car"), ("road", "car")), (80, ())])
+def test_the_number_of_classes_is_not_taken_for_their_names(classes, names):
+    net = nn.Conv2d(3, 2, 1)
+    net.task, net.classes = "segmentation", classes
+    assert Predictor(net).classes == names

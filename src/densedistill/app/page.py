@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import socket
 import tempfile
+import time
 import webbrowser
 from collections.abc import Callable
 from html import escape
@@ -125,7 +127,7 @@ def page(panel: Panel, folder: Path) -> Any:
     def run(*given: Any) -> list[Any]:
         files, (chosen, *lengths) = given[: len(images)], given[len(images) :]
         try:
-            found = panel.answer(files, chosen, Path(tempfile.mkdtemp(dir=folder)), *lengths)
+            found = panel.answer(files, chosen, _place(folder), *lengths)
         except UserError as error:
             message = escape(str(error))
             raise gradio.Error(message, duration=None, title="Not predicted", print_exception=False) from None
@@ -139,6 +141,14 @@ def page(panel: Panel, folder: Path) -> Any:
         if examples is not None:
             examples.load_input_event.success(run, **wiring, api_visibility="private")
     return blocks
+
+
+def _place(folder: Path) -> Path:
+    """Return a new folder for the files of a request; those that are older than `KEPT` are removed."""
+    for place in folder.glob("answer-*"):
+        if time.time() - place.stat().st_mtime > KEPT:
+            shutil.rmtree(place, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="answer-", dir=folder))
 
 
 def _introduction(panel: Panel) -> str:
