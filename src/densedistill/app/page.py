@@ -221,10 +221,10 @@ class _Results:
             for _ in panel.keys:
                 self.components.append(gradio.HTML())
                 with gradio.Row():
-                    with gradio.Column(min_width=240, visible=False) as truth:
+                    with gradio.Column(min_width=200, visible=False) as truth:
                         self.components += [truth, gradio.Image(label="ground truth", **options)]
                     for label in panel.predictors:
-                        with gradio.Column(min_width=240):
+                        with gradio.Column(min_width=200):
                             found = gradio.Image(label=label, **options)
                             error = gradio.Image(label=f"{label}: error", visible=False, **options)
                         self.components += [found, error]
