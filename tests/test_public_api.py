@@ -7,7 +7,7 @@ import pytest
 import densedistill
 from densedistill.cli import VERBS
 
-HEAVY = ("torch", "lightning", "cv2", "timm", "numpy")
+HEAVY = ("torch", "lightning", "cv2", "timm", "numpy", "gradio")
 
 
 def in_a_fresh_process(code):

@@ -320,3 +320,10 @@ def test_a_scale_that_is_none_is_refused_in_one_line(name, message):
 def test_networks_refuse_a_scale_that_is_not_above_zero(scale):
     with pytest.raises(UserError, match="a number above 0"):
         dd.create_model("dsnet_slim", scale=scale)
+
+
+@pytest.mark.parametrize(("classes", "names"), [(("road", "car"), ("road", "car")), (80, ())])
+def test_the_number_of_classes_is_not_taken_for_their_names(classes, names):
+    net = nn.Conv2d(3, 2, 1)
+    net.task, net.classes = "segmentation", classes
+    assert Predictor(net).classes == names

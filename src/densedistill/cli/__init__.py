@@ -30,6 +30,7 @@ VERBS = {
     "export": "ONNX, OpenVINO, torch.export, TensorRT; checked against torch",
     "benchmark": "latency, memory and cost, in any runtime",
     "report": "one HTML page about runs",
+    "app": "networks side by side on your own images, in the browser",
 }
 
 

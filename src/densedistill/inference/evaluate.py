@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..metrics import MetricInfo, create_metric, metric_info
 from ..tasks import Task
 from .evaluation import Evaluation
-from .load import Predicts, load_predictor, task_of_network
+from .load import Predicts, load_predictors, task_of_networks
 from .predictor import Predictor
 from .progress import progress_bar
 from .protocols import Protocol, get_protocol
@@ -70,15 +70,15 @@ def evaluate(
     Raises:
         UserError: an unknown network, data set, protocol or metric, or a sample without ground truth.
     """
-    labelled = _labelled(networks)
-    task = _one_task(labelled)
+    task = task_of_networks(networks)
     protocol = get_protocol(protocol, task)
     sources = find_sources(data, protocol, task, root, split, options)
     measures = {
         source.label: _measures(metrics or source.metrics or protocol.metrics or task.metrics, task)
         for source in sources
     }
-    predictors = _predictors(labelled, max_disparity, device, precision, runtime)
+    reach = None if max_disparity is None else int(-(-max_disparity // 1))
+    predictors = load_predictors(networks, reach, device, precision, runtime)
     bound = protocol.max_disparity if max_disparity is None else max_disparity
     average = protocol.average if per_image is None else ("images" if per_image else "pixels")
     evaluation = Evaluation(
@@ -266,44 +266,6 @@ def _figures(key: str, value: Any) -> dict[str, float]:
     if isinstance(value, Mapping):
         return {name: float(figure) for name, figure in value.items()}
     return {key: value.item()}
-
-
-def _labelled(networks: Any) -> list[tuple[str | None, Any]]:
-    if isinstance(networks, Mapping):
-        labelled: list[tuple[str | None, Any]] = list(networks.items())
-    else:
-        several = networks if isinstance(networks, (list, tuple)) else [networks]
-        labelled = [(None, network) for network in several]
-    if not labelled:
-        raise UserError("there is no network to evaluate")
-    return labelled
-
-
-def _one_task(labelled: Sequence[tuple[str | None, Any]]) -> Task:
-    tasks = {task_of_network(network).name: task_of_network(network) for _, network in labelled}
-    if len(tasks) > 1:
-        raise UserError(f"networks of one task are compared, these are of {' and '.join(tasks)}")
-    return next(iter(tasks.values()))
-
-
-def _predictors(
-    labelled: Sequence[tuple[str | None, Any]],
-    max_disparity: float | None,
-    device: str | torch.device | None,
-    precision: str,
-    runtime: str | None = None,
-) -> dict[str, Predicts]:
-    reach = None if max_disparity is None else int(-(-max_disparity // 1))
-    found: dict[str, Predicts] = {}
-    for label, network in labelled:
-        predict = load_predictor(network, reach, device, precision, runtime)
-        label = str(label or getattr(predict, "name", type(predict).__name__))
-        number = 2
-        while label in found:
-            label = f"{label.split(' #')[0]} #{number}"
-            number += 1
-        found[label] = predict
-    return found
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

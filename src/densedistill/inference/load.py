@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,57 @@ def task_of_network(network: Any) -> Task:
     if isinstance(network, (str, Path)):
         return get_task(_recipe_of_run(Path(network)).task)
     return task_of(network)
+
+
+def load_predictors(
+    networks: Any,
+    max_disparity: int | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    runtime: str | None = None,
+) -> dict[str, Predicts]:
+    """Return a predictor for each of `networks` by its label; two of one name are told apart by a number.
+
+    Args:
+        networks: one or a list of, or a mapping from label to, what `load_predictor` takes.
+        max_disparity, device, precision, runtime: as `load_predictor` takes them.
+
+    Raises:
+        UserError: as `load_predictor`, or there is none.
+    """
+    found: dict[str, Predicts] = {}
+    for label, network in _labelled(networks):
+        predict = load_predictor(network, max_disparity, device, precision, runtime)
+        label = str(label or getattr(predict, "name", type(predict).__name__))
+        number = 2
+        while label in found:
+            label = f"{label.split(' #')[0]} #{number}"
+            number += 1
+        found[label] = predict
+    return found
+
+
+def task_of_networks(networks: Any) -> Task:
+    """Return the one task of what `load_predictors` takes, without loading it.
+
+    Raises:
+        UserError: there is none, no such network, or they are of several tasks.
+    """
+    tasks = {task.name: task for task in (task_of_network(network) for _, network in _labelled(networks))}
+    if len(tasks) > 1:
+        raise UserError(f"networks of one task are compared, these are of {' and '.join(tasks)}")
+    return next(iter(tasks.values()))
+
+
+def _labelled(networks: Any) -> list[tuple[str | None, Any]]:
+    if isinstance(networks, Mapping):
+        labelled: list[tuple[str | None, Any]] = list(networks.items())
+    else:
+        several = networks if isinstance(networks, (list, tuple)) else [networks]
+        labelled = [(None, network) for network in several]
+    if not labelled:
+        raise UserError("there is no network to evaluate")
+    return labelled
 
 
 def _card_of(file: str | os.PathLike[str]) -> Card:

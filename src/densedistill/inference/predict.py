@@ -143,8 +143,7 @@ class _Work:
         if "right" in self.task.inputs:
             self.check_order(one, *images[:2])
         outputs = unbatch(run(*images))
-        classes = getattr(getattr(run, "net", None), "classes", ())
-        predicted = Predicted(outputs, images[0], geometry, self.colour_max, classes)
+        predicted = Predicted(outputs, images[0], geometry, self.colour_max, getattr(run, "classes", ()))
         for kind, path in self.paths(one).items():
             self.writers[kind].write(path, predicted)
             self.result.written.append(path)

@@ -86,6 +86,12 @@ class Predictor:
         dtype = self.dtype if self._weights_dtype is torch.float32 else self._weights_dtype
         return str(dtype).removeprefix("torch.")
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, where the network knows them and not only how many there are."""
+        known = getattr(self.net, "classes", ())
+        return tuple(known) if isinstance(known, (list, tuple)) else ()
+
     def with_input_spec(self, input_spec: InputSpec) -> Predictor:
         """Return a predictor of the same network and arithmetic that prepares images by `input_spec`."""
         other = copy.copy(self)

@@ -193,6 +193,11 @@ def label_error_map(
     return picture
 
 
+def lay_over(image: NDArray[np.uint8], colours: NDArray[np.uint8], share: float = 0.55) -> NDArray[np.uint8]:
+    """Return `colours` (H, W, 3) laid over `image` of that size, with this `share` in the mixture."""
+    return np.rint(share * colours + (1 - share) * image).astype(np.uint8)
+
+
 def draw_boxes(
     image: NDArray[np.uint8],
     boxes: NDArray[np.floating],

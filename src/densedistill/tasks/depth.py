@@ -52,6 +52,7 @@ TASK = Task(
     metrics=("abs_rel", "rmse", "silog", "a1", "a2", "a3"),
     average="images",
     samples={"ICL-NUIM living room": "icl_nuim"},
+    sample_protocol="images+aligned_inverse",
     takes="image",
     writers={
         "png": Writer("{}.png", "16-bit PNG, 256 times the depth in metres, 0 = unknown (KITTI)", _png),

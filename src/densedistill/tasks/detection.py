@@ -18,8 +18,10 @@ from .task import Task
 
 
 def draw(image: NDArray[np.uint8], values: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Return `image` (H, W, 3) with boxes (N, 4) xyxy px drawn on it, those of a score below 0.3 left out."""
-    return draw_boxes(image, values["boxes"], values.get("classes"), values.get("scores"))
+    """Return `image` (H, W, 3) with boxes (N, 4) xyxy px drawn on it, those of a score below 0.3 left out;
+    `names` of the classes may stand among the values."""
+    names = values.get("names", ())
+    return draw_boxes(image, values["boxes"], values.get("classes"), values.get("scores"), names)
 
 
 def _json(path: Path, predicted: Predicted) -> None:

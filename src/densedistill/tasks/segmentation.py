@@ -8,11 +8,9 @@ import numpy as np
 
 from ..data import formats
 from ..errors import UserError
-from .colours import label_colours, label_error_map, labels_of
+from .colours import label_colours, label_error_map, labels_of, lay_over
 from .files import Predicted, Writer, array_writer, colour_writer
 from .task import Task
-
-OVERLAY = 0.55  # share of the palette's colour over the image
 
 
 def _png(path: Path, predicted: Predicted) -> None:
@@ -21,8 +19,7 @@ def _png(path: Path, predicted: Predicted) -> None:
 
 def _overlay(path: Path, predicted: Predicted) -> None:
     colours = label_colours(predicted.outputs["logits"])
-    mixed = OVERLAY * colours + (1 - OVERLAY) * predicted.image
-    formats.write_image(path, np.rint(mixed).astype(np.uint8))
+    formats.write_image(path, lay_over(predicted.image, colours))
 
 
 def _label_ids(path: Path, predicted: Predicted) -> None:

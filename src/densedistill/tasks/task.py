@@ -34,6 +34,8 @@ class Task:
         average: how figures are averaged when no protocol says it: over all pixels or over images.
         units: a caption's words on units, where the metrics' own do not read well.
         samples: label to name of the data sets that ship, which `--data samples` means.
+        sample_protocol: by which the samples that ship are measured on a page when nobody says it: networks
+            have never seen these cameras.
         takes: what files `predict` makes an input of: a `pair`, a single `image`, or a `sequence` of pairs.
         writers: kinds of prediction files by name.
         writes: the kinds that are written when nobody says which.
@@ -56,6 +58,7 @@ class Task:
     average: Literal["pixels", "images"] = "pixels"
     units: str = ""
     samples: Mapping[str, str] = field(default_factory=dict)
+    sample_protocol: str = "plain"
     takes: Literal["pair", "image", "sequence"] = "image"
     writers: Mapping[str, Writer] = field(default_factory=dict)
     writes: tuple[str, ...] = ("png", "color")
