@@ -143,6 +143,14 @@ def test_limit_spreads_over_the_whole_set(make):
     assert make("kitti2015").open(limit=3).names == ["000100_10", "000102_10", "000104_10"]
 
 
+def test_labels_beside_the_views_are_a_folders_disparity(make):
+    layout = make("folder_8_bit")
+    before = layout.open(disparity_scale=256)[0]
+    (layout.root / "disparity").rename(layout.root / "disp_0")  # as `label --write files` calls it
+    after = layout.open(disparity_scale=256)[0]
+    assert torch.equal(after["disparity"], before["disparity"])
+
+
 def test_calibration_comes_with_the_sample(make):
     calibration = make("middlebury2014").open()[0]["meta"]["calibration"]
     assert calibration.baseline_m == pytest.approx(0.193001)

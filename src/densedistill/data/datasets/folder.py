@@ -23,7 +23,7 @@ VIEWS = (
     ("image_left", "image_right"),
     ("left_images", "right_images"),
 )
-TRUTHS = ("disparity", "disparities", "disp", "disp_occ_0", "disp_occ", "disp0", "gt")
+TRUTHS = ("disparity", "disparities", "disp", "disp_occ_0", "disp_occ", "disp_0", "disp0", "gt")
 CALIBRATIONS = (
     "calib.txt",
     "calibration.txt",
