@@ -12,6 +12,7 @@ from densedistill.errors import UserError
 from densedistill.inference import Predictor
 from densedistill.inference.load import load_predictor
 from densedistill.networks import InputSpec
+from densedistill.networks.input_spec import search_range
 from densedistill.networks.published import save_weights, shipped_weights
 
 
@@ -286,6 +287,12 @@ def test_a_network_sees_the_image_at_the_scale_behind_its_name():
     torch.testing.assert_close(scaled(left, right)["disparity"], expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_search_range_is_in_pixels_of_the_image():
+    assert search_range(dd.create_model("dsnet_slim", max_disparity=96, scale=1.5)) == 64
+    assert search_range(dd.create_model("dsnet_slim", max_disparity=96)) == 96
+    assert search_range(nn.Identity()) is None
+
+
 def test_a_scale_is_part_of_the_weights_that_were_trained_with_it(tmp_path):
     path = tmp_path / "half.safetensors"
     save_weights(dd.create_model("dsnet_slim", max_disparity=32, scale=0.5), path)
@@ -309,6 +316,7 @@ def test_a_scaled_search_range_is_one_that_the_network_takes(name, reach, tmp_pa
         ("dsnet_slim@nan=file", "got 'nan'"),
         ("dsnet_slm@2", "did you mean 'dsnet_slim'"),
         ("sgbm@2", "sgbm has neither weights nor a scale"),
+        ("student.onnx@2", "student.onnx sees images at its own scale; export the network as NETWORK@2"),
     ],
 )
 def test_a_scale_that_is_none_is_refused_in_one_line(name, message):

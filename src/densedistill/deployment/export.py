@@ -18,6 +18,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import UserError, as_count, unknown
+from ..networks.input_spec import search_range
 from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import require_runtime
 from ..tasks import task_of
@@ -110,7 +111,7 @@ def make_artifact(
         input_spec=graph.spec,
         size=size,
         batch=batch,
-        max_disparity=getattr(network, "max_disparity", None),
+        max_disparity=search_range(network),
         classes=tuple(classes) if isinstance(classes, Sequence) else (),  # some know their number alone
         decoding={} if decoding is None else dataclasses.asdict(decoding),
         weights=weights,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data.augment import Options
 from ..errors import UserError, nearest, unknown
 from ..networks import InputSpec, create_model, list_models
+from ..networks.input_spec import search_range
 from ..networks.precision import fold_batch_norm
 from ..networks.published import load_weights
 from ..registry import Registry, construct
@@ -223,7 +224,7 @@ class PredictorTeacher(Teacher):
         super().__init__()
         self.predict, self.holes = predict, holes
         self.task = getattr(predict, "task", None) or get_task("stereo")
-        self.max_disparity = getattr(getattr(predict, "net", predict), "max_disparity", None)
+        self.max_disparity = search_range(getattr(predict, "net", predict))
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:

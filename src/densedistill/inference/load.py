@@ -180,6 +180,8 @@ def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
     base, at, factor = named.rpartition("@")
     if not at:
         return network, None
+    if is_exported(base):
+        raise UserError(f"{base} sees images at its own scale; export the network as NETWORK@{factor}")
     try:
         scale = float(factor)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -172,3 +172,10 @@ class InputSpec:
             align = {} if mode == "nearest" else {"align_corners": False}
             prediction = F.interpolate(prediction, placement.size, mode=mode, **align)
         return prediction
+
+
+def search_range(network: Any) -> int | None:
+    """Return the disparities that `network` can tell, in px of the image: its `max_disparity` over the scale
+    at which it sees images; None for a network without one."""
+    reach, spec = getattr(network, "max_disparity", None), getattr(network, "input_spec", None)
+    return reach if reach is None or spec is None else int(reach / spec.scale)

@@ -34,7 +34,7 @@ class Card:
             is fixed, and otherwise are left to the caller.
         size: (height, width) that the file takes; None for any multiple of `input_spec.multiple`.
         batch: number of samples that the file takes; None for any.
-        max_disparity: number of disparities it can tell; None where that means nothing.
+        max_disparity: number of disparities it can tell, px of the image; None where that means nothing.
         classes: names of the classes it tells, where it has names for them.
         decoding: of a detector, how boxes come from that: `strides` of the levels, whose positions follow
             upon one another row by row, each at its index times the stride and half of one; the least class
