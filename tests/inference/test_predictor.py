@@ -315,7 +315,7 @@ def test_a_scaled_search_range_is_one_that_the_network_takes(name, reach, tmp_pa
         ("dsnet_slim@0", "got '0'"),
         ("dsnet_slim@nan=file", "got 'nan'"),
         ("dsnet_slm@2", "did you mean 'dsnet_slim'"),
-        ("sgbm@2", "sgbm has neither weights nor a scale"),
+        ("sgbm@2", "sgbm has no weights, and no scale of its images"),
         ("student.onnx@2", "student.onnx sees images at its own scale; export the network as NETWORK@2"),
     ],
 )

@@ -64,7 +64,7 @@ def load_predictor(
         name, _, weights = named.partition("=")
         if name == SGBM.name:
             if weights or scale is not None:
-                raise UserError(f"sgbm has neither weights nor a scale; got '{network}'")
+                raise UserError(f"sgbm has no weights, and no scale of its images; got '{network}'")
             return SGBM() if max_disparity is None else SGBM(max_disparity)
         _check_known(name)
         if not weights and "shipped" not in shipped_weights(name):
