@@ -152,7 +152,7 @@ def _place(folder: Path) -> Path:
 
 
 def _introduction(panel: Panel) -> str:
-    names = ", ".join(panel.predictors)
+    names = ", ".join(f"`{label}`" for label in panel.predictors)  # as text, `name@2` would be an address
     outputs = ", ".join(title_of(key) for key in panel.keys)
     side = ", side by side" if len(panel.predictors) > 1 else ""
     return (
