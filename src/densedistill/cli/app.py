@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "networks",
         nargs="*",
-        metavar="NETWORK[=WEIGHTS]",
+        metavar="NETWORK[@SCALE][=WEIGHTS]",
         help="networks of one task, with their shipped weights or those of a file; a run; an exported file; "
         "'sgbm' (default: the stereo networks that ship)",
     )
