@@ -274,5 +274,7 @@ def test_an_option_of_the_wrong_kind_is_named():
         dd.create_model("dsnet_slim", width="wide")
     with pytest.raises(dd.UserError, match=r"max_disparity is a whole number of pixels, got 32\.0"):
         dd.create_model("dsnet_slim", max_disparity=32.0)
+    with pytest.raises(dd.UserError, match="window is 0 px or more, or None for all disparities, got -1"):
+        dd.create_model("dsnet_slim", window=-1)
     with pytest.raises(dd.UserError, match="network 'depth_slim' cannot be made with encoder='resnet19': "):
         dd.create_model("depth_slim", encoder="resnet19")

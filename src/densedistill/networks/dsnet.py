@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ._layout import Layout, Rule, aggregation_rules, attention_rules, backbone_rules, pair_entries
 from .input_spec import InputSpec
 from .layers.aggregation import Aggregation, AttentionBranch, DisparitySoftmax
@@ -65,7 +66,7 @@ class DSNet(nn.Module):
             one, which keeps the edges of objects sharp; None for all, as published.
 
     Raises:
-        UserError: an unfit `max_disparity`; views that differ or whose size is not a multiple of 16.
+        UserError: an unfit `max_disparity` or `window`; views that differ or whose size is no multiple of 16.
     """
 
     input_spec = InputSpec(multiple=16, pad="top-right")
@@ -87,6 +88,8 @@ class DSNet(nn.Module):
     ):
         super().__init__()
         check_max_disparity(max_disparity, 16)
+        if window is not None and window < 0:
+            raise UserError(f"window is 0 px or more, or None for all disparities, got {window}")
         self.max_disparity, self.window = max_disparity, window
         levels = max_disparity // 4
         self.features = Backbone(blocks, channels)
