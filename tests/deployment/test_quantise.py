@@ -60,7 +60,7 @@ def test_a_residual_sum_stays_in_float(tmp_path, pairs):
             }
 
     file = tmp_path / "student.xml"
-    quantise(Residual(dd.InputSpec(multiple=8), "stereo", width=32).eval(), file, pairs)
+    result = quantise(Residual(dd.InputSpec(multiple=8), "stereo", width=32).eval(), file, pairs)
     operations = openvino.Core().read_model(file).get_ordered_ops()
     reads = {
         (op.get_type_name(), source.get_source_output().get_node().get_type_name())
@@ -69,6 +69,9 @@ def test_a_residual_sum_stays_in_float(tmp_path, pairs):
     }
     assert ("Convolution", "FakeQuantize") in reads
     assert ("Add", "FakeQuantize") not in reads
+    # The sum of the two features and the head with its bias; not the biases of the convolutions before.
+    inside = [name for name in result.kept if name.startswith("node_") and "conv" in name.lower()]
+    assert len(inside) == 2
 
 
 def test_too_large_a_difference_writes_nothing(tmp_path, pairs):

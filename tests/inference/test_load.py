@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import densedistill as dd
 from densedistill.errors import UserError
-from densedistill.inference.load import load_predictor, task_of_network
+from densedistill.inference.load import load_predictor, load_predictors, task_of_network
+from densedistill.networks.published import save_weights
 
 
 @pytest.mark.parametrize("call", [load_predictor, task_of_network])
@@ -20,3 +22,16 @@ def test_a_path_that_is_neither_run_nor_exported_file_is_told_what_it_is(tmp_pat
     ):
         with pytest.raises(UserError, match=words):
             call(name)
+
+
+def test_networks_of_one_name_are_told_apart_by_where_they_come_from(tmp_path):
+    given = []
+    for run in ("first", "second"):
+        path = tmp_path / run / "student.safetensors"
+        path.parent.mkdir()
+        save_weights(dd.create_model("dsnet_slim", max_disparity=64), path)
+        given.append(f"dsnet_slim={path}")
+    assert list(load_predictors(given)) == ["first/student.safetensors", "second/student.safetensors"]
+    assert list(load_predictors([*given[:1], "sgbm"])) == ["dsnet_slim", "sgbm"]
+    twice = load_predictors([given[0], given[0]])
+    assert list(twice) == ["first/student.safetensors", "first/student.safetensors #2"]

@@ -24,6 +24,7 @@ from ..environment import environment
 from ..errors import UserError, as_count, unknown
 from ..files import write_text
 from ..inference.classical import SGBM
+from ..inference.load import short_path
 from ..inference.predictor import Predictor
 from ..networks.counting import count
 from ..runtimes import RUNTIMES, Runtime, is_exported
@@ -294,7 +295,7 @@ def _distinct(rows: Sequence[Row], words: Sequence[str]) -> None:
     labels = Counter(row.label for row in rows)
     for row, word in zip(rows, words, strict=True):
         if labels[row.label] > 1:
-            row.name = "/".join(Path(word).parts[-2:])  # a whole path leaves a chart no room
+            row.name = short_path(word)
     seen: Counter[str] = Counter()
     for row in rows:
         label = row.label

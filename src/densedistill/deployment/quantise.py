@@ -182,7 +182,7 @@ def _kept(nodes: _Nodes) -> set[str]:
     while waiting:
         name = waiting.pop()
         # What asks for a shape reads no values.
-        if name is None or name in kept or nodes[name][0] in {*_CONSTANTS, "Shape", "ShapeOf"}:
+        if name is None or name in kept or nodes[name][0] in {*_CONSTANTS, "Shape"}:
             continue
         kept.add(name)
         if nodes[name][0] not in _CONVOLUTIONS:
@@ -212,13 +212,14 @@ def _onnx_nodes(model: Any) -> _Nodes:
 
 
 def _openvino_nodes(model: Any) -> _Nodes:
-    return {
-        op.get_friendly_name(): (
-            op.get_type_name(),
-            [source.get_source_output().get_node().get_friendly_name() for source in op.inputs()],
-        )
-        for op in model.get_ordered_ops()
-    }
+    nodes: _Nodes = {}
+    for op in model.get_ordered_ops():
+        sources = [source.get_source_output().get_node().get_friendly_name() for source in op.inputs()]
+        kind = op.get_type_name()
+        # What is made of constants and shapes alone is constant: a bias stands behind a reshape.
+        constant = sources and all(nodes[source][0] == "Constant" for source in sources)
+        nodes[op.get_friendly_name()] = ("Constant" if constant or kind == "ShapeOf" else kind, [*sources])
+    return nodes
 
 
 @contextlib.contextmanager

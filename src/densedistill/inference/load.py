@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ def load_predictors(
     precision: str = "float32",
     runtime: str | None = None,
 ) -> dict[str, Predicts]:
-    """Return a predictor for each of `networks` by its label; two of one name are told apart by a number.
+    """Return a predictor for each of `networks` by its label.
+
+    Two of one name are told apart by where they come from, or else by a number.
 
     Args:
         networks: one or a list of, or a mapping from label to, what `load_predictor` takes.
@@ -113,16 +116,27 @@ def load_predictors(
     Raises:
         UserError: as `load_predictor`, or there is none.
     """
+    given = _labelled(networks)
+    predicts = [load_predictor(network, max_disparity, device, precision, runtime) for _, network in given]
+    labels = [
+        str(label or getattr(predict, "name", type(predict).__name__))
+        for (label, _), predict in zip(given, predicts, strict=True)
+    ]
+    repeated = Counter(labels)
     found: dict[str, Predicts] = {}
-    for label, network in _labelled(networks):
-        predict = load_predictor(network, max_disparity, device, precision, runtime)
-        label = str(label or getattr(predict, "name", type(predict).__name__))
-        number = 2
-        while label in found:
-            label = f"{label.split(' #')[0]} #{number}"
-            number += 1
-        found[label] = predict
+    for (_, network), label, predict in zip(given, labels, predicts, strict=True):
+        if repeated[label] > 1 and isinstance(network, (str, Path)):
+            label = short_path(network)
+        number, name = 2, label
+        while name in found:
+            number, name = number + 1, f"{label} #{number}"
+        found[name] = predict
     return found
+
+
+def short_path(word: str | Path) -> str:
+    """Return the last two parts of what a network was given as, by which two of one name are told apart."""
+    return "/".join(Path(word).parts[-2:])
 
 
 def task_of_networks(networks: Any) -> Task:
