@@ -167,7 +167,18 @@ def test_a_weight_that_changed_since_the_export_is_noticed(network, files, tmp_p
         changed = content.replace(weight, bytes([weight[0] ^ 1]) + weight[1:])
         file.with_suffix(source.suffix).write_bytes(changed)
     assert changed != content
-    with pytest.raises(UserError, match=r"changed\.(onnx|bin|pt2) (does not hold the weights|is damaged)"):
+    with pytest.raises(UserError, match=r"changed\.(onnx|bin|pt2) (does not hold|is damaged)"):
+        load_runtime(file)
+
+
+def test_a_layer_of_an_xml_that_changed_since_the_export_is_noticed(files, tmp_path):
+    file = tmp_path / "changed.xml"
+    text = files[".xml"].read_text()
+    changed = text.replace('strides="2, 2"', 'strides="1, 2"')
+    assert changed != text
+    file.write_text(changed)
+    shutil.copy(files[".xml"].with_suffix(".bin"), file.with_suffix(".bin"))
+    with pytest.raises(UserError, match=r"changed\.xml or its changed\.bin does not hold what was exported"):
         load_runtime(file)
 
 
@@ -176,7 +187,7 @@ def test_weights_of_another_training_beside_an_xml_are_noticed(files, tmp_path):
     torch.nn.init.normal_(other.head.weight)
     export(other, tmp_path / "other.xml", check_sizes=[(30, 44)])
     shutil.copy(files[".xml"], tmp_path / "other.xml")
-    with pytest.raises(UserError, match=r"other\.bin does not hold the weights that other\.xml was exported"):
+    with pytest.raises(UserError, match=r"other\.xml or its other\.bin does not hold what was exported"):
         load_runtime(tmp_path / "other.xml")
 
 
@@ -185,7 +196,7 @@ def test_an_engine_is_held_by_its_checksum(files, tmp_path):
     EngineArtifact(b"an engine").save(file, read_card(files[".onnx"]))
     check_weights(file, read_card(file))
     file.write_bytes(file.read_bytes().replace(b"an engine", b"no engine"))
-    with pytest.raises(UserError, match=r"tiny\.engine does not hold the weights"):
+    with pytest.raises(UserError, match=r"tiny\.engine does not hold what was exported"):
         check_weights(file, read_card(file))
 
 

@@ -42,8 +42,9 @@ class Card:
         weights: how they are stored: "float32", "float16", "bfloat16" or "int8".
         difference: to the network in torch in float32, as `Difference.to_dict` gives it.
         version: of the package that wrote the file.
-        checksum: SHA-256 of what the file computes with: of an .onnx its graph, of OpenVINO the .bin, of
-            TensorRT the engine. Empty in a .pt2, a zip, which has checksums of its own.
+        checksum: SHA-256 of what the file computes with: of an .onnx its graph, of OpenVINO the .bin and
+            the layers in the .xml, of TensorRT the engine. Empty in a .pt2, a zip, which has checksums of
+            its own.
     """
 
     name: str
@@ -105,9 +106,9 @@ def check_weights(path: Path, card: Card) -> None:
     if not weights.is_file():
         raise UserError(f"{weights} is missing: an OpenVINO file is two, .xml and .bin")
     if card.checksum and card.checksum != checksum(path):  # older cards have none
+        what = path if weights == path else f"{path} or its {weights.name}"
         raise UserError(
-            f"{weights} does not hold the weights that {path.name} was exported with: it is damaged, or of "
-            "another export; export it again"
+            f"{what} does not hold what was exported: it is damaged, or of another export; export it again"
         )
 
 
@@ -115,7 +116,10 @@ def checksum(path: Path) -> str:
     """Return the checksum that the card of `path` should have: an .onnx, .xml or .engine file."""
     if path.suffix == ".xml":
         with open(path.with_suffix(".bin"), "rb") as weights:
-            return hashlib.file_digest(weights, "sha256").hexdigest()
+            digest = hashlib.file_digest(weights, "sha256")
+        text = path.read_bytes()
+        digest.update(text[: text.rfind(b"</edges>")])  # behind which the card stands
+        return digest.hexdigest()
     content = path.read_bytes()
     if path.suffix == ".engine":
         return hashlib.sha256(part_engine(content)[0]).hexdigest()
