@@ -40,6 +40,7 @@ from densedistill.networks.registry import create_model
 from densedistill.runtimes import load_runtime
 
 NETWORKS = (
+    "coex_slim",
     "tsnnet_naive",
     "tsnnet_student_compact",
     "tsnnet_student",

@@ -46,7 +46,7 @@ from densedistill.networks.precision import channels_last, fold_batch_norm
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
 
-NETWORKS = ("dsnet_bb21_ed2_n16", "dsnet_slim", "tsnnet_naive")
+NETWORKS = ("dsnet_bb21_ed2_n16", "dsnet_slim", "coex_slim", "tsnnet_naive")
 BUDGET = 540  # s
 
 

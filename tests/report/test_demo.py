@@ -29,7 +29,7 @@ def small(tmp_path_factory, monkeypatch):
     """Random weights in place of those that ship, two small scenes and one photograph to evaluate on."""
     weights = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    for name in ("dsnet_slim", "gwcnet_slim"):
+    for name in ("coex_slim", "gwcnet_slim"):
         published.save_weights(create_model(name), weights / f"{name}.safetensors", half=True)
     monkeypatch.setattr(published, "SHIPPED", weights)
     monkeypatch.setattr(demo, "HELD_OUT", {"seed": 22000000, "length": 2, "size": (64, 128)})
@@ -95,7 +95,7 @@ def test_the_two_recipes_differ_in_the_teacher_alone():
 
 def test_evaluation_scenes_are_none_of_those_trained_on():
     ranges = [range(demo.HELD_OUT["seed"], demo.HELD_OUT["seed"] + demo.HELD_OUT["length"])]
-    for name in ("demo/distilled", "shipped/teacher", "shipped/student"):
+    for name in ("demo/distilled", "shipped/teacher", "shipped/student", "shipped/fast"):
         recipe = load_recipe(name)
         for entry in (*recipe.data.train, *recipe.data.validate):
             seed, length = entry.options["seed"], entry.options["length"]

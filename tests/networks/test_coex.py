@@ -1,0 +1,59 @@
+"""CoEx: where its levels lie, and what its upsampling makes of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import densedistill as dd
+from densedistill.networks.coex import CoEx, Upsampling
+
+
+def upsampling(favoured):
+    """Return an upsampling whose weight lies on one of the nine neighbours, whatever the image shows."""
+    up = Upsampling(4).eval()
+    with torch.no_grad():
+        up.weigh.weight.zero_()
+        up.weigh.bias.copy_(F.one_hot(torch.tensor(favoured), 9).repeat_interleave(16) * 100.0)
+    return up
+
+
+def test_upsampling_takes_the_neighbour_that_its_weights_favour():
+    coarse = torch.rand(2, 1, 5, 7)
+    enlarged = F.interpolate(coarse, scale_factor=4, mode="nearest")
+    features = torch.rand(2, 4, 5, 7)
+    assert torch.allclose(upsampling(4)(coarse, features), enlarged)
+    # The first of nine is up and to the left; beyond the border is what lies at it.
+    shifted = F.pad(enlarged, (4, 0, 4, 0), mode="replicate")[..., :20, :28]
+    assert torch.allclose(upsampling(0)(coarse, features), shifted)
+
+
+def test_upsampling_invents_no_disparity():
+    torch.manual_seed(0)
+    coarse = torch.tensor([[[[3.0, 50.0], [3.0, 50.0]]]])
+    fine = Upsampling(4)(coarse, torch.randn(1, 4, 2, 2))
+    assert fine.shape == (1, 1, 8, 8)
+    assert fine.min() >= 3
+    assert fine.max() <= 50
+
+
+@pytest.mark.parametrize("level", [0, 1, 15])
+def test_a_level_stands_for_four_pixels(level):
+    net = CoEx(max_disparity=64).eval()
+    logits = torch.zeros(1, 1, 16, 4, 4)
+    logits[:, :, level] = 50
+    net.head.register_forward_hook(lambda *_: logits)
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(net(image, image)["disparity"], torch.tensor(4.0 * level))
+    both = net.train()(image, image)["intermediate"]
+    assert all(torch.allclose(one, torch.tensor(4.0 * level)) for one in both)
+
+
+def test_what_ships_finds_how_far_a_picture_was_moved():
+    left = dd.create_dataset("middlebury2003")[0]["left"][:, 100:196, 100:292]
+    predict = dd.Predictor(dd.create_model("coex_slim", weights="shipped", max_disparity=64))
+    for shift in (6, 13, 29):
+        right = left.roll(-shift, 2)
+        found = predict(left, right)["disparity"][..., 64:-16]
+        assert found.median() == pytest.approx(shift, abs=0.5)
