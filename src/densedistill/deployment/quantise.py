@@ -175,7 +175,7 @@ def _kept(nodes: _Nodes) -> set[str]:
     kept: set[str] = {
         name
         for name, (kind, sources) in nodes.items()
-        if kind in ("MatMul", "Add")
+        if kind in ("MatMul", "Mul", "Multiply", "Add")
         and not any(source is None or nodes[source][0] in _CONSTANTS for source in sources)
     }
     waiting = [source for kind, sources in nodes.values() if kind == "Result" for source in sources]
