@@ -50,6 +50,16 @@ def test_a_level_stands_for_four_pixels(level):
     assert all(torch.allclose(one, torch.tensor(4.0 * level)) for one in both)
 
 
+@pytest.mark.parametrize(("window", "expected"), [(0, 16.0), (2, 18.0), (4, 18.0), (None, 18.0)])
+def test_a_window_counts_whole_levels(window, expected):
+    net = CoEx(max_disparity=64, window=window).eval()
+    logits = torch.full((1, 1, 16, 4, 4), -50.0)
+    logits[:, :, 4:6] = 50
+    net.head.register_forward_hook(lambda *_: logits)
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(net(image, image)["disparity"], torch.tensor(expected))
+
+
 def test_what_ships_finds_how_far_a_picture_was_moved():
     left = dd.create_dataset("middlebury2003")[0]["left"][:, 100:196, 100:292]
     predict = dd.Predictor(dd.create_model("coex_slim", weights="shipped", max_disparity=64))

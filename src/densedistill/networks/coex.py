@@ -138,8 +138,8 @@ class CoEx(nn.Module):
         width: channels N of the aggregated volume; 2N and 4N inside the hourglass.
         groups: of the correlation, 8 channels each.
         max_disparity: number M of disparities 0 … M-1 px, a multiple of 16.
-        window: px on each side of the likeliest disparity that count for the expected one; None for all.
-            The published network takes the two likeliest levels.
+        window: px on each side of the likeliest disparity that count for the expected one, in whole levels of
+            4 px; None for all. The published network takes the two likeliest levels.
 
     Raises:
         UserError: an unfit `max_disparity` or `window`; views that differ or whose size is no multiple of 16.
@@ -194,7 +194,7 @@ class CoEx(nn.Module):
         )
         volume = self.excite(self.reduce(volume), quarter)
         logits = self.head(self.hourglass(volume, eighth, sixteenth))
-        window = None if self.window is None else self.window // 4
+        window = None if self.window is None else -(-self.window // 4)
         fine = self.upsample(_read(logits, window), joined)
         if not self.training:
             return {"disparity": fine}
@@ -211,5 +211,5 @@ def _read(logits: Tensor, window: int | None) -> Tensor:
 
 @register_model("stereo")
 def coex_slim(max_disparity: int = 192, window: int | None = 4) -> CoEx:
-    """A CoEx without pre-training, for CPUs: the fastest student that ships."""
+    """A CoEx without pre-training, for CPUs: the fastest network that ships."""
     return CoEx(max_disparity=max_disparity, window=window)
