@@ -181,8 +181,7 @@ def _kept(nodes: _Nodes) -> set[str]:
     waiting = [source for kind, sources in nodes.values() if kind == "Result" for source in sources]
     while waiting:
         name = waiting.pop()
-        # What asks for a shape reads no values.
-        if name is None or name in kept or nodes[name][0] in {*_CONSTANTS, "Shape"}:
+        if name is None or name in kept or nodes[name][0] in _CONSTANTS:
             continue
         kept.add(name)
         if nodes[name][0] not in _CONVOLUTIONS:
@@ -194,32 +193,36 @@ _Nodes = dict[str, tuple[str, list[str | None]]]  # name -> kind, names of what 
 
 
 def _nodes(artifact: OnnxArtifact | OpenvinoArtifact) -> _Nodes:
-    return (
+    nodes = (
         _onnx_nodes(artifact.model) if isinstance(artifact, OnnxArtifact) else _openvino_nodes(artifact.model)
     )
+    # What is made of constants and shapes alone is constant: a bias may stand behind a reshape.
+    for name, (kind, sources) in nodes.items():
+        made = sources and all(source is None or nodes[source][0] == "Constant" for source in sources)
+        if made or kind in ("Shape", "ShapeOf"):
+            nodes[name] = ("Constant", sources)
+    return nodes
 
 
 def _onnx_nodes(model: Any) -> _Nodes:
     made = {output: node.name for node in model.graph.node for output in node.output}
-    nodes: _Nodes = {
-        node.name: (node.op_type, [made.get(name) for name in node.input]) for node in model.graph.node
-    }
+    nodes: _Nodes = {image.name: ("Parameter", []) for image in model.graph.input}
+    made |= {image: image for image in nodes}
+    for node in model.graph.node:
+        nodes[node.name] = (node.op_type, [made.get(name) for name in node.input])
     for output in model.graph.output:
         nodes[f"result {output.name}"] = ("Result", [made.get(output.name)])
-    for image in model.graph.input:
-        nodes[image.name] = ("Parameter", [])
     return nodes
 
 
 def _openvino_nodes(model: Any) -> _Nodes:
-    nodes: _Nodes = {}
-    for op in model.get_ordered_ops():
-        sources = [source.get_source_output().get_node().get_friendly_name() for source in op.inputs()]
-        kind = op.get_type_name()
-        # What is made of constants and shapes alone is constant: a bias stands behind a reshape.
-        constant = sources and all(nodes[source][0] == "Constant" for source in sources)
-        nodes[op.get_friendly_name()] = ("Constant" if constant or kind == "ShapeOf" else kind, [*sources])
-    return nodes
+    return {
+        op.get_friendly_name(): (
+            op.get_type_name(),
+            [source.get_source_output().get_node().get_friendly_name() for source in op.inputs()],
+        )
+        for op in model.get_ordered_ops()
+    }
 
 
 @contextlib.contextmanager

@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
 from .input_spec import InputSpec
 from .layers.aggregation import Head
 from .layers.backbone import ResidualBlock
 from .layers.convolution import ConvNorm2d, ConvNorm3d, TransposedConvNorm3d, initialise, part_views
-from .layers.pair import check_max_disparity, check_pair
+from .layers.pair import check_max_disparity, check_pair, check_window
 from .layers.regression import regress_disparity
 from .layers.volume import GroupwiseCorrelation
 from .registry import register_model
@@ -157,8 +156,7 @@ class CoEx(nn.Module):
     ):
         super().__init__()
         check_max_disparity(max_disparity, 16)
-        if window is not None and window < 0:
-            raise UserError(f"window is 0 px or more, or None for all disparities, got {window}")
+        check_window(window)
         self.max_disparity, self.window = max_disparity, window
         half, quarter, eighth, sixteenth = channels
         self.features = Pyramid(channels)

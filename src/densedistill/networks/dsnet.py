@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ._layout import Layout, Rule, aggregation_rules, attention_rules, backbone_rules, pair_entries
 from .input_spec import InputSpec
 from .layers.aggregation import Aggregation, AttentionBranch, DisparitySoftmax
 from .layers.backbone import Backbone
 from .layers.convolution import initialise, part_views
-from .layers.pair import check_max_disparity, check_pair, disparity_outputs, stereo_taps
+from .layers.pair import check_max_disparity, check_pair, check_window, disparity_outputs, stereo_taps
 from .layers.regression import regress_disparity
 from .layers.volume import GroupwiseCorrelation
 from .registry import register_model
@@ -88,8 +87,7 @@ class DSNet(nn.Module):
     ):
         super().__init__()
         check_max_disparity(max_disparity, 16)
-        if window is not None and window < 0:
-            raise UserError(f"window is 0 px or more, or None for all disparities, got {window}")
+        check_window(window)
         self.max_disparity, self.window = max_disparity, window
         levels = max_disparity // 4
         self.features = Backbone(blocks, channels)

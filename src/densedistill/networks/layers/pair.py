@@ -22,6 +22,12 @@ def check_max_disparity(max_disparity: int, multiple: int) -> None:
         )
 
 
+def check_window(window: int | None) -> None:
+    """Raise UserError when `window`, px on each side of the likeliest disparity that count, is below 0."""
+    if window is not None and window < 0:
+        raise UserError(f"window is 0 px or more, or None for all disparities, got {window}")
+
+
 def check_pair(left: Tensor, right: Tensor, multiple: int = 16) -> tuple[int, tuple[int, int]]:
     """Return B and (H, W) of two views (B, 3, H, W).
 
