@@ -112,7 +112,7 @@ def test_disparity_lies_within_the_range(name):
     (disparity,) = predict(network, *images(network))
     assert disparity.shape[1] == 1
     assert disparity.min() >= 0
-    assert disparity.max() <= network.max_disparity - 1
+    assert disparity.max() <= network.max_disparity - 1 + 1e-4  # a sum of rounded probabilities
 
 
 def test_samples_of_a_batch_do_not_mix(network):
