@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from densedistill.networks import create_model
 from densedistill.networks.layers.regression import upsample_logits
 
-from . import Batch, Images, System, stereo_batch
+from . import Batch, Images, System, settle, stereo_batch
 
 LEVELS = (0.5, 0.7, 1.0)
 TERMS = {
@@ -40,11 +40,24 @@ def networks(options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     student = create_model("dsnet_bb21_ed2_n16", max_disparity=options.max_disparity).train()
     teacher = create_model("acvnet_small", max_disparity=options.max_disparity).eval()
-    with torch.no_grad():  # logits of a usual size, which random weights alone do not give
-        for network in (student, teacher):
-            for path in network.taps["aggregation"]:
-                network.get_submodule(path).logits.weight.mul_(0.01)
+    batch = stereo_batch(options)
+    images, _ = student.input_spec.prepare(batch["left"], batch["right"])
+    for network in (student, teacher):
+        usual_logits(network, [image[..., :128, :256] for image in images])
     return student, teacher.requires_grad_(False)
+
+
+def usual_logits(network: nn.Module, images: Images) -> None:
+    """Bring the logits of all heads to a standard deviation of 5, where a trained network has them."""
+
+    def scale(head: nn.Module, inputs: Any, logits: Tensor) -> None:
+        head.logits.weight.data.mul_(5 / logits.std())
+
+    heads = [network.get_submodule(path) for path in network.taps["aggregation"]]
+    hooks = [head.register_forward_hook(scale) for head in heads]
+    settle(network, images)
+    for hook in hooks:
+        hook.remove()
 
 
 def undo(student: nn.Module, teacher: nn.Module | None) -> None:

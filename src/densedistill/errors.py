@@ -15,8 +15,14 @@ class DataWarning(UserWarning):
 class UserError(Exception):
     """Something the user can mend: one line that says what was wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with status 2.
+    The command line prints it without a traceback and exits with status 2. Of the traceback that torch hands
+    on from a process that reads data, the error's own line is kept.
     """
+
+    def __init__(self, message: str = ""):
+        if message.startswith("Caught UserError in "):
+            message = message.rpartition("UserError: ")[2].strip()
+        super().__init__(message)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -122,3 +122,13 @@ def test_augmentation_of_a_data_set_is_laid_over_the_common_one():
     assert mixture.lengths == [8, 3, 8]
     with pytest.raises(UserError, match="no augmentation 'strog'; did you mean 'strong'"):
         open_mixture([DataSet(name="toy:Dots")], "strog", "stereo", seed=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_of_different_sizes_are_told_in_one_line_from_a_worker_too(workers):
+    parts = [([{"left": torch.zeros(3, 4, width)}], None) for width in (4, 5)]
+    loader, _ = make_loader(Mixture(parts, seed=1), batch_size=2, workers=workers)
+    with pytest.raises(UserError) as error:
+        next(iter(loader))
+    assert str(error.value).startswith("a batch needs samples of one size, `left` has ")
+    assert "\n" not in str(error.value)

@@ -22,6 +22,7 @@ SHAPES = [
     ((12, 8, 16), 50, (29, 61)),
     ((12, 8, 16), 12, (8, 16)),
     ((5, 9, 3), 3, (4, 5)),
+    ((9, 4, 4), 3, (4, 4)),
     ((1, 4, 4), 4, (8, 8)),
 ]
 
@@ -52,6 +53,15 @@ def test_regression_equals_the_reference_in_value_and_gradient(coarse, levels, s
     assert value.shape == (2, 1, *size)
     torch.testing.assert_close(value, truth.float(), atol=1e-4, rtol=0)
     assert (gradient - truth_gradient).norm() <= 1e-3 * truth_gradient.norm() + 1e-9
+
+
+@pytest.mark.parametrize("scale", [3.0, 12.0, 30.0, 300.0])
+def test_large_logits_are_regressed_as_exactly_as_small_ones(scale):
+    logits = draw((12, 8, 16), scale=scale)
+    value, gradient = value_and_gradient(regress_disparity, logits, 48, (32, 64))
+    truth, truth_gradient = value_and_gradient(regress_disparity_reference, logits.double(), 48, (32, 64))
+    torch.testing.assert_close(value, truth.float(), atol=1e-6 * max(100, scale), rtol=0)
+    assert (gradient - truth_gradient).norm() <= 1e-3 * truth_gradient.norm()
 
 
 def test_a_window_answers_with_one_surface_where_the_expectation_lies_between_two():

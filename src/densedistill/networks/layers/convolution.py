@@ -53,9 +53,10 @@ class Conv3d(nn.Conv3d):
         )
 
     def _to_one_channel(self, volume: Tensor) -> Tensor:
-        # oneDNN computes 16 channels as fast as one: give it the kernel's three slices as channels.
+        # oneDNN computes 16 channels as fast as one: give it the kernel's three slices as channels. In
+        # bfloat16 each of them is rounded, so their sum is not.
         slices = volume.transpose(1, 2).flatten(0, 1)
-        taps = F.conv2d(slices, self.weight[0].transpose(0, 1), None, 1, 1)
+        taps = F.conv2d(slices, self.weight[0].transpose(0, 1), None, 1, 1).float()
         below, here, above = taps.unflatten(0, (volume.shape[0], volume.shape[2])).unbind(2)
         result = here.clone()
         result[:, 1:] += below[:, :-1]
@@ -124,15 +125,15 @@ def part_views(features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
 def _runs_eagerly_on_cpu(volume: Tensor) -> bool:
     return (
         volume.device.type == "cpu"
-        and volume.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and volume.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
 
 
 def _is_small(volume: Tensor) -> bool:
-    return volume.shape[0] == 1 and volume.shape[:4].numel() <= _TOO_SMALL_FOR_ONEDNN
+    single = volume.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return single and volume.shape[0] == 1 and volume.shape[:4].numel() <= _TOO_SMALL_FOR_ONEDNN
 
 
 def _channels_last(volume: Tensor) -> Tensor:

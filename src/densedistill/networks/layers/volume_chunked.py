@@ -82,33 +82,22 @@ def correlation_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of `left` and `right` (B, C, H, W), given the volume's (B, G, D, H, W)."""
     batch, channels, height, width = left.shape
-    lefts = F.pad(_by_channel(left, groups), (0, 0, 0, levels - 1))
-    rights = _by_channel(right, groups).flatten(3)
-    left_gradients, right_gradients = torch.empty_like(rights), torch.empty_like(rights)
-    columns = torch.arange(width, device=left.device)
-    weight = (columns >= torch.arange(levels, device=left.device)[:, None]).to(lefts.dtype) * (
-        groups / channels
-    )
-    incoming = product = None
+    lefts, rights = (_by_channel(x, groups).flatten(3) for x in (left, right))
+    left_gradients, right_gradients = torch.zeros_like(rights), torch.zeros_like(rights)
     for image in range(batch):
-        for begin, end in _row_chunks(height, levels * width * groups, left.device):
-            rows = end - begin
-            if incoming is None or product is None or incoming.volume.shape[1] != rows:
-                incoming = _Chunk(lefts, levels, rows, width, groups)
-                product = _Chunk(lefts, levels, rows, width, groups)
-                skewed_product = torch.empty_like(product.flat)
-            torch.mul(
-                gradient[image, :, :, begin:end].permute(1, 2, 3, 0),
-                weight.view(levels, 1, width, 1),
-                out=incoming.volume,
+        # Features and their gradients, of all channels, stay in the cache while disparities pass by.
+        for begin, end in _row_chunks(height, 3 * channels * width, left.device):
+            volume = gradient[image, :, :, begin:end].permute(1, 2, 3, 0).to(lefts.dtype)
+            volume = volume.flatten(2)  # (D, rows, W * G)
+            one, other, one_gradient, other_gradient = (
+                x[image, :, begin:end] for x in (lefts, rights, left_gradients, right_gradients)
             )
-            for channel in range(channels // groups):
-                # The left gradient is a sum over disparities at one x, the right gradient at one n.
-                torch.mul(incoming.skewed, rights[image, channel, begin:end], out=product.skewed)
-                torch.sum(product.flat, 0, out=left_gradients[image, channel, begin:end])
-                window = _windows(lefts[image, channel, begin:end], levels, width, groups)
-                torch.mul(incoming.skewed, window, out=skewed_product)
-                torch.sum(skewed_product, 0, out=right_gradients[image, channel, begin:end])
+            for d in range(min(levels, width)):
+                shift, run = d * groups, (width - d) * groups
+                one_gradient[..., shift:].addcmul_(volume[d, :, shift:], other[..., :run])
+                other_gradient[..., :run].addcmul_(volume[d, :, shift:], one[..., shift:])
+    for gradients in (left_gradients, right_gradients):
+        gradients.mul_(groups / channels)
     return _to_features(left_gradients, left), _to_features(right_gradients, right)
 
 
