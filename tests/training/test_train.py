@@ -119,18 +119,26 @@ def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(
-    tmp_path, one_thread, monkeypatch, capsys
+    tmp_path, one_thread, monkeypatch, capsys, workers
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SIGNAL", "SIGINT")
     monkeypatch.setenv("AFTER", "8")
     monkeypatch.setattr(toy.Fatal, "asked", 0)
-    recipe = write_recipe(tmp_path, data__train__name="toy:Fatal", schedule__steps=9, trainer__threads=1)
+    recipe = write_recipe(
+        tmp_path,
+        data__train__name="toy:Fatal",
+        data__workers=workers,
+        schedule__steps=9,
+        trainer__threads=1,
+    )
     assert cli.main(["train", recipe, "--run", "stopped"]) == 130
     assert "--resume stopped" in capsys.readouterr().err
     counters = load_checkpoint(open_run("stopped").last)["counters"]
     assert 0 < counters["step"] < 9
+    monkeypatch.setenv("AFTER", "0")
     resumed = train(resume="stopped")
     assert same(weights(resumed), weights(train(recipe, run="whole")))
 

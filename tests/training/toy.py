@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
 from densedistill.networks.input_spec import InputSpec
 
@@ -76,7 +77,8 @@ class Tiny(nn.Module):
 class Fatal(Dots):
     """`Dots` that sends the process the signal SIGNAL when it is asked for a sample for the AFTER-th time.
 
-    SIGNAL is a name, SIGKILL or SIGINT; both stand in the environment.
+    SIGNAL is a name, SIGKILL or SIGINT; both stand in the environment. A worker sends it to its parent, too, as
+    a terminal does.
     """
 
     asked = 0
@@ -84,7 +86,8 @@ class Fatal(Dots):
     def __getitem__(self, index: int) -> dict[str, Any]:
         Fatal.asked += 1
         if Fatal.asked == int(os.environ["AFTER"]):
-            os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
+            for process in {os.getpid(), os.getppid() if get_worker_info() else os.getpid()}:
+                os.kill(process, signal.Signals[os.environ["SIGNAL"]])
         return super().__getitem__(index)
 
 

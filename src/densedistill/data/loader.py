@@ -4,6 +4,7 @@ same."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -190,8 +191,14 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_interrupts,
     )
     return loader, sampler
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Let Ctrl-C, which reaches every process of a terminal, stop the training alone: it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def default_workers(cuda: bool) -> int:
