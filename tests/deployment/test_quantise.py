@@ -13,7 +13,7 @@ from tiny import Tiny
 import densedistill as dd
 from densedistill import cli
 from densedistill.data.formats import write_image
-from densedistill.deployment.quantise import quantise
+from densedistill.deployment.quantise import _kept, quantise
 from densedistill.errors import UserError
 from densedistill.runtimes import load_runtime, read_card
 
@@ -166,3 +166,16 @@ def test_flags_that_contradict_each_other_are_refused(tmp_path, capsys):
     assert cli.main(["export", "sgbm", "--out", str(tmp_path / "a.onnx")]) == 2
     assert "sgbm is no network that could be exported" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_last_convolutions_stay_in_float_behind_a_product_of_activations_too():
+    nodes = {
+        "image": ("Parameter", []),
+        "features": ("Conv", ["image", None]),
+        "logits": ("Conv", ["features", None]),
+        "weights": ("Conv", ["features", None]),
+        "shares": ("Softmax", ["weights"]),
+        "mean": ("Mul", ["shares", "logits"]),
+        "result": ("Result", ["mean"]),
+    }
+    assert _kept(nodes) == {"logits", "weights", "shares", "mean"}

@@ -77,8 +77,8 @@ class Tiny(nn.Module):
 class Fatal(Dots):
     """`Dots` that sends the process the signal SIGNAL when it is asked for a sample for the AFTER-th time.
 
-    SIGNAL is a name, SIGKILL or SIGINT; both stand in the environment. A worker sends it to its parent, too, as
-    a terminal does.
+    SIGNAL is a name, SIGKILL or SIGINT; both stand in the environment. A worker sends it to its parent, too,
+    as a terminal does.
     """
 
     asked = 0

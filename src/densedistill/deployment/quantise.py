@@ -172,21 +172,22 @@ def _spread(given: list[Any], limit: int) -> list[Any]:
 
 def _kept(nodes: _Nodes) -> set[str]:
     """Return the operations that `quantise` leaves in float."""
-    kept: set[str] = {
+    of_activations = {
         name
         for name, (kind, sources) in nodes.items()
         if kind in ("MatMul", "Mul", "Multiply", "Add")
         and not any(source is None or nodes[source][0] in _CONSTANTS for source in sources)
     }
+    last: set[str] = set()
     waiting = [source for kind, sources in nodes.values() if kind == "Result" for source in sources]
     while waiting:
         name = waiting.pop()
-        if name is None or name in kept or nodes[name][0] in _CONSTANTS:
+        if name is None or name in last or nodes[name][0] in _CONSTANTS:
             continue
-        kept.add(name)
+        last.add(name)
         if nodes[name][0] not in _CONVOLUTIONS:
             waiting += nodes[name][1]
-    return kept
+    return of_activations | last
 
 
 _Nodes = dict[str, tuple[str, list[str | None]]]  # name -> kind, names of what its inputs come from

@@ -105,23 +105,45 @@ class Hourglass(nn.Module):
         return F.relu(self.decode1(half) + volume)
 
 
+class Join(ConvNorm2d):
+    """A 1x1 convolution of features at stride 4 and of those at stride 2, of which four pixels are one.
+
+    The latter's part is computed as what it is, a 2x2 convolution with a stride of 2, so nothing is copied.
+    """
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    relu: nn.ReLU
+
+    def __init__(self, half: int, quarter: int, outputs: int):
+        super().__init__(4 * half + quarter, outputs, 1)
+
+    def forward(self, half: Tensor, quarter: Tensor) -> Tensor:  # type: ignore[override]
+        """Return (B, outputs, h, w) for `half` (B, C, 2h, 2w) and `quarter` (B, C', h, w)."""
+        weight, inputs = self.conv.weight, half.shape[1]
+        fine, coarse = weight[:, : 4 * inputs].reshape(-1, inputs, 2, 2), weight[:, 4 * inputs :]
+        joined = F.conv2d(half, fine, stride=2) + F.conv2d(quarter, coarse, self.conv.bias)
+        return self.relu(self.norm(joined))
+
+
 class Upsampling(nn.Module):
     """Four times finer disparity: a mean of the nine coarse ones around, weighted by what the image shows."""
 
-    def __init__(self, features: int, inner: int = 48):
+    def __init__(self, half: int, quarter: int, inner: int = 48):
         super().__init__()
-        self.join = ConvNorm2d(features, inner, 1)
+        self.join = Join(half, quarter, inner)
         self.conv = ConvNorm2d(inner, inner)
         self.weigh = nn.Conv2d(inner, 9 * 16, 1)
 
-    def forward(self, disparity: Tensor, features: Tensor) -> Tensor:
-        """Return (B, 1, 4h, 4w) for `disparity` (B, 1, h, w) and `features` (B, C, h, w)."""
-        weights = self.weigh(self.conv(self.join(features))).to(disparity.dtype)
-        weights = weights.unflatten(1, (9, 16)).softmax(1)
+    def forward(self, disparity: Tensor, half: Tensor, quarter: Tensor) -> Tensor:
+        """Return (B, 1, 4h, 4w) for `disparity` (B, 1, h, w), features (B, C, 2h, 2w) and (B, C', h, w)."""
+        weights = self.weigh(self.conv(self.join(half, quarter))).to(disparity.dtype).unflatten(1, (9, 16))
+        # A softmax whose sum is divided by last: runtimes are slow at one over channels.
+        weights = (weights - weights.detach().amax(1, keepdim=True)).exp()
         padded = F.pad(disparity, (1, 1, 1, 1), mode="replicate")
         height, width = disparity.shape[-2:]
         around = [padded[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
-        fine = sum(weights[:, i] * one for i, one in enumerate(around))
+        fine = sum(weights[:, i] * one for i, one in enumerate(around)) / weights.sum(1)
         return F.pixel_shuffle(fine, 4)
 
 
@@ -160,15 +182,15 @@ class CoEx(nn.Module):
         self.max_disparity, self.window = max_disparity, window
         half, quarter, eighth, sixteenth = channels
         self.features = Pyramid(channels)
-        self.match = nn.Sequential(
-            ConvNorm2d(4 * half + quarter, 8 * groups, 1), nn.Conv2d(8 * groups, 8 * groups, 1, bias=False)
+        self.match = nn.ModuleList(
+            [Join(half, quarter, 8 * groups), nn.Conv2d(8 * groups, 8 * groups, 1, bias=False)]
         )
         self.volume = GroupwiseCorrelation(max_disparity // 4, groups)
         self.reduce = ConvNorm3d(groups, width)
         self.excite = Excitation(quarter, width)
         self.hourglass = Hourglass(width, (eighth, sixteenth))
         self.head = Head(width)
-        self.upsample = Upsampling(4 * half + quarter)
+        self.upsample = Upsampling(half, quarter)
         self.taps = {
             "features.early": ("features.stem", "features.stage1"),
             "features": ("features.up1",),
@@ -185,15 +207,15 @@ class CoEx(nn.Module):
         """
         batch, size = check_pair(left, right)
         half, quarter, eighth, sixteenth = self.features(torch.cat((left, right)))
-        joined = torch.cat((F.pixel_unshuffle(half, 2), quarter), 1)
-        volume = self.volume(*part_views(self.match(joined), batch))
-        joined, quarter, eighth, sixteenth = (
-            part_views(x, batch)[0] for x in (joined, quarter, eighth, sixteenth)
+        join, project = self.match
+        volume = self.volume(*part_views(project(join(half, quarter)), batch))
+        half, quarter, eighth, sixteenth = (
+            part_views(x, batch)[0] for x in (half, quarter, eighth, sixteenth)
         )
         volume = self.excite(self.reduce(volume), quarter)
         logits = self.head(self.hourglass(volume, eighth, sixteenth))
         window = None if self.window is None else -(-self.window // 4)
-        fine = self.upsample(_read(logits, window), joined)
+        fine = self.upsample(_read(logits, window), half, quarter)
         if not self.training:
             return {"disparity": fine}
         # All levels count here, so that those far from the likeliest learn, too.
