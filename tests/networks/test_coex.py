@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 import densedistill as dd
-from densedistill.networks.coex import CoEx, Upsampling
+from densedistill.networks.coex import CoEx, Join, Upsampling
+from densedistill.networks.precision import fold_batch_norm
 
 
 def upsampling(favoured):
     """Return an upsampling whose weight lies on one of the nine neighbours, whatever the image shows."""
-    up = Upsampling(4).eval()
+    up = Upsampling(2, 4).eval()
     with torch.no_grad():
         up.weigh.weight.zero_()
         up.weigh.bias.copy_(F.one_hot(torch.tensor(favoured), 9).repeat_interleave(16) * 100.0)
@@ -22,20 +23,31 @@ def upsampling(favoured):
 def test_upsampling_takes_the_neighbour_that_its_weights_favour():
     coarse = torch.rand(2, 1, 5, 7)
     enlarged = F.interpolate(coarse, scale_factor=4, mode="nearest")
-    features = torch.rand(2, 4, 5, 7)
-    assert torch.allclose(upsampling(4)(coarse, features), enlarged)
+    features = torch.rand(2, 2, 10, 14), torch.rand(2, 4, 5, 7)
+    assert torch.allclose(upsampling(4)(coarse, *features), enlarged)
     # The first of nine is up and to the left; beyond the border is what lies at it.
     shifted = F.pad(enlarged, (4, 0, 4, 0), mode="replicate")[..., :20, :28]
-    assert torch.allclose(upsampling(0)(coarse, features), shifted)
+    assert torch.allclose(upsampling(0)(coarse, *features), shifted)
 
 
 def test_upsampling_invents_no_disparity():
     torch.manual_seed(0)
     coarse = torch.tensor([[[[3.0, 50.0], [3.0, 50.0]]]])
-    fine = Upsampling(4)(coarse, torch.randn(1, 4, 2, 2))
+    fine = Upsampling(2, 4)(coarse, torch.randn(1, 2, 4, 4), torch.randn(1, 4, 2, 2))
     assert fine.shape == (1, 1, 8, 8)
-    assert fine.min() >= 3
-    assert fine.max() <= 50
+    assert fine.min() >= 3 - 1e-5
+    assert fine.max() <= 50 + 1e-5
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_joining_is_a_convolution_of_folded_features(folded):
+    torch.manual_seed(0)
+    join = Join(3, 5, 7).eval()
+    join.norm.running_mean.uniform_(-1, 1)
+    half, quarter = torch.randn(2, 3, 8, 6), torch.randn(2, 5, 4, 3)
+    plain = join.norm(join.conv(torch.cat((F.pixel_unshuffle(half, 2), quarter), 1))).relu()
+    join = fold_batch_norm(join) if folded else join
+    torch.testing.assert_close(join(half, quarter), plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("level", [0, 1, 15])
