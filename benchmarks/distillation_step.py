@@ -43,7 +43,6 @@ from densedistill.machine import cpu_model
 from densedistill.networks.precision import (
     channels_last,
     fastest_dtype,
-    fold_batch_norm,
     trains_channels_last,
 )
 from densedistill.tasks import task_of
@@ -86,8 +85,8 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
     teachers = {} if teacher is None else {"teacher": channels_last(teacher)}
     batch = system.batch(options)
     objective = Objective(system.terms, student, teachers)
-    if teacher is not None:
-        fold_batch_norm(teacher, in_place=True)
+    for answering in objective.teachers.values():
+        answering.fold()
     for own in objective.own_losses.values():
         if hasattr(own, "steps"):  # a schedule: measured after its first steps
             own.steps.fill_(2)

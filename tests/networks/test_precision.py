@@ -8,6 +8,7 @@ from torch import nn
 
 from densedistill.networks import create_model, precision
 from densedistill.networks.precision import (
+    cast_weights_once,
     channels_last,
     fastest_dtype,
     fold_batch_norm,
@@ -131,3 +132,26 @@ def test_a_cpu_is_fastest_in_bfloat16_only_with_units_for_it(monkeypatch, amx, m
     monkeypatch.setattr(precision, "cpu_model", lambda: model)
     monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
     assert fastest_dtype("cpu") is fastest
+
+
+def test_weights_are_cast_once_where_autocast_would_cast_them_each_time():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm, self.single = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+        def forward(self, image):
+            features = self.norm(self.first(image))
+            with torch.autocast("cpu", enabled=False):
+                return self.single(features.float())
+
+    network, image = Mixed().eval().requires_grad_(False), torch.randn(1, 3, 8, 8)
+    outside = network(image)
+    assert torch.equal(cast_weights_once(network)(image), outside)
+    assert network.first.weight.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        before = network(image)
+        assert torch.equal(cast_weights_once(network)(image), before)
+        assert torch.equal(network(image), before)
+    assert network.first.weight.dtype == network.first.bias.dtype == torch.bfloat16
+    assert network.norm.weight.dtype == network.single.weight.dtype == torch.float32

@@ -89,6 +89,33 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     return network
 
 
+def cast_weights_once(network: Network) -> Network:
+    """Keep weights in the type that autocast casts them to, from the next run of `network` on; return it.
+
+    Autocast casts weights that want no gradient at every call. Those of convolutions and linear layers that
+    run under it, and only under it, are cast for good after that run: the same results, half the memory. From
+    then on `network` must run under autocast. If that run is outside, nothing changes.
+    """
+    types: dict[nn.Module, torch.dtype | None] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        device = inputs[0].device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        types[layer] = dtype if types.get(layer, dtype) == dtype else None
+
+    def cast(*_: Any) -> None:
+        for hook in hooks:
+            hook.remove()
+        for layer, dtype in types.items():
+            for parameter in layer.parameters(recurse=False) if dtype else ():
+                parameter.data = parameter.data.to(dtype)
+
+    layers = [m for m in network.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    hooks.append(network.register_forward_hook(cast))
+    return network
+
+
 def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield each `nn.Sequential` with a normalisation after a convolution, the former's name, and both."""
     for parent in network.modules():
