@@ -264,3 +264,17 @@ def test_a_window_of_the_pairwise_volume_loss_is_at_least_one_position():
 def test_an_unknown_loss_names_the_nearest():
     with pytest.raises(dd.UserError, match="did you mean 'cosine'"):
         LOSSES["cosin"]
+
+
+def test_cosine_of_half_precision_is_that_of_the_same_numbers_in_float32():
+    torch.manual_seed(0)
+    student, teacher = (torch.randn(2, 8, 5, 4, 3).bfloat16() for _ in range(2))
+    values, gradients = [], []
+    for dtype in (torch.bfloat16, torch.float32):
+        own = student.to(dtype).requires_grad_()
+        values.append(LOSSES["cosine"](own, teacher.to(dtype)))
+        (gradient,) = torch.autograd.grad(values[-1], own)
+        gradients.append(gradient)
+    assert values[0].dtype == torch.float32
+    assert torch.equal(*values)
+    assert torch.equal(gradients[0], gradients[1].bfloat16())

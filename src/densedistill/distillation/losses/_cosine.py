@@ -2,7 +2,7 @@
 
 `F.cosine_similarity` keeps both operands divided by their norms, and their product, for the gradient: three
 more volumes. Here slabs of positions that stay in the cache are reduced one after the other, forward and
-backward, and only maps without channels are kept.
+backward, and only maps without channels are kept. Operands in half precision are cast slab by slab.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._shared import at_least_float32
+
 _EPSILON = 1e-8
 _SLAB_NUMBERS = 250_000
 
 
 def cosine_similarity(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the cosine over dimension 1 of two tensors (B, C, …), (B, …); the gradient is the student's."""
+    """Return the cosine over dimension 1 of two tensors (B, C, …), (B, …), at least float32; the gradient is
+    the student's."""
     return _Cosine.apply(student, teacher)
 
 
@@ -26,9 +29,10 @@ class _Cosine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         shape = (student.shape[0], *student.shape[2:])
-        cosine, length, weight = (student.new_empty(shape) for _ in range(3))
+        dtype = at_least_float32(student[:0]).dtype
+        cosine, length, weight = (student.new_empty(shape, dtype=dtype) for _ in range(3))
         for slab, part in _slabs(student):
-            s, t = student[slab], teacher[slab]
+            s, t = at_least_float32(student[slab]), at_least_float32(teacher[slab])
             s_length = (s * s).sum(1).sqrt_().clamp_(min=_EPSILON)
             t_length = (t * t).sum(1).sqrt_().clamp_(min=_EPSILON)
             length[part] = s_length
@@ -45,8 +49,8 @@ class _Cosine(torch.autograd.Function):
         for slab, part in _slabs(student):
             towards = gradient[part] * weight[part]
             along = -gradient[part] * cosine[part] / length[part].square()
-            torch.mul(teacher[slab], towards[:, None], out=out[slab])
-            out[slab].addcmul_(student[slab], along[:, None])
+            slope = at_least_float32(teacher[slab]) * towards[:, None]
+            out[slab] = slope.addcmul_(at_least_float32(student[slab]), along[:, None])
         return out, None
 
 

@@ -23,6 +23,7 @@ def register_loss(
     dims: tuple[int, ...] = (),
     takes_truth: bool = False,
     sums: bool = False,
+    casts: bool = False,
 ) -> Callable[[Loss], Loss]:
     """Decorate `f(student, teacher, [mask,] **options)` to be a loss under its own name and `aliases`.
 
@@ -34,6 +35,7 @@ def register_loss(
         dims: the numbers of dimensions that are taken; any when empty.
         takes_truth: compares a tap, such as the logits of a head, with the ground truth itself.
         sums: over pixels, so that among processes it weighs by samples, not by the pixels that count.
+        casts: computes in float32 itself, from tensors of whatever type, without a copy of them.
     """
 
     def decorate(function: Loss) -> Loss:
@@ -45,10 +47,11 @@ def register_loss(
             _check(name, student, teacher, same_shape, dims)
             if mask is not None:
                 options["mask"] = fit_mask(name, mask, student) if same_shape else mask
+            teacher = teacher.detach()
+            if not casts:
+                student, teacher = at_least_float32(student), at_least_float32(teacher)
             with torch.autocast(student.device.type, enabled=False):
-                return function(
-                    at_least_float32(student), at_least_float32(teacher.detach()), *args[1:], **options
-                )
+                return function(student, teacher, *args[1:], **options)
 
         loss.same_shape, loss.dims = same_shape, dims  # type: ignore[attr-defined]
         loss.takes_truth, loss.sums = takes_truth, sums  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from ._cosine import cosine_similarity
 from ._shared import fill_masked, masked_mean, register_loss
 
 
-@register_loss(dims=(2, 3, 4, 5))
+@register_loss(dims=(2, 3, 4, 5), casts=True)
 def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, dim: int = 1) -> Tensor:
     """Return the mean over positions of 1 - cosine similarity over channels (DSNet, "StereoSimilarity").
 
