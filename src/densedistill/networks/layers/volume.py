@@ -101,11 +101,8 @@ def _correlate_by_standard_operators(left: Tensor, right: Tensor, levels: int, g
     """
     batch, channels, height, width = left.shape
     blocks = width // levels + 1
-    # Gathered, not padded: a slice after padding would hold for widths with the traced one's remainder alone.
-    columns = torch.arange(blocks * levels, device=left.device)
-    inside = (columns < width).to(left.dtype)
     left, right = (
-        (x.index_select(3, columns.clamp(max=width - 1)) * inside)
+        _widened(x, blocks * levels)
         .reshape(batch, groups, channels // groups, height, blocks, levels)
         .permute(0, 1, 3, 4, 5, 2)
         for x in (left, right)
@@ -115,8 +112,24 @@ def _correlate_by_standard_operators(left: Tensor, right: Tensor, levels: int, g
     products = torch.matmul(left, pairs.transpose(4, 5)).flatten(4)
     band = products[..., levels - 1 : levels - 1 + levels * (2 * levels - 1)]
     band = band.reshape(batch, groups, height, blocks * levels, 2 * levels - 1)[..., :levels]
-    band = band.index_select(3, torch.arange(width, device=left.device))
+    if isinstance(width, int):
+        band = band[:, :, :, :width]
+    else:
+        band = band.index_select(3, torch.arange(width, device=left.device))
     return band.permute(0, 1, 4, 2, 3) * (groups / channels)
+
+
+def _widened(features: Tensor, width: int) -> Tensor:
+    """Return features with columns of zeros up to `width`.
+
+    Where the exporter does not know their own width, these are gathered, not padded: a slice after padding
+    would hold for widths with the traced one's remainder alone.
+    """
+    own = features.shape[3]
+    if isinstance(own, int):
+        return F.pad(features, (0, width - own))
+    columns = torch.arange(width, device=features.device)
+    return features.index_select(3, columns.clamp(max=own - 1)) * (columns < own).to(features.dtype)
 
 
 def _concatenate_by_standard_operators(left: Tensor, right: Tensor, levels: int, mask_left: bool) -> Tensor:
