@@ -48,6 +48,7 @@ def test_joining_is_a_convolution_of_folded_features(folded):
     plain = join.norm(join.conv(torch.cat((F.pixel_unshuffle(half, 2), quarter), 1))).relu()
     join = fold_batch_norm(join) if folded else join
     torch.testing.assert_close(join(half, quarter), plain, rtol=1e-5, atol=1e-5)
+    assert join.macs((half, quarter)) == 2 * 4 * 3 * (7 * 17 + 7 * folded)
 
 
 @pytest.mark.parametrize("level", [0, 1, 15])

@@ -125,6 +125,11 @@ class Join(ConvNorm2d):
         joined = F.conv2d(half, fine, stride=2) + F.conv2d(quarter, coarse, self.conv.bias)
         return self.relu(self.norm(joined))
 
+    def macs(self, inputs: tuple[Tensor, ...]) -> int:
+        """Return the multiply-accumulates of a call."""
+        bias = 0 if self.conv.bias is None else self.conv.out_channels
+        return inputs[1][:, 0].numel() * (self.conv.weight.numel() + bias)
+
 
 class Upsampling(nn.Module):
     """Four times finer disparity: a mean of the nine coarse ones around, weighted by what the image shows."""
