@@ -39,7 +39,7 @@ from torch.profiler import ProfilerActivity
 from densedistill.distillation.objective import Objective
 from densedistill.distillation.recompute import recomputed_activations
 from densedistill.inference.predictor import Predictor
-from densedistill.machine import cpu_model
+from densedistill.machine import cpu_model, keep_freed_memory
 from densedistill.networks.precision import (
     channels_last,
     fastest_dtype,
@@ -78,6 +78,7 @@ def plain_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Calla
 
 def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callable[[], Tensor], nn.Module]:
     """Return this toolkit's step and inference, and the student."""
+    keep_freed_memory()
     system = get_system(options.system)
     student, teacher = system.networks(options)
     if trains_channels_last(student, _dtype(options)):

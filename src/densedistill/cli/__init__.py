@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from ..errors import DataWarning, UserError, nearest
+from ..machine import keep_freed_memory
 
 VERBS = {
     "demo": "the whole way at CPU size, minutes, report at the end",
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if "" not in sys.path:
         # A recipe's `package.module:Name` may lie in the folder that one is in, as it does for python -m.
         sys.path.append("")
+    keep_freed_memory()
     usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
         return _dispatch(arguments)

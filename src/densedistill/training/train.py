@@ -20,6 +20,7 @@ from ..distillation.teachers import NetworkTeacher, create_teacher
 from ..errors import UserError, nearest
 from ..files import locked
 from ..inference.protocols import get_protocol
+from ..machine import keep_freed_memory
 from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
 from ..networks.published import save_weights
 from ..networks.registry import MODELS, create_model
@@ -100,6 +101,7 @@ def train_one(recipe: Recipe, run: Run) -> Run:
     counters = Counters(**state["counters"]) if state else Counters()
     if recipe.trainer.threads:
         torch.set_num_threads(recipe.trainer.threads)
+    keep_freed_memory()
     with _quiet():
         datasets = open_validation(recipe)
         if is_first_process():
