@@ -41,9 +41,9 @@ def cpu_flags() -> list[str]:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory of freed tensors of up to 32 MB; return whether it does.
 
-    glibc gives large blocks back to the system and asks anew for each: a step on a CPU then takes 3 to 9 %
-    longer, in up to a quarter more memory (docs/log.md, "A step in bfloat16"). Nothing changes with another
-    C library, or where the environment says how glibc allocates.
+    glibc gives large blocks back to the system and asks anew for each: a step of DSNet on a CPU then takes
+    4 % longer, in a tenth more memory (docs/log.md, "A step in bfloat16"). Nothing changes with another C
+    library, or where the environment says how glibc allocates.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False
