@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densedistill.networks.layers.level_sums import interpolation_matrix
 from densedistill.networks.layers.regression import regress_disparity, regress_disparity_reference
-from densedistill.networks.layers.regression_chunked import interpolation_matrix
 
 
 class Form(nn.Module):

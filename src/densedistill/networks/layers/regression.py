@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import regression_chunked as chunked
 from .exporting import is_exporting
+from .level_sums import interpolation_matrix
 from .regression_plain import (
     Reduction,
     disparity_cross_entropy_reference,
@@ -207,7 +208,7 @@ def _regress_by_standard_operators(
     # Runtimes are slow at trilinear resizing and at a softmax over channels; over the last axis, fast.
     wide = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners).permute(0, 2, 3, 1)
     # Not from the cache: a tensor made while tracing must not stay in it.
-    matrix = chunked.interpolation_matrix.__wrapped__(
+    matrix = interpolation_matrix.__wrapped__(
         logits.shape[1], max_disparity, align_corners, logits.dtype, logits.device
     )
     fine = torch.matmul(wide, matrix.T)

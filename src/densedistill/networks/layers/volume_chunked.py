@@ -1,4 +1,4 @@
-"""Cost volumes in chunks of rows that stay in the processor's cache, without a loop over disparities.
+"""Cost volumes in chunks of rows that stay in the processor's cache.
 
 Pixels of a row are counted by n = x - d, the column of the right view that matches the left's column x. In
 these coordinates a volume stored as (D, rows, W, G) is a plain strided view, `skewed` below: a step in d is
@@ -28,7 +28,6 @@ class _Chunk:
         memory = like.new_zeros(count + levels * groups)
         row = width * groups
         self.volume = memory[:count].view(levels, rows, width, groups)
-        self.flat = memory[:count].view(levels, rows, row)
         self.skewed = memory.as_strided((levels, rows, row), (rows * row + groups, row, 1))
 
 
