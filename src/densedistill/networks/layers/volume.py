@@ -1,7 +1,7 @@
 """Cost volumes: what two feature maps have in common at every disparity.
 
-Volumes come out in the memory format that three-dimensional convolutions want (channels_last_3d). Only
-the gradient of a correlation loops over disparities, past features that stay in the cache. Each computation is
+Volumes come out in the memory format that three-dimensional convolutions want (channels_last_3d). Only the
+gradient of a correlation loops over disparities, past features that stay in the cache. Each computation is
 an operator of torch's dispatcher, so that `torch.compile` keeps it whole; exports, which must consist of
 standard operators, trace plain torch.
 """
