@@ -119,12 +119,12 @@ def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("sent", "workers"), [("SIGINT", 0), ("SIGINT", 1), ("SIGTERM", 1)])
 def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(
-    tmp_path, one_thread, monkeypatch, capsys, workers
+    tmp_path, one_thread, monkeypatch, capsys, sent, workers
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SIGNAL", "SIGINT")
+    monkeypatch.setenv("SIGNAL", sent)
     monkeypatch.setenv("AFTER", "8")
     monkeypatch.setattr(toy.Fatal, "asked", 0)
     recipe = write_recipe(

@@ -77,8 +77,8 @@ class Tiny(nn.Module):
 class Fatal(Dots):
     """`Dots` that sends the process the signal SIGNAL when it is asked for a sample for the AFTER-th time.
 
-    SIGNAL is a name, SIGKILL or SIGINT; both stand in the environment. A worker sends it to its parent, too,
-    as a terminal does.
+    SIGNAL is a name, SIGKILL, SIGINT or SIGTERM; both stand in the environment. A worker sends it to its
+    parent, too, as a terminal or a cluster does.
     """
 
     asked = 0
@@ -86,7 +86,7 @@ class Fatal(Dots):
     def __getitem__(self, index: int) -> dict[str, Any]:
         Fatal.asked += 1
         if Fatal.asked == int(os.environ["AFTER"]):
-            for process in {os.getpid(), os.getppid() if get_worker_info() else os.getpid()}:
+            for process in [os.getpid(), os.getppid()] if get_worker_info() else [os.getpid()]:
                 os.kill(process, signal.Signals[os.environ["SIGNAL"]])
         return super().__getitem__(index)
 

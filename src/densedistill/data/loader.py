@@ -191,14 +191,16 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_leave_signals,
     )
     return loader, sampler
 
 
-def _leave_interrupts(worker: int) -> None:
-    """Let Ctrl-C, which reaches every process of a terminal, stop the training alone: it ends its workers."""
+def _leave_signals(worker: int) -> None:
+    """Let what reaches every process of a terminal or a job, Ctrl-C or the end of a cluster's allocation,
+    stop the training alone: it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def default_workers(cuda: bool) -> int:
