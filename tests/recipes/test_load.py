@@ -122,6 +122,7 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
         ("data.workers", -1, "data.workers: must be at least 0, not -1"),
         ("data.train.weight", -1, "data.train.weight: must be at least 0, not -1"),
         ("data.train.weight", 0, "data.train: every data set has the weight 0"),
+        ("data.validate.truth", False, "data.validate: nothing is measured without ground truth"),
         ("optimizer.lr", "nan", "optimizer.lr: must be at least 0, not nan"),
         ("optimizer.betas", [0.9], r"optimizer.betas: two numbers from 0 to below 1, not \[0.9\]"),
         ("trainer.log_every", 0, "trainer.log_every: must be at least 1, not 0"),

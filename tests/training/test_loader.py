@@ -1,4 +1,5 @@
 import itertools
+import pickle
 
 import cv2
 import numpy as np
@@ -122,6 +123,18 @@ def test_augmentation_of_a_data_set_is_laid_over_the_common_one():
     assert mixture.lengths == [8, 3, 8]
     with pytest.raises(UserError, match="no augmentation 'strog'; did you mean 'strong'"):
         open_mixture([DataSet(name="toy:Dots")], "strog", "stereo", seed=1)
+
+
+def test_ground_truth_can_be_taken_away_from_one_data_set_alone():
+    world = {"length": 2, "size": [32, 64], "max_disparity": 16}
+    entries = [DataSet(name="world", options=world, truth=truth, crop=[32, 32]) for truth in (True, False)]
+    mixture = pickle.loads(pickle.dumps(open_mixture(entries, {}, "stereo", seed=1)))  # as a worker has it
+    known, hidden = mixture[0, 1, 0], mixture[1, 1, 0]
+    assert {"disparity", "disparity_valid"} <= known.keys()
+    assert hidden.keys() == {"left", "right", "meta"}
+    assert hidden["left"].shape == known["left"].shape == (3, 32, 32)
+    assert mixture.lengths == [2, 2]
+    assert mixture.parts[1][0].task == "stereo"  # all else is the data set's own
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,8 +3,10 @@ same."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -16,7 +18,7 @@ from ..errors import UserError
 from . import datasets
 from .augment import OPTIONS as AUGMENTATIONS
 from .augment import Augmentation, Options, build_augmentation
-from .sample import Sample, collate
+from .sample import IMAGES, Sample, collate
 
 Key = tuple[int, int, int]  # data set, sample in it, epoch
 
@@ -131,6 +133,24 @@ class Mixture(Dataset[Sample]):
         return augment(sample, np.random.default_rng([self.seed, epoch, int(self._offsets[number]) + index]))
 
 
+class Unlabelled(Dataset[Sample]):
+    """The images of another data set, as if nobody knew more of them."""
+
+    def __init__(self, dataset: Dataset[Sample]):
+        self.dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet, where a copy is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Sample:
+        return {key: value for key, value in self.dataset[index].items() if key in (*IMAGES, "meta")}
+
+
 def open_mixture(entries: Sequence[Any], augment: dict[str, Any] | str, task: str, seed: int) -> Mixture:
     """Return the data sets of a recipe's `data.train` as one mixture; an entry's augmentation is merged over
     `augment`."""
@@ -148,12 +168,13 @@ def _options(augment: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def open_dataset(entry: Any, task: str) -> Dataset[Sample]:
-    """Return the data set that an entry of a recipe names, with samples for `task`."""
+    """Return the data set that an entry of a recipe names, with samples for `task`, and with no ground truth
+    where the entry takes it away."""
     options = {key: value for key, value in entry.options.items() if key not in AUGMENTATIONS}
     dataset = datasets.open_dataset(entry.name, task, root=entry.root, split=entry.split, **options)
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise UserError(f"the data set '{entry.name}' is empty (root {entry.root}, split {entry.split})")
-    return dataset
+    return dataset if entry.truth else Unlabelled(dataset)
 
 
 def shares(weights: Sequence[float | None]) -> list[float] | None:
@@ -197,10 +218,20 @@ def make_loader(
 
 
 def _leave_signals(worker: int) -> None:
-    """Let what reaches every process of a terminal or a job, Ctrl-C or the end of a cluster's allocation,
-    stop the training alone: it ends its workers."""
+    """Let what reaches every process of a terminal or a job, Ctrl-C or the end of its time on a cluster, stop
+    the training alone: it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent and hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
+
+
+def _end_with(parent: int | None) -> None:
+    """Leave this process when `parent` asks for it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def default_workers(cuda: bool) -> int:

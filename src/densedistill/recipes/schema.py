@@ -73,6 +73,7 @@ class DataSet:
         root: its folder; None where it needs none.
         split: the part of it.
         weight: its share of the training samples, relative to the others'; None: as many as it has.
+        truth: False takes its ground truth away: what would be learned from frames that nobody labelled?
         crop: height and width of the random crop; short for `augment: {crop: …}`.
         augment: merged over `data.augment`; one word is the name of a preset. Its fields may also stand
             beside `name`.
@@ -83,6 +84,7 @@ class DataSet:
     root: str | None = None
     split: str | None = None
     weight: float | None = None
+    truth: bool = True
     crop: list[int] | None = None
     augment: dict[str, Any] | str = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +111,10 @@ class Data:
             _at_least("data.train", entry, weight=0)
         if self.train and all(entry.weight == 0 for entry in self.train):
             raise UserError("data.train: every data set has the weight 0; one must be above it")
+        if not all(entry.truth for entry in self.validate):
+            raise UserError(
+                "data.validate: nothing is measured without ground truth; leave out `truth: false`"
+            )
 
 
 @dataclass(kw_only=True)

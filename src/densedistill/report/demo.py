@@ -1,13 +1,15 @@
 """The whole way at CPU size: distil, train the baseline, evaluate both beside their teacher and SGBM, report.
 
-Nothing here is special to the demo but its two recipes: it trains, evaluates and reports as anybody would.
+Few pairs have ground truth. The distilled student learns from them and from the teacher's answers to all
+others; the baseline has those few alone. Nothing here is special to the demo but its two recipes: it trains,
+evaluates and reports as anybody would.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -118,14 +120,18 @@ def _recipes(
     fields = {**overrides, "seed": 1 if seed is None else seed}
     for part in ("train", "validate"):
         # Rendered once, so that both trainings read the same pairs at the same cost.
-        fields[f"data.{part}.cache"] = str(out / "pairs")
+        fields[f"data.{part}.*.cache"] = str(out / "pairs")
     if not begun.is_file():
-        _make_pairs(_one(load_recipe("demo/distilled", overrides=fields)), console)
+        _make_pairs(_load(fields)["distilled"], console)
     if steps is None:
         steps = _steps_in(MINUTES if minutes is None else minutes, out, fields, console)
     fields["schedule.steps"] = steps
     fields["trainer.validate_every"] = max(1, steps // 10)
-    # The baseline has no teacher, and no field of one.
+    return _load(fields)
+
+
+def _load(fields: Mapping[str, Any]) -> dict[str, Recipe]:
+    """Return the two recipes with `fields` set; the baseline has no teacher, and no field of one."""
     plain = {key: value for key, value in fields.items() if not key.startswith("teachers.")}
     return {
         "distilled": _one(load_recipe("demo/distilled", overrides=fields)),
@@ -152,20 +158,27 @@ def _one(recipe: Any) -> Recipe:
 
 
 def _steps_in(minutes: float, out: Path, fields: dict[str, Any], console: Console) -> int:
-    """Return how many steps both trainings can take, by the time of a few of the slower, distilled one."""
+    """Return how many steps both trainings can take, by the time that a few of each take here."""
     console.print(f"[bold]trial[/bold]: how many steps fit into {minutes:g} minutes here?")
-    trial = out / "trial"
+    few = {"schedule.steps": _TRIAL_STEPS, "trainer.log_every": 1, "data.validate": []}
+    given = {key: value for key, value in fields.items() if not key.startswith("data.validate.")}
+    seconds = [_time_a_step(recipe, out / "trial") for recipe in _load({**given, **few}).values()]
+    steps = max(20, int(minutes * 60 * _SHARE_OF_TRAINING / sum(seconds)) // 10 * 10)
+    console.print(
+        f"{seconds[0]:.2f} s a step with the teacher, {seconds[1]:.2f} s without: {steps} steps each"
+    )
+    return steps
+
+
+def _time_a_step(recipe: Recipe, trial: Path) -> float:
+    """Return the seconds that a step of `recipe` takes; `trial` is gone afterwards."""
     shutil.rmtree(trial, ignore_errors=True)
-    few = {**fields, "schedule.steps": _TRIAL_STEPS, "trainer.log_every": 1, "data.validate": []}
     try:
-        log = train(load_recipe("demo/distilled", overrides=few), run=trial).history
+        log = train(recipe, run=trial).history
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     later = log[2:]  # the first steps also allocate and choose algorithms
-    seconds = (later[-1]["time"] - later[0]["time"]) / (later[-1]["step"] - later[0]["step"])
-    steps = max(20, int(minutes * 60 * _SHARE_OF_TRAINING / (2 * seconds)) // 10 * 10)
-    console.print(f"{seconds:.2f} s a step: {steps} steps each")
-    return steps
+    return float((later[-1]["time"] - later[0]["time"]) / (later[-1]["step"] - later[0]["step"]))
 
 
 def _train(name: str, recipe: Recipe, path: Path, console: Console) -> Run:
@@ -177,9 +190,19 @@ def _train(name: str, recipe: Recipe, path: Path, console: Console) -> Run:
             return run
         console.print(f"[bold]{name}[/bold]: going on")
         return train(resume=path)
-    teacher = f"taught by {recipe.teachers['teacher'].name}" if recipe.teachers else "without a teacher"
-    console.print(f"[bold]{name}[/bold]: {recipe.student.name}, {teacher}, {recipe.schedule.steps} steps")
+    labelled, unlabelled = _lengths(recipe)
+    teacher = f", {unlabelled} answered by {recipe.teachers['teacher'].name}" if recipe.teachers else ""
+    console.print(
+        f"[bold]{name}[/bold]: {recipe.student.name}, {labelled} pairs with ground truth{teacher}, "
+        f"{recipe.schedule.steps} steps"
+    )
     return train(recipe, run=path)
+
+
+def _lengths(recipe: Recipe) -> tuple[int, int]:
+    """Return how many pairs of the training have ground truth, and how many have none."""
+    lengths = [(entry.truth, int(entry.options["length"])) for entry in recipe.data.train]
+    return sum(n for truth, n in lengths if truth), sum(n for truth, n in lengths if not truth)
 
 
 def _compare(out: Path, recipe: Recipe, runs: Mapping[str, Run], console: Console) -> Path:
@@ -265,10 +288,10 @@ def _plane(disparity: Tensor) -> np.ndarray:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], costs: Sequence[Cost], recipe: Recipe, run: Run) -> str:
-    """Return what came out in two sentences, whichever way it came out."""
+    """Return what came out in a few sentences, whichever way it came out."""
 
-    def bad(name: str) -> str:
-        shares = [row["bad2"] for row in rows if row["name"] == name and row["data"] in REAL]
+    def bad(name: str, data: Collection[str] = REAL) -> str:
+        shares = [row["bad2"] for row in rows if row["name"] == name and row["data"] in data]
         return f"{100 * sum(shares) / len(shares):.1f} %"
 
     by_name = {cost.name: cost for cost in costs}
@@ -276,15 +299,18 @@ def summarise(rows: Sequence[Mapping[str, Any]], costs: Sequence[Cost], recipe: 
     larger = (teacher.parameters or 0) / (student.parameters or 1)
     slower = (teacher.latency or 0) / (student.latency or 1)
     minutes = run.history[-1]["time"] / 60
+    labelled, unlabelled = _lengths(recipe)
+    held_out = ("held-out",)
     return (
-        f"On two photographed scenes, after {minutes:.1f} minutes of training on procedural scenes alone, "
-        f"the distilled student is off by more than 2 px in {bad('distilled')} of the pixels; the same "
-        f"network without the teacher, after the same {recipe.schedule.steps} steps, in {bad('baseline')}. "
-        f"Its teacher, with {larger:.1f} times the parameters and {slower:.1f} times the latency, is in "
-        f"{bad('teacher')}; "
-        f"the student that ships, {_trained_for(recipe.student.name)}, in {bad('shipped student')}, "
-        f"in {bad(LARGER)} where it sees the images 1.5 times as large; "
-        f"OpenCV's SGBM in {bad('SGBM')}."
+        f"Of {labelled + unlabelled} procedural scenes {labelled} have ground truth; for the others the "
+        f"teacher answers. After {minutes:.1f} minutes of training the distilled student is off by more than "
+        f"2 px in {bad('distilled', held_out)} of the pixels of held-out scenes and in {bad('distilled')} of "
+        f"two photographed ones; the same network without the teacher, which has those {labelled} alone, "
+        f"after the same {recipe.schedule.steps} steps, in {bad('baseline', held_out)} and "
+        f"{bad('baseline')}. On the photographs its teacher, with {larger:.1f} times the parameters and "
+        f"{slower:.1f} times the latency, is in {bad('teacher')}; the student that ships, "
+        f"{_trained_for(recipe.student.name)}, in {bad('shipped student')}, in {bad(LARGER)} where it sees "
+        f"the images 1.5 times as large; OpenCV's SGBM in {bad('SGBM')}."
     )
 
 
@@ -299,13 +325,14 @@ def _trained_for(name: str) -> str:
 
 
 def _notes(recipe: Recipe) -> list[str]:
-    train_data = recipe.data.train[0]
-    height, width = train_data.crop or train_data.options["size"]
+    first = recipe.data.train[0]
+    height, width = first.crop or first.options["size"]
+    labelled, unlabelled = _lengths(recipe)
     threads = torch.get_num_threads()
     return [
         f"{recipe.schedule.steps} steps of {recipe.data.batch_size} crops of {width}×{height} px",
         f"disparities below {recipe.student.options['max_disparity']} px",
-        "equal steps, equal pairs in equal order",
+        f"{labelled} pairs with ground truth for both, {unlabelled} without for the distilled student",
         "no photograph in training",
         f"seed {recipe.seed}",
         f"{threads} thread{'s' if threads > 1 else ''} of {cpu_model()}",
