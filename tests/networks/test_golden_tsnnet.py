@@ -12,6 +12,7 @@ from torch import nn
 import densedistill as dd
 from densedistill.networks.counting import count_model
 from densedistill.networks.published import fit_entries
+from densedistill.networks.tsnnet import Attention
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 _spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
@@ -154,8 +155,13 @@ def test_widening_equals_the_published_code():
     recorded = np.load(GOLDEN / "tsnnet_losses.npz")["widen"]
     attention = dd.create_model("tsnnet_naive").attention(classes)
     assert error(attention, recorded) < 1e-6
-    counts = torch.bincount(dd.create_model("tsnnet_naive").attention.index)
-    assert counts.tolist() == [2, *[3] * 14, 4]
+
+
+@pytest.mark.parametrize(("levels", "expected"), [(48, [2, *[3] * 14, 4]), (16, [2, 3, 3, 3, 5])])
+def test_the_first_class_covers_two_levels_and_the_last_one_the_rest(levels, expected):
+    classes = torch.arange(levels // 3.0).view(1, -1, 1, 1)
+    attention = Attention(levels)(classes)[0, 0, :, 0, 0]
+    assert attention.unique_consecutive(return_counts=True)[1].tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["tsnnet_teacher", "tsnnet_student", "tsnnet_student_compact"])

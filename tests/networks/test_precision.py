@@ -95,8 +95,8 @@ def test_channels_last_lays_out_weights_and_hence_results():
     network = channels_last(nn.Sequential(nn.Conv3d(4, 8, 3), nn.ConvTranspose3d(8, 4, 3)))
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last_3d) for m in network)
     assert network(torch.randn(2, 4, 5, 6, 7)).is_contiguous(memory_format=torch.channels_last_3d)
-    flat = channels_last(nn.Conv2d(4, 8, 3))
-    assert flat(torch.randn(1, 4, 5, 6)).is_contiguous(memory_format=torch.channels_last)
+    for flat in (nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 4, 3, groups=4)):
+        assert channels_last(flat)(torch.randn(1, 4, 5, 6)).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
+from .layers.convolution import FewChannelsConv2d, join
 from .layers.correlation import correlation_1d, correlation_2d, correlation_3d
 from .layers.warp import inside, resize_legacy, warp
 from .registry import register_model
@@ -97,7 +98,7 @@ class Head(nn.Module):
     def __init__(self, inputs: int, widths: Sequence[int], motion: int):
         super().__init__()
         self.dense = Dense(inputs, widths)
-        self.motion = Conv(self.dense.outputs, motion)
+        self.motion = FewChannelsConv2d(self.dense.outputs, motion)
 
     def forward(self, found: Tensor) -> tuple[Tensor, Tensor]:
         features = self.dense(found)
@@ -114,7 +115,7 @@ class Dense(nn.Module):
 
     def forward(self, found: Tensor) -> Tensor:
         for conv in self.convs:
-            found = torch.cat((found, act(conv(found))), 1)
+            found = join(found, act(conv(found)))
         return found
 
 
@@ -154,7 +155,7 @@ class Context(nn.Sequential):
         sizes = (inputs, *widths)
         dilations = (1, 2, 4, 8, 16, 1)[-len(widths) :]
         convs = [Conv(sizes[i], sizes[i + 1], dilation=dilations[i]) for i in range(len(widths))]
-        super().__init__(*convs, Conv(widths[-1], motion))
+        super().__init__(*convs, FewChannelsConv2d(widths[-1], motion))
 
     def forward(self, features: Tensor) -> Tensor:
         for i, conv in enumerate(self):
@@ -249,7 +250,7 @@ class DWARF(nn.Module):
                 found = self.volume(*views)
             else:
                 found = self.volume(*self._warped(views, estimate * (UNIT / 2**level)))
-                found = torch.cat((found, views[0], estimate, features), 1)
+                found = join(found, views[0], estimate, features)
             motions, head_features = estimator(found)
             if level > 2:
                 estimate, features = estimator.upsample(motions, head_features)

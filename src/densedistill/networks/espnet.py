@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ._layout import Layout
 from .input_spec import InputSpec
+from .layers.convolution import join
 from .pspnet import full_precision, initialise, resize
 from .registry import register_model
 
@@ -121,17 +122,17 @@ class Encoder(nn.Module):
         half = F.avg_pool2d(image, 3, 2, 1)
         quarter = F.avg_pool2d(half, 3, 2, 1)
         level1 = self.level1(image)
-        first = self.b1(torch.cat((level1, half), 1))
+        first = self.b1(join(level1, half))
         start = self.level2_0(first)
         x = start
         for unit in self.level2:
             x = unit(x)
-        second = self.b2(torch.cat((x, start, quarter), 1))
+        second = self.b2(join(x, start, quarter))
         start = self.level3_0(second)
         x = start
         for unit in self.level3:
             x = unit(x)
-        return level1, first, second, self.classifier(self.b3(torch.cat((start, x), 1)))
+        return level1, first, second, self.classifier(self.b3(join(start, x)))
 
 
 class ESPNetC(nn.Module):
@@ -214,8 +215,8 @@ class ESPNet(nn.Module):
         _check_size(image)
         level1, first, second, scores = self.encoder(image)
         x = self.up_l3(self.br(scores))
-        x = self.up_l2(self.combine_l2_l3(torch.cat((self.level3_C(second), x), 1)))
-        x = self.conv(torch.cat((x, first if self.skip == "b1" else level1), 1))
+        x = self.up_l2(self.combine_l2_l3(join(self.level3_C(second), x)))
+        x = self.conv(join(x, first if self.skip == "b1" else level1))
         logits = full_precision(self.classifier(x))
         return (
             {"logits": logits, "intermediate": [{"logits": logits}]} if self.training else {"logits": logits}

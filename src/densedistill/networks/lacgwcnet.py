@@ -16,7 +16,7 @@ from ._layout import Layout, Rule, aggregation_rules, backbone_rules
 from .input_spec import InputSpec
 from .layers.aggregation import Aggregation
 from .layers.backbone import Backbone, compression
-from .layers.convolution import ConvNorm2d, initialise, part_views
+from .layers.convolution import ConvNorm2d, initialise, laid_out_like, part_views
 from .layers.pair import check_max_disparity, check_pair, disparity_outputs, stereo_taps
 from .layers.reassembly import CostReassembling, guidance_rules
 from .layers.regression import upsample_logits
@@ -60,7 +60,7 @@ def neighbour_similarity(feature: Tensor, dilation: int) -> Tensor:
                 top, left = y * dilation, x * dilation
                 neighbour = padded[..., top : top + height, left : left + width]
                 products.append((feature * neighbour).sum(1, keepdim=True))
-    return torch.cat(products, 1).relu()
+    return laid_out_like(torch.cat(products, 1), feature).relu()
 
 
 def regress_window(logits: Tensor, radius: int = 5) -> Tensor:

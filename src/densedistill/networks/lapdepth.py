@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
+from .layers.convolution import join
 from .layers.encoders import image_encoder, resize, resnet_features
 from .layers.image import at_least_float32, check_image, depth_outputs
 from .registry import register_model
@@ -104,8 +105,8 @@ class Level(nn.Module):
         """Return the path for the next level and this level's residual, both at the size of `guidance`."""
         x = self.up(path)
         if self.reduce is not None and skip is not None:
-            x = self.reduce(torch.cat((x, skip), 1))
-        x = path = self.convs[0](torch.cat((x, twice(residual), guidance), 1))
+            x = self.reduce(join(x, skip))
+        x = path = self.convs[0](join(x, twice(residual), guidance))
         for conv in list(self.convs)[1:]:
             x = conv(x)
         return path, (x + 0.1 * guidance.mean(1, keepdim=True)).tanh()

@@ -40,12 +40,14 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
 def channels_last(network: Network) -> Network:
     """Lay out the weights of `network`'s 2D and 3D convolutions channels-last, in place, and return it.
 
-    Convolutions then give channels-last results whatever their input, so the format spreads by itself.
+    Convolutions then give channels-last results whatever their input, so the format spreads by itself. The
+    weights of one pixel or one channel lie alike in both formats: their strides have to tell.
     """
     for module in network.modules():
         if isinstance(module, _CONVOLUTIONS):
-            form = torch.channels_last if module.weight.ndim == 4 else torch.channels_last_3d
-            module.weight.data = module.weight.data.contiguous(memory_format=form)
+            weight = module.weight.data
+            form = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+            module.weight.data = torch.empty_like(weight, memory_format=form).copy_(weight)
     return network
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ._layout import Layout
 from .input_spec import InputSpec
 from .layers.activated_norm import ActivatedNorm
+from .layers.convolution import join
 from .layers.exporting import is_exporting
 from .registry import register_model
 
@@ -145,7 +146,7 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the pyramid's feature (B, width, H, W) for `x` (B, C, H, W)."""
         levels = [resize(stage(x), x.shape[-2:]) for stage in self.stages]
-        return self.bottleneck(torch.cat((*levels, x), 1))
+        return self.bottleneck(join(*levels, x))
 
 
 class PSPNet(nn.Module):

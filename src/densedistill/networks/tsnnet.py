@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
 from .layers.aggregation import DisparitySoftmax
-from .layers.convolution import part_views
+from .layers.convolution import laid_out_like, part_views
 from .layers.pair import check_max_disparity, check_pair, disparity_outputs
 from .layers.planar import (
     Bottleneck,
@@ -118,15 +118,16 @@ class Attention(nn.Module):
 
     def __init__(self, levels: int):
         super().__init__()
-        classes = levels // _CLASS_WIDTH
-        self.index: Tensor
-        index = ((torch.arange(levels) + 1) // _CLASS_WIDTH).clamp(max=classes - 1)
-        self.register_buffer("index", index, persistent=False)
+        self.levels = levels
         self.softmax = DisparitySoftmax()
 
     def forward(self, classes: Tensor) -> Tensor:
         """Return (B, 1, levels, h, w), summing to 1 over levels, for `classes` (B, levels // 3, h, w)."""
-        return self.softmax(classes.index_select(1, self.index)[:, None])
+        # Repeated and not looked up, whose gradient is slow.
+        repeated = classes[:, :, None].expand(-1, -1, _CLASS_WIDTH, -1, -1).flatten(1, 2)
+        rest = self.levels + 1 - _CLASS_WIDTH * (self.levels // _CLASS_WIDTH)
+        spread = torch.cat((repeated[:, 1:], classes[:, -1:].expand(-1, rest, -1, -1)), 1)
+        return self.softmax(spread[:, None])
 
 
 class Head(nn.Module):
@@ -239,7 +240,8 @@ class TSNnet(nn.Module):
         `left` and `right` are (B, 3, H, W), normalised.
         """
         batch, size = check_pair(left, right)
-        volume = self.volume(self.features(torch.cat((left, right))), batch)[:, 0]
+        features = self.features(torch.cat((left, right)))
+        volume = laid_out_like(self.volume(features, batch)[:, 0], features)
         attention = self.attention(self.detector(volume))
         logits = self.aggregation(volume, attention, self.training or self.all_heads)
         return disparity_outputs(

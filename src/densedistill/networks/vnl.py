@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
+from .layers.convolution import join
 from .layers.encoders import dilate, image_encoder, resize, resnet_features, staged_mobilenet_rules
 from .layers.image import at_least_float32, check_image, depth_outputs
 from .registry import register_model
@@ -77,7 +78,7 @@ class AtrousContext(nn.Module):
         """Return (B, 5 outputs, H, W) for `x` (B, inputs, H, W)."""
         branches = [norm(conv(x)) for conv, norm in zip(self.convs, self.norms, strict=True)]
         mean = self.pooled_norm(self.pooled(x.mean((2, 3), keepdim=True)))
-        return torch.cat((*branches, mean.expand(-1, -1, *x.shape[-2:])), 1)
+        return join(*branches, mean.expand(-1, -1, *x.shape[-2:]))
 
 
 class PooledContext(nn.Module):

@@ -6,9 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from densedistill.networks.layers.convolution import Conv3d, TransposedConv3d
+from densedistill.networks.layers.convolution import (
+    Conv3d,
+    DepthwiseConv2d,
+    FewChannelsConv2d,
+    TransposedConv3d,
+    join,
+    laid_out_like,
+)
 
-PLAIN = {Conv3d: nn.Conv3d, TransposedConv3d: nn.ConvTranspose3d}
+PLAIN = {
+    Conv3d: nn.Conv3d,
+    TransposedConv3d: nn.ConvTranspose3d,
+    DepthwiseConv2d: nn.Conv2d,
+    FewChannelsConv2d: nn.Conv2d,
+}
 CASES = [
     (lambda: Conv3d(4, 6, 3, padding=1, bias=False), (1, 4, 8, 6, 5)),
     (lambda: Conv3d(4, 6, 3, padding=1), (1, 4, 6, 6, 5)),
@@ -24,7 +36,19 @@ CASES = [
     (lambda: TransposedConv3d(4, 6), (1, 4, 4, 6, 5)),
     (lambda: TransposedConv3d(4, 6), (1, 4, 3, 6, 5)),
     (lambda: TransposedConv3d(4, 6), (2, 4, 4, 6, 5)),
+    (lambda: DepthwiseConv2d(6), (2, 6, 8, 5)),
+    (lambda: DepthwiseConv2d(6, dilation=2), (2, 6, 8, 6)),
+    (lambda: DepthwiseConv2d(6, dilation=2), (2, 6, 8, 5)),
+    (lambda: DepthwiseConv2d(6, dilation=3), (1, 6, 9, 12)),
+    (lambda: DepthwiseConv2d(6, stride=2, dilation=2), (1, 6, 8, 12)),
+    (lambda: FewChannelsConv2d(6, 1), (2, 6, 8, 5)),
+    (lambda: FewChannelsConv2d(6, 2), (1, 6, 1, 3)),
 ]
+
+
+def channels_last(shape):
+    form = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    return torch.randn(shape).contiguous(memory_format=form)
 
 
 def value_and_gradients(module, volume):
@@ -37,7 +61,7 @@ def value_and_gradients(module, volume):
 @pytest.mark.parametrize(("make", "shape"), CASES)
 def test_convolution_equals_that_of_torch_in_value_and_gradients(make, shape):
     torch.manual_seed(0)
-    module, volume = make(), torch.randn(shape).contiguous(memory_format=torch.channels_last_3d)
+    module, volume = make(), channels_last(shape)
     got = value_and_gradients(module, volume)
     module.__class__ = PLAIN[type(module)]
     for ours, theirs in zip(got, value_and_gradients(module, volume), strict=True):
@@ -47,7 +71,7 @@ def test_convolution_equals_that_of_torch_in_value_and_gradients(make, shape):
 @pytest.mark.parametrize(("make", "shape"), CASES)
 def test_in_bfloat16_convolution_is_as_exact_as_that_of_torch(make, shape):
     torch.manual_seed(0)
-    module, volume = make(), torch.randn(shape).contiguous(memory_format=torch.channels_last_3d)
+    module, volume = make(), channels_last(shape)
     truth = value_and_gradients(module, volume)
     with torch.autocast("cpu", torch.bfloat16):
         got = value_and_gradients(module, volume)
@@ -65,3 +89,20 @@ def test_one_small_volume_keeps_its_memory_format_forward_and_backward(make):
     value, gradient, *_ = value_and_gradients(make(), volume)
     assert value.is_contiguous(memory_format=torch.channels_last_3d)
     assert gradient.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_folded_normalisation_gives_dilated_depthwise_convolutions_a_bias():
+    module, image = DepthwiseConv2d(6, dilation=2), channels_last((1, 6, 8, 6))
+    without = module(image)
+    module.bias = nn.Parameter(torch.arange(6.0))
+    torch.testing.assert_close(module(image) - without, torch.arange(6.0)[:, None, None].expand(1, 6, 8, 6))
+
+
+def test_maps_are_joined_channels_last_where_one_of_them_is():
+    first, last, single = torch.randn(2, 3, 4, 5), channels_last((2, 6, 4, 5)), torch.randn(2, 1, 4, 5)
+    joined = join(first, last, single)
+    assert torch.equal(joined, torch.cat((first, last, single), 1))
+    assert joined.is_contiguous(memory_format=torch.channels_last)
+    assert join(first, single).is_contiguous()
+    assert laid_out_like(last, first) is last
+    assert laid_out_like(first, last).is_contiguous(memory_format=torch.channels_last)

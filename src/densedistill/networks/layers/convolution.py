@@ -76,6 +76,52 @@ class Conv3d(nn.Conv3d):
         return _joined(F.conv3d(halves, self.weight, self.bias, self.stride, padding))
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A 3x3 convolution of each channel by itself; a dilated one has a fast gradient on a CPU, too.
+
+    Every `dilation`-th pixel and row sees its like alone: each such part of the image goes through a
+    convolution without dilation, as an image of the batch. oneDNN's gradient of a dilated one takes up to
+    twenty times as long.
+    """
+
+    def __init__(self, channels: int, stride: int = 1, dilation: int = 1):
+        super().__init__(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return (B, channels, H / stride, W / stride) for `image` (B, channels, H, W)."""
+        (step, _), sizes = self.dilation, image.shape[-2:]
+        fits = self.stride == (1, 1) and not any(size % step for size in sizes)
+        if step == 1 or not fits or not _runs_eagerly_on_cpu(image):
+            return super().forward(image)
+        batch, (height, width) = len(image), sizes
+        parts = image.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))
+        parts = parts.permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+        parts = F.conv2d(parts, self.weight, self.bias, 1, 1, 1, self.groups).permute(0, 2, 3, 1)
+        whole = parts.unflatten(0, (batch, step, step)).permute(0, 3, 1, 4, 2, 5)
+        return whole.reshape(batch, height, width, self.out_channels).permute(0, 3, 1, 2)
+
+
+class FewChannelsConv2d(nn.Conv2d):
+    """A 3x3 convolution to one or two channels that keeps the size; fast on a CPU.
+
+    oneDNN computes 16 channels as fast as one, so there the nine taps are channels of a 1x1 convolution, and
+    are added up in single precision.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return (B, outputs, H, W) for `image` (B, inputs, H, W)."""
+        if not _runs_eagerly_on_cpu(image):
+            return super().forward(image)
+        height, width = image.shape[-2:]
+        weight = self.weight.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
+        taps = F.pad(F.conv2d(image, weight).float(), (1, 1, 1, 1)).unflatten(1, (3, 3, self.out_channels))
+        result = sum(taps[:, y, x, :, y : y + height, x : x + width] for y in range(3) for x in range(3))
+        return result if self.bias is None else result + self.bias[:, None, None]
+
+
 class TransposedConv3d(nn.ConvTranspose3d):
     """Transposed convolution that doubles depth, height and width; fast on one small volume, too."""
 
@@ -120,6 +166,30 @@ def part_views(features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     # The gradient of a slice is a channels-first tensor of zeros; that of a split keeps its memory format.
     left, right = features.split_with_sizes((batch, batch))
     return left, right
+
+
+def join(*maps: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) side by side, channels-last where one of them is.
+
+    torch joins mixed formats channels-first, and every convolution behind copies its input back.
+    """
+    last = next((each for each in maps if _is_channels_last(each)), maps[0])
+    return torch.cat([laid_out_like(each, last) for each in maps], 1)
+
+
+def laid_out_like(values: Tensor, features: Tensor) -> Tensor:
+    """Return `values` (B, C, H, W) channels-last where `features` are."""
+    if not _is_channels_last(features) or _is_channels_last(values):
+        return values
+    return values.clone(memory_format=torch.channels_last)  # of one channel, too: `contiguous` would not
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    """Return whether `features` lie channels-last and no other way; False while torch compiles or traces,
+    which choose formats themselves."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
 def _runs_eagerly_on_cpu(volume: Tensor) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolution import DepthwiseConv2d
+
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
     """Return a convolution that keeps the size and a batch normalisation, without activation."""
@@ -22,7 +24,7 @@ class InvertedResidual(nn.Module):
         self.adds = stride == 1 and inputs == outputs
         self.conv = nn.Sequential(
             *(nn.Conv2d(inputs, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)),
-            *(_depthwise(hidden, stride, 1), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)),
+            *(DepthwiseConv2d(hidden, stride), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)),
             *(nn.Conv2d(hidden, outputs, 1, bias=False), nn.BatchNorm2d(outputs)),
         )
 
@@ -37,11 +39,11 @@ class ResidualPair(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1):
         super().__init__()
         self.conv1 = nn.Sequential(
-            *(_depthwise(inputs, stride, dilation), nn.BatchNorm2d(inputs), nn.ReLU6(inplace=True)),
+            *(DepthwiseConv2d(inputs, stride, dilation), nn.BatchNorm2d(inputs), nn.ReLU6(inplace=True)),
             *(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)),
         )
         self.conv2 = nn.Sequential(
-            *(_depthwise(outputs, 1, dilation), nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)),
+            *(DepthwiseConv2d(outputs, dilation=dilation), nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True)),
             *(nn.Conv2d(outputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)),
         )
         self.downsample = None
@@ -113,10 +115,6 @@ class Weighting(nn.Module):
     def forward(self, cost: Tensor, attention: Tensor) -> Tensor:
         """Return (B, 1, D, H, W) in the type of `cost`."""
         return cost[:, None] * attention.to(cost.dtype)
-
-
-def _depthwise(channels: int, stride: int, dilation: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
 
 
 def _doubling(inputs: int, outputs: int) -> nn.Sequential:
