@@ -16,13 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from densedistill.networks.layers import convolution
+
 NAMES = ("dsnet", "tsnnet", "dwarf", "spatialkd", "pspnet")
 Images = Sequence[Tensor]
 Batch = Mapping[str, Any]
 
 
-def as_it_is(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Change nothing."""
+def plain_convolutions(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Take away what this toolkit's convolutions do to be fast on a CPU."""
+    for network in (student, teacher):
+        for module in network.modules() if network is not None else ():
+            if type(module).__module__ == convolution.__name__:
+                plain = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d)
+                module.__class__ = next((one for one in plain if isinstance(module, one)), type(module))
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class System:
     batch: Callable[[argparse.Namespace], dict[str, Any]]
     loss: Callable[[Any, Any, Images, Batch, argparse.Namespace], Tensor]
     infer: Callable[[Any, Images, argparse.Namespace], Tensor]
-    undo: Callable[[nn.Module, nn.Module | None], None] = as_it_is
+    undo: Callable[[nn.Module, nn.Module | None], None] = plain_convolutions
 
 
 def get_system(name: str) -> System:

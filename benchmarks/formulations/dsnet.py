@@ -60,15 +60,6 @@ def usual_logits(network: nn.Module, images: Images) -> None:
         hook.remove()
 
 
-def undo(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Take away what this toolkit does about convolutions of small volumes."""
-    for network in (student, teacher):
-        for module in network.modules() if network is not None else ():
-            for plain in (nn.Conv3d, nn.ConvTranspose3d):
-                if isinstance(module, plain):
-                    module.__class__ = plain
-
-
 def correlation(left: Tensor, right: Tensor, levels: int, groups: int) -> Tensor:
     """Fill a group-wise correlation volume disparity by disparity."""
     batch, channels, height, width = left.shape
@@ -158,4 +149,4 @@ def infer(student: Any, images: Images, options: argparse.Namespace) -> Tensor:
     return expectation(upsample_logits(logits, student.max_disparity, images[0].shape[-2:]))
 
 
-SYSTEM = System("ACVNet (small) to DSNet", TERMS, networks, stereo_batch, loss, infer, undo)
+SYSTEM = System("ACVNet (small) to DSNet", TERMS, networks, stereo_batch, loss, infer)

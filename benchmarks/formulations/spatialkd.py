@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from densedistill.networks import create_model
 
-from . import Batch, Images, System, noise, settle
+from . import Batch, Images, System, noise, plain_convolutions, settle
 
 FEATURE_WEIGHTS, BAND_WEIGHTS, BLOCKS = (1, 2, 2, 5, 5), (2, 2, 2, 5, 5), (2, 2, 7, 7)
 PROBABILITY = 0.2
@@ -59,7 +59,8 @@ def networks(options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
 
 
 def undo(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Let the decoder take gradients: they are computed and never used."""
+    """Let the decoder take gradients, too: they are computed and never used."""
+    plain_convolutions(student, teacher)
     student.get_submodule("decoder").requires_grad_(True)
 
 

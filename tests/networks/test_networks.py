@@ -59,7 +59,7 @@ def by_weight(name):
     return pytest.param(name, marks=pytest.mark.full) if name in HEAVY else name
 
 
-# Convolutions that get something else: a slice of a wider map, a part of a volume, the coarsest one, a constant.
+# Whose input is something else: a slice of a wider map, a part of a volume, the coarsest one, a constant.
 COPIES = (
     "similarity.*.embedding.conv.conv",
     "attention_branch.patches.*",
