@@ -58,7 +58,8 @@ def run(network: Any, images: Images) -> dict[str, Tensor]:
     left, right = (features(network, image) for image in images)
     volume = compared_volume(network.volume, left, right)
     classes = network.detector(volume)
-    weights = classes[:, network.attention.index].softmax(1)
+    levels = (torch.arange(volume.shape[1]) + 1) // 3
+    weights = classes[:, levels.clamp(max=classes.shape[1] - 1)].softmax(1)
     part = network.aggregation
     cost = part.reduce(volume)
     costs = [part.residual(cost) + cost]
