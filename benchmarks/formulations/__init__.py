@@ -25,10 +25,10 @@ Batch = Mapping[str, Any]
 
 def plain_convolutions(student: nn.Module, teacher: nn.Module | None) -> None:
     """Take away what this toolkit's convolutions do to be fast on a CPU."""
+    plain = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d)
     for network in (student, teacher):
         for module in network.modules() if network is not None else ():
             if type(module).__module__ == convolution.__name__:
-                plain = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d)
                 module.__class__ = next((one for one in plain if isinstance(module, one)), type(module))
 
 

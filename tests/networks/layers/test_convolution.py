@@ -98,6 +98,13 @@ def test_a_folded_normalisation_gives_dilated_depthwise_convolutions_a_bias():
     torch.testing.assert_close(module(image) - without, torch.arange(6.0)[:, None, None].expand(1, 6, 8, 6))
 
 
+def test_a_few_channels_have_the_number_format_of_their_network():
+    module, image = FewChannelsConv2d(6, 1), channels_last((1, 6, 8, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(image).dtype is torch.float32  # the sum of the taps, not rounded
+    assert module.to(torch.bfloat16)(image.to(torch.bfloat16)).dtype is torch.bfloat16
+
+
 def test_maps_are_joined_channels_last_where_one_of_them_is():
     first, last, single = torch.randn(2, 3, 4, 5), channels_last((2, 6, 4, 5)), torch.randn(2, 1, 4, 5)
     joined = join(first, last, single)

@@ -119,7 +119,8 @@ class FewChannelsConv2d(nn.Conv2d):
         weight = self.weight.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
         taps = F.pad(F.conv2d(image, weight).float(), (1, 1, 1, 1)).unflatten(1, (3, 3, self.out_channels))
         result = sum(taps[:, y, x, :, y : y + height, x : x + width] for y in range(3) for x in range(3))
-        return result if self.bias is None else result + self.bias[:, None, None]
+        result = result if self.bias is None else result + self.bias[:, None, None]
+        return result.to(self.weight.dtype)
 
 
 class TransposedConv3d(nn.ConvTranspose3d):
