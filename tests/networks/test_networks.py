@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import densedistill as dd
-from densedistill.networks.precision import channels_last
+from densedistill.networks.precision import channels_last, fold_batch_norm
 from densedistill.networks.published import save_weights
 from densedistill.networks.registry import MODELS, task_of
 from densedistill.tasks import get_task
@@ -119,6 +119,14 @@ def predict(network, *inputs):
 def close(actual, expected, tolerance):
     scale = max(value.abs().max() for value in expected)
     return all((a - e).abs().max() <= tolerance * scale for a, e in zip(actual, expected, strict=True))
+
+
+def test_folded_normalisation_leaves_its_answers_and_its_paths(network):
+    plain = copy.deepcopy(network).double()
+    folded = fold_batch_norm(plain)
+    assert [path for path, _ in folded.named_modules()] == [path for path, _ in plain.named_modules()]
+    inputs = images(network, torch.float64)
+    assert close(predict(folded, *inputs), predict(plain, *inputs), 1e-6)
 
 
 def test_knows_its_name_task_and_input(network):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -12,10 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..machine import cpu_flags, cpu_model
+from .layers.activated_norm import ActivatedNorm
+from .layers.convolution import Conv3d, DepthwiseConv2d, TransposedConv3d
+from .layers.volume_compared import PairConvolution
 
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Those that compute by `weight` and `bias` as they are.
+_FOLDABLE = (*_CONVOLUTIONS, Conv3d, DepthwiseConv2d, PairConvolution, TransposedConv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _WIDE = 128  # input channels up to which AVX2 has a fast gradient of 3x3 convolutions, channels-last
 
@@ -70,10 +75,12 @@ def trains_channels_last(network: nn.Module, dtype: torch.dtype, device: torch.d
 def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     """Return `network` for inference, its batch normalisation folded into the convolutions before.
 
-    A normalisation is folded where it follows a 2D, 3D or transposed convolution in an `nn.Sequential`. It is
-    replaced by the identity, so that module paths, hence taps, stay. What the network computes stays, too, up
-    to rounding; only the output of such a convolution itself, before its normalisation, is another. Where a
-    hook reads one of the two, as a tap does, both stay.
+    A normalisation is folded where it follows a 2D, 3D or transposed convolution in an `nn.Sequential`, or in
+    the `forward` of a module that torch.fx can trace, as timm's and torchvision's blocks, and takes all of
+    its output. What it computes beyond that, an activation, is left in its place, otherwise the identity, so
+    that module paths, hence taps, stay. What the network computes stays, too, up to rounding; only the output
+    of such a convolution itself, before its normalisation, is another. Where a hook reads one of the two, as
+    a tap does, both stay, and so does a convolution of another kind, which may compute its weights.
 
     Args:
         network: any network.
@@ -86,8 +93,9 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
     for parent, name, conv, norm in list(_pairs(network)):
         if uses[id(conv)] == uses[id(norm)] == 1 and not conv._forward_hooks and not norm._forward_hooks:
-            _fold(conv, norm)
-            parent._modules[name] = nn.Identity()
+            plain, rest = _split(norm)
+            _fold(conv, plain)
+            parent._modules[name] = rest
     return network
 
 
@@ -119,13 +127,65 @@ def cast_weights_once(network: Network) -> Network:
 
 
 def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
-    """Yield each `nn.Sequential` with a normalisation after a convolution, the former's name, and both."""
-    for parent in network.modules():
+    """Yield each module with a normalisation behind a convolution, the former's name, and both."""
+    holders = [module for module in network.modules() if any(map(_folds, module.children()))]
+    for parent in holders:
         if isinstance(parent, nn.Sequential):
             for (_, conv), (name, norm) in itertools.pairwise(parent.named_children()):
-                tracked = isinstance(norm, _NORMS) and norm.running_mean is not None
-                if tracked and isinstance(conv, _CONVOLUTIONS):
+                if type(conv) in _FOLDABLE and _folds(norm):
                     yield parent, name, conv, norm
+        elif _is_block(parent):
+            yield from _traced_pairs(parent)
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Return whether no part of `module` holds normalisations but in sequences.
+
+    Networks around an encoder call its parts one by one, and read between them; those of a block they do not.
+    """
+    parts = (part for part in module.modules() if part is not module and not isinstance(part, nn.Sequential))
+    return not any(_folds(child) for part in parts for child in part.children())
+
+
+def _traced_pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+    """Yield the pairs among `parent`'s children, as `_pairs` does, by the order in which it calls them."""
+    from torch import fx  # takes a while, which networks made of sequences do not need
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return True
+
+    try:
+        calls = [node for node in Tracer().trace(parent).nodes if node.op == "call_module"]
+    except Exception:  # whatever a `forward` does with a size or a value that it has not got
+        return
+    times = Counter(call.target for call in calls)
+    for call in calls:
+        behind = [use for use in call.users if use.op == "call_module"]
+        if len(call.users) == len(behind) == times[call.target] == 1 and times[behind[0].target] == 1:
+            path, _, name = str(behind[0].target).rpartition(".")
+            conv, norm = parent.get_submodule(str(call.target)), parent.get_submodule(str(behind[0].target))
+            if type(conv) in _FOLDABLE and _folds(norm):
+                yield parent.get_submodule(path), name, conv, norm
+
+
+def _folds(norm: nn.Module) -> bool:
+    """Return whether `norm` is a batch normalisation that `_split` knows and that has statistics."""
+    known = type(norm) in _NORMS or isinstance(norm, ActivatedNorm) or _is_of_timm(norm)
+    return known and getattr(norm, "running_mean", None) is not None
+
+
+def _is_of_timm(norm: nn.Module) -> bool:
+    return isinstance(norm, _NORMS) and type(norm).__name__ == "BatchNormAct2d"
+
+
+def _split(norm: Any) -> tuple[Any, nn.Module]:
+    """Return `norm` as a plain normalisation, and what it computes after that."""
+    if isinstance(norm, ActivatedNorm):
+        return norm.split()
+    if _is_of_timm(norm):
+        return norm, nn.Sequential(OrderedDict(norm.named_children()))  # dropout and activation
+    return norm, nn.Identity()
 
 
 def _fold(conv: Any, norm: Any) -> None:

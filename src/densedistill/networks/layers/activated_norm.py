@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import UserError
@@ -17,7 +17,7 @@ class ActivatedNorm(_BatchNorm):
 
     In training, a single value a channel is normalised by the running statistics, which then stay.
 
-    It is no `nn.BatchNorm2d`, so that nothing folds `weight` itself into a convolution.
+    It is no `nn.BatchNorm2d`, so that nobody folds `weight` itself into a convolution: `split` gives what to.
 
     Args:
         channels: of the input (B, C, H, W).
@@ -44,6 +44,12 @@ class ActivatedNorm(_BatchNorm):
             self.eps,
         )
         return output if self.slope is None else F.leaky_relu(output, self.slope)
+
+    def split(self) -> tuple[nn.BatchNorm2d, nn.Module]:
+        """Return the plain normalisation of its statistics, and the activation after it, for inference."""
+        plain = nn.BatchNorm2d(self.num_features, eps=self.eps).to(self.weight)
+        plain.load_state_dict({**self.state_dict(), "weight": self.weight.abs() + self.eps})
+        return plain.eval(), nn.Identity() if self.slope is None else nn.LeakyReLU(self.slope)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim != 4:

@@ -20,15 +20,17 @@ from .exporting import is_exporting
 
 
 class PairConvolution(nn.Conv2d):
-    """A 1x1 convolution without bias over a left and a right map whose channels alternate: 2k left, 2k + 1
-    right."""
+    """A 1x1 convolution over a left and a right map whose channels alternate: 2k left, 2k + 1 right.
+
+    It is built without a bias; a folded normalisation gives it one.
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(2 * inputs, outputs, 1, bias=False)
 
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return what each view (B, inputs, H, W) adds to the sum, (B, outputs, H, W) each."""
-        return F.conv2d(left, self.weight[:, 0::2]), F.conv2d(right, self.weight[:, 1::2])
+        return F.conv2d(left, self.weight[:, 0::2], self.bias), F.conv2d(right, self.weight[:, 1::2])
 
     def macs(self, inputs: tuple[Tensor, ...]) -> int:
         """Return the multiply-accumulates of a call."""
