@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import densedistill as dd
-from densedistill.networks.precision import channels_last, fold_batch_norm
+from densedistill.networks.precision import channels_last, fold_batch_norm, pack_weights
 from densedistill.networks.published import save_weights
 from densedistill.networks.registry import MODELS, task_of
 from densedistill.tasks import get_task
@@ -127,6 +127,13 @@ def test_folded_normalisation_leaves_its_answers_and_its_paths(network):
     assert [path for path, _ in folded.named_modules()] == [path for path, _ in plain.named_modules()]
     inputs = images(network, torch.float64)
     assert close(predict(folded, *inputs), predict(plain, *inputs), 1e-6)
+
+
+def test_packed_weights_leave_its_answers(network):
+    inputs = images(network)
+    packed, expected = pack_weights(copy.deepcopy(network).requires_grad_(False)), predict(network, *inputs)
+    assert close(predict(packed, *inputs), expected, 0)
+    assert close(predict(packed, *inputs), expected, 1e-3)
 
 
 def test_knows_its_name_task_and_input(network):

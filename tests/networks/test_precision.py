@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -10,11 +12,13 @@ from torch import nn
 
 from densedistill.networks import create_model, precision
 from densedistill.networks.layers.activated_norm import ActivatedNorm
+from densedistill.networks.layers.convolution import DepthwiseConv2d
+from densedistill.networks.layers.packed import PackedConv2d
 from densedistill.networks.precision import (
-    cast_weights_once,
     channels_last,
     fastest_dtype,
     fold_batch_norm,
+    pack_weights,
     trains_channels_last,
 )
 
@@ -261,12 +265,93 @@ def test_weights_are_cast_once_where_autocast_would_cast_them_each_time():
                 return self.single(features.float())
 
     network, image = Mixed().eval().requires_grad_(False), torch.randn(1, 3, 8, 8)
-    outside = network(image)
-    assert torch.equal(cast_weights_once(network)(image), outside)
-    assert network.first.weight.dtype == torch.float32
+    single, outside = copy.deepcopy(network), network(image)
+    assert torch.equal(pack_weights(single)(image), outside)
+    torch.testing.assert_close(single(image), outside)
+    assert single.first.weight.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         before = network(image)
-        assert torch.equal(cast_weights_once(network)(image), before)
-        assert torch.equal(network(image), before)
+        assert torch.equal(pack_weights(network)(image), before)
+        torch.testing.assert_close(network(image), before, rtol=1e-2, atol=1e-2)
     assert network.first.weight.dtype == network.first.bias.dtype == torch.bfloat16
     assert network.norm.weight.dtype == network.single.weight.dtype == torch.float32
+
+
+class Layers(nn.Module):
+    """Convolutions of all kinds, in a sequence with their activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 2, 2, groups=4), nn.Identity(),
+            nn.ReLU6(), DepthwiseConv2d(8, dilation=2), nn.LeakyReLU(0.2), nn.Conv2d(8, 4, 1, bias=False),
+            nn.Sigmoid(), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU(),
+        )  # fmt: skip
+
+    def forward(self, image):
+        return self.layers(image)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_convolutions_compute_the_same_for_every_size(dtype):
+    plain = Layers().eval().requires_grad_(False)
+    network = pack_weights(copy.deepcopy(plain))
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        for size in ((2, 3, 16, 24), (1, 3, 9, 8), (0, 3, 8, 8)):
+            image = torch.randn(size)
+            for _ in range(2):
+                torch.testing.assert_close(network(image), plain(image))
+    wanted = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    kinds = [type(layer) for layer in network.layers]
+    assert kinds.count(PackedConv2d) == (4 if wanted else 0)
+    assert kinds.count(nn.Identity) == (4 if wanted else 1)  # three activations went into convolutions
+    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
+def test_a_gradient_passes_packed_convolutions():
+    plain = Layers().eval().requires_grad_(False)
+    network, gradients = pack_weights(copy.deepcopy(plain)), []
+    network(torch.randn(1, 3, 16, 16))
+    image = torch.randn(1, 3, 16, 16)
+    for each in (network, plain):
+        leaf = image.clone().requires_grad_()
+        each(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_what_learns_is_not_packed():
+    network = Layers().eval()
+    network.layers[5].requires_grad_(False)
+    pack_weights(network)(torch.randn(1, 3, 16, 16))
+    packed = [i for i, layer in enumerate(network.layers) if isinstance(layer, PackedConv2d)]
+    assert packed == [5]
+
+
+@pytest.mark.parametrize("hooked", [0, 1])
+def test_an_activation_stays_where_a_hook_reads_it_or_the_convolution_before(hooked):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval().requires_grad_(False)
+    read = []
+    network[hooked].register_forward_hook(lambda module, given, output: read.append(output))
+    image = torch.randn(1, 3, 8, 8)
+    pack_weights(network)(image)
+    assert isinstance(network[1], nn.ReLU)
+    network(image)
+    torch.testing.assert_close(read[1], read[0])
+
+
+def test_an_activation_stays_where_somebody_calls_a_sequence_layer_by_layer():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+
+        def forward(self, image):
+            raw = self.layers[0](image)
+            return raw, self.layers[1](raw), self.layers(image)
+
+    network, image = Around().eval().requires_grad_(False), torch.randn(1, 3, 8, 8)
+    expected = network(image)
+    pack_weights(network)(image)
+    assert isinstance(network.layers[0], PackedConv2d)
+    torch.testing.assert_close(network(image), expected)

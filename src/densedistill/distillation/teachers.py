@@ -13,7 +13,7 @@ from ..data.augment import Options
 from ..errors import UserError, nearest, unknown
 from ..networks import InputSpec, create_model, list_models
 from ..networks.input_spec import search_range
-from ..networks.precision import cast_weights_once, fold_batch_norm
+from ..networks.precision import fold_batch_norm, pack_weights
 from ..networks.published import load_weights
 from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime
@@ -108,7 +108,7 @@ class NetworkTeacher(Teacher):
 
         Its answers and its watched taps stay. For a network that nobody else uses.
         """
-        cast_weights_once(fold_batch_norm(self.network, in_place=True))
+        pack_weights(fold_batch_norm(self.network, in_place=True))
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError, unknown
 from ..networks.device import find_device
 from ..networks.input_spec import InputSpec
-from ..networks.precision import cast_weights_once, fastest_dtype, fold_batch_norm
+from ..networks.precision import fastest_dtype, fold_batch_norm, pack_weights
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
 from ..tasks import Task, task_of
@@ -63,8 +63,8 @@ class Predictor:
         self.channels_last = channels_last
         # A file has chosen when it was loaded, and autocast would reach into a package of torch's.
         self.dtype = torch.float32 if isinstance(net, Runtime) else _dtype(precision, self.device)
-        if fold and self.dtype is torch.bfloat16:
-            cast_weights_once(computes)
+        if fold:
+            pack_weights(computes)
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..machine import cpu_flags, cpu_model
 from .layers.activated_norm import ActivatedNorm
 from .layers.convolution import Conv3d, DepthwiseConv2d, TransposedConv3d
+from .layers.packed import PackedConv2d, activation_of, can_pack, pack
 from .layers.volume_compared import PairConvolution
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -99,31 +100,59 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     return network
 
 
-def cast_weights_once(network: Network) -> Network:
-    """Keep weights in the type that autocast casts them to, from the next run of `network` on; return it.
+def pack_weights(network: Network) -> Network:
+    """Keep weights as its layers compute with them, from the next run of `network` on; return it.
 
-    Autocast casts weights that want no gradient at every call. Those of convolutions and linear layers that
-    run under it, and only under it, are cast for good after that run: the same results, half the memory. From
-    then on `network` must run under autocast. If that run is outside, nothing changes.
+    Autocast casts weights that want no gradient at every call, and oneDNN lays them out anew. Those of
+    convolutions and linear layers that run under autocast, and only under it, are cast for good after that
+    run; those of frozen 2D convolutions on a CPU are packed for the size they had in it, and an activation
+    behind one in an `nn.Sequential` is computed with it: the same results, half the memory. From then on
+    `network` must run as it did then, under autocast or not; other sizes are fine. What a hook reads stays.
+
+    Packed weights cannot be read, saved or moved any more: this is for a network that nobody else uses.
     """
-    types: dict[nn.Module, torch.dtype | None] = {}
+    dtypes: dict[nn.Module, torch.dtype | None] = {}
+    sizes: dict[nn.Module, torch.Size] = {}
+    calls: Counter[nn.Module] = Counter()
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        calls[layer] += 1
+        if isinstance(layer, nn.Sequential):
+            return
         device = inputs[0].device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        types[layer] = dtype if types.get(layer, dtype) == dtype else None
+        dtypes[layer] = dtype if dtypes.get(layer, dtype) == dtype else None
+        sizes.setdefault(layer, inputs[0].shape)
 
-    def cast(*_: Any) -> None:
+    def settle(*_: Any) -> None:
         for hook in hooks:
             hook.remove()
-        for layer, dtype in types.items():
+        for layer, dtype in dtypes.items():
             for parameter in layer.parameters(recurse=False) if dtype else ():
                 parameter.data = parameter.data.to(dtype)
+            if can_pack(layer):
+                pack(layer, sizes[layer])
+        for sequence in (module for module in calls if isinstance(module, nn.Sequential)):
+            _join_activations(sequence, calls)
 
-    layers = [m for m in network.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear))]
+    layers = [m for m in network.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear, nn.Sequential))]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    hooks.append(network.register_forward_hook(cast))
+    hooks.append(network.register_forward_hook(settle))
     return network
+
+
+def _join_activations(sequence: nn.Sequential, calls: Counter[nn.Module]) -> None:
+    """Let packed convolutions, which nothing but `sequence` called, compute the activation behind them."""
+    conv: PackedConv2d | None = None
+    for name, child in sequence.named_children():
+        activation = activation_of(child)
+        if conv is not None and activation is not None and not child._forward_hooks:
+            conv.activation = activation
+            sequence._modules[name] = nn.Identity()
+        if type(child) is nn.Identity and not child._forward_hooks:
+            continue
+        alone = isinstance(child, PackedConv2d) and calls[child] == calls[sequence]
+        conv = child if alone and not child._forward_hooks else None  # type: ignore[assignment]
 
 
 def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
