@@ -91,7 +91,8 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
     for own in objective.own_losses.values():
         if hasattr(own, "steps"):  # a schedule: measured after its first steps
             own.steps.fill_(2)
-    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], 1e-4)
+    learned = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, 1e-4, fused=True)
     dtype = _dtype(options)
     predict = Predictor(student, precision=str(dtype).removeprefix("torch."), fold=True)
     task = task_of(student)

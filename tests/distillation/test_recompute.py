@@ -138,6 +138,35 @@ def test_volumes_are_computed_again(volume, dtype):
     assert compare(network, images) < 0.6
 
 
+class Statistics(TorchDispatchMode):
+    """Counts the batch normalisations that compute statistics, and those that have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.computed = self.known = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.native_batch_norm.default:
+            self.computed += args[5]
+            self.known += not args[5]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_statistics_of_a_batch_are_computed_once(affine):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=affine), nn.ReLU(), nn.Conv2d(8, 8, 3)
+    )
+    image = torch.randn(2, 3, 32, 32)
+    expected = torch.autograd.grad(network(image).square().sum(), list(network.parameters()))
+    with recomputed_activations():
+        loss = network(image).square().sum()
+    with Statistics() as statistics:
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+    assert (statistics.computed, statistics.known) == (0, 1)
+    assert all(map(torch.equal, gradients, expected))
+
+
 def test_a_graph_can_be_used_twice():
     network, image = Pieces(), torch.rand(1, 16, 32, 32)
     with recomputed_activations():

@@ -320,6 +320,19 @@ def test_a_gradient_passes_packed_convolutions():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(
+    "move",
+    [lambda network: network.cpu(), lambda network: network.double(), lambda network: copy.deepcopy(network)],
+)
+def test_packed_convolutions_can_be_moved_and_copied(move):
+    plain, image = Layers().eval().requires_grad_(False), torch.randn(1, 3, 16, 16)
+    network = pack_weights(copy.deepcopy(plain))
+    network(image)
+    network, plain = move(network), move(plain)
+    image = image.to(plain.layers[0].weight.dtype)
+    torch.testing.assert_close(network(image), plain(image))
+
+
 def test_what_learns_is_not_packed():
     network = Layers().eval()
     network.layers[5].requires_grad_(False)

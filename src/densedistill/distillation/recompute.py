@@ -140,6 +140,12 @@ class _Ledger:
         known = origin is not None and tensor._version == version and tensor.dtype == origin.dtype
         return _Kept(tensor, recipe if known else None)
 
+    def statistics(self, normalised: Tensor) -> list[_Kept]:
+        """Return what the batch normalisation under way keeps last on a CPU: mean and inverse deviation."""
+        last = self.fresh[-2:] if normalised.device.type == "cpu" else []
+        shapes = [kept.tensor.shape for kept in last if kept.tensor is not None]
+        return last if shapes == [normalised.shape[1:2]] * 2 else []
+
     def note(self, parts: list[Any], again: Callable[..., Tensor], result: Tensor, joins: bool) -> None:
         """Note that `result` is `again(*parts)`, unless that is of no use.
 
@@ -190,6 +196,8 @@ class _Watch(TorchFunctionMode):
         parts = [self._ledger.stand_in(x) if isinstance(x, Tensor) else x for x in tensors]
         self._ledger.fresh.clear()
         result = function(*args, **kwargs)
+        if isinstance(again, _Standardised):
+            parts += self._ledger.statistics(result)
         if result.numel() >= _SMALL and not result.is_inference():
             joins = len([x for x in tensors if isinstance(x, Tensor) and x.ndim > 3]) > 1
             self._ledger.note(parts, again, result, joins)
@@ -223,9 +231,23 @@ def _normalised(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Again:
-    if training:  # by its own statistics; the running ones have had their update
-        return [input, weight, bias], lambda x, w, b: F.batch_norm(x, None, None, w, b, True, 0.0, eps)
+    if training:
+        return [input, weight, bias], _Standardised(eps)
     return [input, mean, variance, weight, bias], lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, eps=eps)
+
+
+class _Standardised:
+    """Normalises by an input's own statistics; the running ones have had their update."""
+
+    def __init__(self, eps: float):
+        self._eps = eps
+
+    def __call__(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, *statistics: Tensor) -> Tensor:
+        if not statistics:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self._eps)
+        mean, scale = statistics  # the latter is the inverse of the deviation
+        scale = scale if weight is None else scale * weight  # as the first time: the same to the bit
+        return F.batch_norm(x, mean, torch.ones_like(mean), scale, bias, eps=0.0)
 
 
 def _activated(function: Callable[..., Tensor]) -> Callable[..., Again]:

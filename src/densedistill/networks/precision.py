@@ -109,7 +109,7 @@ def pack_weights(network: Network) -> Network:
     behind one in an `nn.Sequential` is computed with it: the same results, half the memory. From then on
     `network` must run as it did then, under autocast or not; other sizes are fine. What a hook reads stays.
 
-    Packed weights cannot be read, saved or moved any more: this is for a network that nobody else uses.
+    Packed weights cannot be read or saved any more: this is for a network that nobody else uses.
     """
     dtypes: dict[nn.Module, torch.dtype | None] = {}
     sizes: dict[nn.Module, torch.Size] = {}

@@ -15,22 +15,29 @@ def build_optimizer(config: recipes.Optimizer, parameters: Sequence[nn.Parameter
     """Return the recipe's optimiser over `parameters`; weight decay spares biases and normalisation (1-D) in
     adamw.
 
-    Adam and SGD decay everything, as the published recipes that use them do.
+    Adam and SGD decay everything, as the published recipes that use them do. On a CPU or with CUDA one pass
+    over the weights does a step.
     """
     if not parameters:
         raise UserError("there is nothing to train: student.freeze freezes every parameter")
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if config.name == "sgd":
         return torch.optim.SGD(
-            parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+            parameters,
+            config.lr,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+            fused=fused,
         )
     betas = (config.betas[0], config.betas[1])
     if config.name == "adam":
-        return torch.optim.Adam(parameters, config.lr, betas, config.eps, config.weight_decay)
+        return torch.optim.Adam(parameters, config.lr, betas, config.eps, config.weight_decay, fused=fused)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], config.lr, betas, config.eps)
+    return torch.optim.AdamW([g for g in groups if g["params"]], config.lr, betas, config.eps, fused=fused)
 
 
 def freeze(network: nn.Module, paths: Sequence[str]) -> None:

@@ -41,6 +41,8 @@ CASES = [
     (lambda: DepthwiseConv2d(6, dilation=2), (2, 6, 8, 5)),
     (lambda: DepthwiseConv2d(6, dilation=3), (1, 6, 9, 12)),
     (lambda: DepthwiseConv2d(6, stride=2, dilation=2), (1, 6, 8, 12)),
+    (lambda: DepthwiseConv2d(6, stride=2), (2, 6, 8, 12)),
+    (lambda: DepthwiseConv2d(6, stride=2), (1, 6, 7, 9)),
     (lambda: FewChannelsConv2d(6, 1), (2, 6, 8, 5)),
     (lambda: FewChannelsConv2d(6, 2), (1, 6, 1, 3)),
 ]
@@ -91,11 +93,13 @@ def test_one_small_volume_keeps_its_memory_format_forward_and_backward(make):
     assert gradient.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_a_folded_normalisation_gives_dilated_depthwise_convolutions_a_bias():
-    module, image = DepthwiseConv2d(6, dilation=2), channels_last((1, 6, 8, 6))
+@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"stride": 2}])
+def test_a_folded_normalisation_gives_depthwise_convolutions_a_bias(options):
+    module, image = DepthwiseConv2d(6, **options), channels_last((1, 6, 8, 6))
     without = module(image)
     module.bias = nn.Parameter(torch.arange(6.0))
-    torch.testing.assert_close(module(image) - without, torch.arange(6.0)[:, None, None].expand(1, 6, 8, 6))
+    shift = torch.arange(6.0)[:, None, None].expand_as(without)
+    torch.testing.assert_close(module(image) - without, shift)
 
 
 def test_a_few_channels_have_the_number_format_of_their_network():

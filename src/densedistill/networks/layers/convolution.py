@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad as gradients
 
 # ATen's ConvParams::use_mkldnn.
 _TOO_SMALL_FOR_ONEDNN = 20480
@@ -26,7 +27,7 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return (B, out, D', H', W') for `volume` (B, in, D, H, W)."""
-        if not _runs_eagerly_on_cpu(volume):
+        if not runs_eagerly_on_cpu(volume):
             return super().forward(volume)
         if self.kernel_size[0] == self.stride[0] == 1 and self.padding[0] == 0:
             return self._slice_by_slice(volume)
@@ -77,11 +78,11 @@ class Conv3d(nn.Conv3d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A 3x3 convolution of each channel by itself; a dilated one has a fast gradient on a CPU, too.
+    """A 3x3 convolution of each channel by itself, whose gradient is fast on a CPU with stride or dilation.
 
     Every `dilation`-th pixel and row sees its like alone: each such part of the image goes through a
     convolution without dilation, as an image of the batch. oneDNN's gradient of a dilated one takes up to
-    twenty times as long.
+    twenty times as long. So does that of one with a stride in bfloat16, but not in float32.
     """
 
     def __init__(self, channels: int, stride: int = 1, dilation: int = 1):
@@ -90,8 +91,12 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, channels, H / stride, W / stride) for `image` (B, channels, H, W)."""
         (step, _), sizes = self.dilation, image.shape[-2:]
-        fits = self.stride == (1, 1) and not any(size % step for size in sizes)
-        if step == 1 or not fits or not _runs_eagerly_on_cpu(image):
+        if not runs_eagerly_on_cpu(image):
+            return super().forward(image)
+        if self.stride != (1, 1) and step == 1 and self.bias is None and torch.is_grad_enabled():
+            dtype = autocast_dtype(image)
+            return _StridedDepthwise.apply(image.to(dtype), self.weight.to(dtype), self.stride[0])
+        if step == 1 or self.stride != (1, 1) or any(size % step for size in sizes):
             return super().forward(image)
         batch, (height, width) = len(image), sizes
         parts = image.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))
@@ -99,6 +104,29 @@ class DepthwiseConv2d(nn.Conv2d):
         parts = F.conv2d(parts, self.weight, self.bias, 1, 1, 1, self.groups).permute(0, 2, 3, 1)
         whole = parts.unflatten(0, (batch, step, step)).permute(0, 3, 1, 4, 2, 5)
         return whole.reshape(batch, height, width, self.out_channels).permute(0, 3, 1, 2)
+
+
+class _StridedDepthwise(torch.autograd.Function):
+    """A 3x3 depthwise convolution, whose gradient by the image is computed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(image, weight)
+        ctx.stride = stride
+        return F.conv2d(image, weight, None, stride, 1, 1, len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        image, weight = ctx.saved_tensors
+        image_learns, weight_learns, _ = ctx.needs_input_grad
+        by_image = by_weight = None
+        options = (ctx.stride, 1, 1, len(weight))
+        if image_learns:
+            by_image = gradients.conv2d_input(image.shape, weight.float(), gradient.float(), *options)
+            by_image = by_image.to(image.dtype)
+        if weight_learns:
+            by_weight = gradients.conv2d_weight(image, weight.shape, gradient, *options)
+        return by_image, by_weight, None
 
 
 class FewChannelsConv2d(nn.Conv2d):
@@ -113,7 +141,7 @@ class FewChannelsConv2d(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, outputs, H, W) for `image` (B, inputs, H, W)."""
-        if not _runs_eagerly_on_cpu(image):
+        if not runs_eagerly_on_cpu(image):
             return super().forward(image)
         height, width = image.shape[-2:]
         weight = self.weight.permute(2, 3, 0, 1).flatten(0, 2)[..., None, None]
@@ -132,7 +160,7 @@ class TransposedConv3d(nn.ConvTranspose3d):
     def forward(self, volume: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return (B, out, 2D, 2H, 2W) for `volume` (B, in, D, H, W)."""
         depth = volume.shape[2]
-        if not _runs_eagerly_on_cpu(volume) or not _is_small(volume) or depth % 2:
+        if not runs_eagerly_on_cpu(volume) or not _is_small(volume) or depth % 2:
             return super().forward(volume, output_size)
         # Each half also needs the next row, and its last two rows of output are the next half's.
         padded = F.pad(_channels_last(volume), (0, 0, 0, 0, 0, 0, 0, 1))
@@ -157,7 +185,7 @@ def dense_gradient(features: Tensor) -> Tensor:
     Gradients of what was concatenated are pieces of the whole one, with which torch's batch normalisation is
     ten times slower.
     """
-    return _DenseGradient.apply(features) if _runs_eagerly_on_cpu(features) else features
+    return _DenseGradient.apply(features) if runs_eagerly_on_cpu(features) else features
 
 
 def part_views(features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
@@ -193,13 +221,19 @@ def _is_channels_last(features: Tensor) -> bool:
     return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
-def _runs_eagerly_on_cpu(volume: Tensor) -> bool:
+def runs_eagerly_on_cpu(volume: Tensor) -> bool:
+    """Return whether `volume` is float32 or bfloat16 on a CPU, and torch neither compiles nor traces."""
     return (
         volume.device.type == "cpu"
         and volume.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
     )
+
+
+def autocast_dtype(image: Tensor) -> torch.dtype:
+    """Return the number format in which a convolution on a CPU computes for `image`."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
 
 
 def _is_small(volume: Tensor) -> bool:

