@@ -15,20 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densedistill.networks.layers.packed import PackedConv2d
+
 _NAMES = ("conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d")
 
 
 @contextlib.contextmanager
 def no_convolutions() -> Iterator[None]:
-    """Within it, `F.conv2d`, `F.conv3d` and their transposes compute nothing."""
-    real = {name: getattr(F, name) for name in _NAMES}
+    """Within it, `F.conv2d`, `F.conv3d`, their transposes and packed convolutions compute nothing."""
+    real, packed = {name: getattr(F, name) for name in _NAMES}, PackedConv2d.forward
     try:
         for name, function in real.items():
             setattr(F, name, _shaped_like(function))
+        PackedConv2d.forward = _packed  # type: ignore[method-assign]
         yield
     finally:
         for name, function in real.items():
             setattr(F, name, function)
+        PackedConv2d.forward = packed  # type: ignore[method-assign]
 
 
 def _shaped_like(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -46,6 +50,13 @@ def _shaped_like(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return _Nothing.apply(image, weight, bias, sizes[key])
 
     return convolve
+
+
+def _packed(conv: PackedConv2d, image: Tensor) -> Tensor:
+    dtype = conv.packed.dtype
+    weight = torch.empty(conv.weight.shape, dtype=dtype, memory_format=torch.channels_last)
+    options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return F.conv2d(image.to(dtype), weight, conv.bias, *options)
 
 
 class _Nothing(torch.autograd.Function):

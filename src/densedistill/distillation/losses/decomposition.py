@@ -1,4 +1,8 @@
-"""Features compared by frequency: the Laplacian decomposition of Spatial-KD (JVCIR 85, 103523, 2022)."""
+"""Features compared by frequency: the Laplacian decomposition of Spatial-KD (JVCIR 85, 103523, 2022).
+
+The decomposition is linear: the difference of two features' bands is that band of their difference, which is
+decomposed once, and no further than a band wants.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,9 @@ def decompose(features: Tensor) -> Bands:
     Raises:
         UserError: features below 4x4.
     """
-    if min(features.shape[-2:]) < 4:
-        size = "x".join(map(str, features.shape[-2:]))
-        raise UserError(f"a Laplacian decomposition wants features of at least 4x4, got {size}; crop larger")
+    _check(features)
     half = F.avg_pool2d(features, 2)
-    low = F.avg_pool2d(half, 2)
-    return Bands(features - _resized(half, features), half - _resized(low, half), low)
+    return Bands(_detail(features), _detail(half), F.avg_pool2d(half, 2))
 
 
 @register_loss(dims=(4,))
@@ -45,7 +46,7 @@ def laplacian_fine(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; 0 for equal inputs.
     """
-    return F.l1_loss(decompose(student).fine, decompose(teacher).fine)
+    return _detail(_difference(student, teacher)).abs().mean()
 
 
 @register_loss(dims=(4,))
@@ -58,7 +59,7 @@ def laplacian_middle(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; 0 for equal inputs.
     """
-    return F.l1_loss(decompose(student).middle, decompose(teacher).middle)
+    return _detail(F.avg_pool2d(_difference(student, teacher), 2)).abs().mean()
 
 
 @register_loss(dims=(4,))
@@ -73,8 +74,21 @@ def laplacian_low(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; 0 for equal inputs.
     """
-    return F.mse_loss(decompose(student).low, decompose(teacher).low)
+    return F.avg_pool2d(F.avg_pool2d(_difference(student, teacher), 2), 2).square().mean()
 
 
-def _resized(smaller: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(smaller, like.shape[-2:], mode="bilinear", align_corners=False)
+def _difference(student: Tensor, teacher: Tensor) -> Tensor:
+    _check(student)
+    return student - teacher
+
+
+def _check(features: Tensor) -> None:
+    if min(features.shape[-2:]) < 4:
+        size = "x".join(map(str, features.shape[-2:]))
+        raise UserError(f"a Laplacian decomposition wants features of at least 4x4, got {size}; crop larger")
+
+
+def _detail(features: Tensor) -> Tensor:
+    """Return what is lost of `features` at half their size."""
+    half = F.avg_pool2d(features, 2)
+    return features - F.interpolate(half, features.shape[-2:], mode="bilinear", align_corners=False)
