@@ -53,10 +53,8 @@ def _shaped_like(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _packed(conv: PackedConv2d, image: Tensor) -> Tensor:
-    dtype = conv.packed.dtype
-    weight = torch.empty(conv.weight.shape, dtype=dtype, memory_format=torch.channels_last)
-    options = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    return F.conv2d(image.to(dtype), weight, conv.bias, *options)
+    weight = torch.empty(conv.weight.shape, memory_format=torch.channels_last)
+    return F.conv2d(image, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 class _Nothing(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..machine import cpu_flags, cpu_model
 from .layers.activated_norm import ActivatedNorm
 from .layers.convolution import Conv3d, DepthwiseConv2d, TransposedConv3d
-from .layers.packed import PackedConv2d, activation_of, can_pack, pack
+from .layers.packed import PackedConv2d, activation_of
 from .layers.volume_compared import PairConvolution
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -103,26 +103,24 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
 def pack_weights(network: Network) -> Network:
     """Keep weights as its layers compute with them, from the next run of `network` on; return it.
 
-    Autocast casts weights that want no gradient at every call, and oneDNN lays them out anew. Those of
-    convolutions and linear layers that run under autocast, and only under it, are cast for good after that
-    run; those of frozen 2D convolutions on a CPU are packed for the size they had in it, and an activation
-    behind one in an `nn.Sequential` is computed with it: the same results, half the memory. From then on
-    `network` must run as it did then, under autocast or not; other sizes are fine. What a hook reads stays.
+    Autocast casts weights that want no gradient at every call, and oneDNN lays them out anew. Those of frozen
+    2D convolutions are packed when they are called on a CPU (`PackedConv2d`); those of other convolutions
+    and of linear layers that run under autocast, and only under it, are cast for good after that run; an
+    activation behind a packed convolution in an `nn.Sequential` is computed with it. The same results from
+    the first to the last run, and half the memory. From then on `network` must run as it did then, under
+    autocast or not; other sizes are fine. What a hook reads stays.
 
     Packed weights cannot be read or saved any more: this is for a network that nobody else uses.
     """
     dtypes: dict[nn.Module, torch.dtype | None] = {}
-    sizes: dict[nn.Module, torch.Size] = {}
     calls: Counter[nn.Module] = Counter()
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         calls[layer] += 1
-        if isinstance(layer, nn.Sequential):
-            return
-        device = inputs[0].device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        dtypes[layer] = dtype if dtypes.get(layer, dtype) == dtype else None
-        sizes.setdefault(layer, inputs[0].shape)
+        if not isinstance(layer, nn.Sequential | PackedConv2d):
+            device = inputs[0].device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            dtypes[layer] = dtype if dtypes.get(layer, dtype) == dtype else None
 
     def settle(*_: Any) -> None:
         for hook in hooks:
@@ -130,12 +128,12 @@ def pack_weights(network: Network) -> Network:
         for layer, dtype in dtypes.items():
             for parameter in layer.parameters(recurse=False) if dtype else ():
                 parameter.data = parameter.data.to(dtype)
-            if can_pack(layer):
-                pack(layer, sizes[layer])
         for sequence in (module for module in calls if isinstance(module, nn.Sequential)):
             _join_activations(sequence, calls)
 
     layers = [m for m in network.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear, nn.Sequential))]
+    for layer in layers:
+        PackedConv2d.take(layer)
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     hooks.append(network.register_forward_hook(settle))
     return network

@@ -6,6 +6,7 @@ and the image is small, as at the end of an encoder.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,51 +14,78 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convolution import DepthwiseConv2d
+from .convolution import DepthwiseConv2d, autocast_dtype
 
-PACKABLE = (nn.Conv2d, DepthwiseConv2d)
 Activation = tuple[str, list[float]]  # as oneDNN names it, and its numbers
-NONE: Activation = ("none", [])
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class PackedConv2d(nn.Conv2d):
-    """What `pack` makes of a convolution. `weight` is on the meta device: it has a shape, and no numbers.
+    """What `PackedConv2d.take` makes of a convolution, in place: at its first call its weights are packed.
 
-    Where a gradient is wanted, or nothing is given, it computes as ever, by weights that it unpacks. A copy,
-    and one for another device or number format, has them unpacked for good.
+    They are for the size of that call, and in the number format in which it computes; `weight` is on the
+    meta device then, and has a shape, but no numbers. Where that is not to be, on a GPU, in a compiled
+    network or where an image wants its gradient, it computes as ever. A copy, and one for another device or
+    number format, has its weights unpacked for good.
     """
 
-    packed: Tensor
+    packed: Tensor | None
     activation: Activation
 
+    @staticmethod
+    def take(conv: nn.Module) -> bool:
+        """Make `conv` a packed one, if it is a frozen one of torch's or ours; return whether it is."""
+        if type(conv) not in (nn.Conv2d, DepthwiseConv2d) or not torch.backends.mkldnn.is_available():
+            return False
+        assert isinstance(conv, nn.Conv2d)
+        learns = any(parameter.requires_grad for parameter in conv.parameters())
+        if learns or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return False
+        conv.__dict__.update(packed=None, activation=("none", []))
+        conv.__class__ = PackedConv2d
+        return True
+
     def forward(self, image: Tensor) -> Tensor:
-        """Return (B, out, H', W') for `image` (B, in, H, W), in the number format of the weights."""
-        image = image.to(self.packed.dtype)
+        """Return (B, out, H', W') for `image` (B, in, H, W)."""
+        dtype = autocast_dtype(image)
         learns = image.requires_grad and torch.is_grad_enabled()
-        if learns or not image.numel() or not self.packed.is_mkldnn:
-            result = self._conv_forward(image, self._unpacked(), self.bias)
+        if self.packed is None and not learns and _packs(image, dtype):
+            self._pack(image.shape, dtype)
+        packed = self.packed
+        if packed is None or not packed.is_mkldnn or learns or packed.dtype != dtype or not image.numel():
+            bias = None if self.bias is None else self.bias.to(dtype)
+            result = self._conv_forward(image.to(dtype), self._unpacked().to(dtype), bias)
             name, numbers = self.activation
             return result if name == "none" else getattr(F, name)(result, *numbers)
         padding = [int(n) for n in self.padding]
-        return torch.ops.mkldnn._convolution_pointwise(  # what torch.compile makes of a convolution
-            image,
-            self.packed,
-            self.bias,
-            padding,
-            self.stride,
-            self.dilation,
-            self.groups,
-            *self.activation,
-            "",
-        )
+        options = (padding, self.stride, self.dilation, self.groups, *self.activation, "")
+        # What torch.compile makes of a convolution.
+        return torch.ops.mkldnn._convolution_pointwise(image.to(dtype), packed, self.bias, *options)
+
+    @torch.no_grad()
+    def _pack(self, size: torch.Size, dtype: torch.dtype) -> None:
+        with _ONE_AT_A_TIME:
+            if self.packed is not None:
+                return
+            weight, padding = self.weight.to(dtype).contiguous(), [int(n) for n in self.padding]
+            if self.bias is not None:
+                self.bias.data = self.bias.to(dtype)
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, padding, self.stride, self.dilation, self.groups, list(size)
+            )
+            self.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
 
     def _unpacked(self) -> Tensor:
+        if self.packed is None:
+            return self.weight
         return self.packed.to_dense() if self.packed.is_mkldnn else self.packed
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "packed": self._unpacked()}  # packed ones cannot be copied
+        return self.__dict__ if self.packed is None else {**self.__dict__, "packed": self._unpacked()}
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedConv2d:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        if self.packed is None:
+            return super()._apply(fn, recurse)
         before = self._unpacked()
         after = fn(before)
         if (after.device, after.dtype) != (before.device, before.dtype):
@@ -67,36 +95,19 @@ class PackedConv2d(nn.Conv2d):
         return self
 
 
-def can_pack(conv: nn.Module) -> bool:
-    """Return whether `pack` takes `conv`."""
-    if type(conv) not in PACKABLE or not torch.backends.mkldnn.is_available():
-        return False
-    assert isinstance(conv, nn.Conv2d)
-    weight, bfloat16 = conv.weight, torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    fits = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and bfloat16)
-    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    frozen = not any(parameter.requires_grad for parameter in conv.parameters())
-    return fits and plain and frozen and weight.device.type == "cpu"
-
-
-@torch.no_grad()
-def pack(conv: Any, size: torch.Size) -> None:
-    """Make `conv`, which `can_pack`, a `PackedConv2d` in place, best for images of `size` (B, C, H, W)."""
-    weight, padding = conv.weight.contiguous(), [int(n) for n in conv.padding]
-    conv.packed = torch.ops.mkldnn._reorder_convolution_weight(
-        weight, padding, conv.stride, conv.dilation, conv.groups, list(size)
-    )
-    conv.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
-    conv.activation = NONE
-    conv.__class__ = PackedConv2d
-
-
 def activation_of(module: Any) -> Activation | None:
-    """Return what `module` is, if it is an activation that oneDNN computes with a convolution."""
+    """Return what `module` is, if it is an activation that oneDNN computes with a convolution, to the bit."""
     if type(module) is nn.ReLU:
         return "relu", []
     if type(module) in (nn.ReLU6, nn.Hardtanh):
         return "hardtanh", [module.min_val, module.max_val]
-    if type(module) is nn.LeakyReLU:
-        return "leaky_relu", [module.negative_slope]
     return None
+
+
+def _packs(image: Tensor, dtype: torch.dtype) -> bool:
+    if image.device.type != "cpu" or not image.numel():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    bfloat16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or bfloat16
