@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from densedistill.networks import create_model, precision
+from densedistill.networks.layers import packed
 from densedistill.networks.layers.activated_norm import ActivatedNorm
 from densedistill.networks.layers.convolution import DepthwiseConv2d
 from densedistill.networks.layers.packed import PackedConv2d
@@ -305,10 +306,21 @@ def test_packed_convolutions_compute_the_same_for_every_size(dtype):
     wanted = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     kinds = [type(layer) for layer in network.layers]
     assert kinds.count(PackedConv2d) == 4
-    packed = [layer.weight.is_meta for layer in network.layers if isinstance(layer, PackedConv2d)]
-    assert packed == 4 * [wanted]
+    metas = [layer.weight.is_meta for layer in network.layers if isinstance(layer, PackedConv2d)]
+    assert metas == 4 * [wanted]
     assert kinds.count(nn.Identity) == 3  # two activations went into convolutions
     assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
+def test_where_nothing_is_packed_weights_are_cast_for_good(monkeypatch):
+    monkeypatch.setattr(packed, "_packs", lambda image, dtype: False)  # as on a GPU
+    plain, image = Layers().eval().requires_grad_(False), torch.randn(2, 3, 16, 24)
+    network = pack_weights(copy.deepcopy(plain))
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            torch.testing.assert_close(network(image), plain(image))
+    convolutions = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)]
+    assert all(layer.weight.dtype == torch.bfloat16 and not layer.weight.is_meta for layer in convolutions)
 
 
 def test_a_gradient_passes_packed_convolutions():
@@ -340,8 +352,7 @@ def test_what_learns_is_not_packed():
     network = Layers().eval()
     network.layers[5].requires_grad_(False)
     pack_weights(network)(torch.randn(1, 3, 16, 16))
-    packed = [i for i, layer in enumerate(network.layers) if isinstance(layer, PackedConv2d)]
-    assert packed == [5]
+    assert [i for i, layer in enumerate(network.layers) if isinstance(layer, PackedConv2d)] == [5]
 
 
 @pytest.mark.parametrize("hooked", [0, 1])

@@ -32,8 +32,9 @@ class Predictor:
             two here. A file loaded by `load_runtime` stays in the one it was loaded with.
         channels_last: lay the images out channels-last, which convolutions are faster with.
         input_spec: in place of the network's own.
-        fold: compute with a copy of the network whose batch normalisation is folded into its convolutions,
-            1.05 to 1.15 times as fast on a CPU; what is changed in `net` afterwards does not count.
+        fold: compute with a copy of the network whose batch normalisation is folded into its convolutions and
+            whose weights lie as a CPU wants them, up to twice as fast there ("Weights laid out once" in
+            docs/log.md); what is changed in `net` afterwards does not count.
 
     >>> predict = Predictor(net)                                                # doctest: +SKIP
     >>> disparity = predict(left, right)["disparity"]                           # doctest: +SKIP

@@ -104,8 +104,8 @@ def pack_weights(network: Network) -> Network:
     """Keep weights as its layers compute with them, from the next run of `network` on; return it.
 
     Autocast casts weights that want no gradient at every call, and oneDNN lays them out anew. Those of frozen
-    2D convolutions are packed when they are called on a CPU (`PackedConv2d`); those of other convolutions
-    and of linear layers that run under autocast, and only under it, are cast for good after that run; an
+    2D convolutions are packed when they are called on a CPU (`PackedConv2d`); those of all other convolutions
+    and linear layers that run under autocast, and only under it, are cast for good after that run; an
     activation behind a packed convolution in an `nn.Sequential` is computed with it. The same results from
     the first to the last run, and half the memory. From then on `network` must run as it did then, under
     autocast or not; other sizes are fine. What a hook reads stays.
@@ -117,7 +117,7 @@ def pack_weights(network: Network) -> Network:
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         calls[layer] += 1
-        if not isinstance(layer, nn.Sequential | PackedConv2d):
+        if not isinstance(layer, nn.Sequential):
             device = inputs[0].device.type
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             dtypes[layer] = dtype if dtypes.get(layer, dtype) == dtype else None
@@ -126,7 +126,8 @@ def pack_weights(network: Network) -> Network:
         for hook in hooks:
             hook.remove()
         for layer, dtype in dtypes.items():
-            for parameter in layer.parameters(recurse=False) if dtype else ():
+            packed = isinstance(layer, PackedConv2d) and layer.packed is not None
+            for parameter in layer.parameters(recurse=False) if dtype and not packed else ():
                 parameter.data = parameter.data.to(dtype)
         for sequence in (module for module in calls if isinstance(module, nn.Sequential)):
             _join_activations(sequence, calls)

@@ -232,8 +232,9 @@ def runs_eagerly_on_cpu(volume: Tensor) -> bool:
 
 
 def autocast_dtype(image: Tensor) -> torch.dtype:
-    """Return the number format in which a convolution on a CPU computes for `image`."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+    """Return the number format in which a convolution computes for `image`."""
+    device = image.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else image.dtype
 
 
 def _is_small(volume: Tensor) -> bool:
