@@ -1,6 +1,7 @@
 """Make a run's student the weights that ship, with their provenance.
 
     python benchmarks/ship.py runs/shipped-teacher
+    python benchmarks/ship.py runs/shipped-fine --tag fine   # as NETWORK=fine, beside what ships
 
 Evaluates the student on the real images that ship and on procedural scenes that no training uses, beside
 OpenCV's SGBM or, for depth, a constant plane, and writes src/densedistill/weights/NAME.safetensors (half
@@ -74,6 +75,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a finished run")
     parser.add_argument("--force", action="store_true", help="replace better weights, too")
+    parser.add_argument("--tag", help="of weights beside the shipped ones: NAME.TAG.safetensors")
     arguments = parser.parse_args()
 
     run, whole = open_run(arguments.run), open_run(arguments.run).recipe
@@ -103,7 +105,8 @@ def main() -> None:
         figures.setdefault(row["name"], {})[row["data"]] = told
     print(json.dumps(figures, indent=1))
 
-    provenance_file = SHIPPED / f"{name}.json"
+    stem = f"{name}.{arguments.tag}" if arguments.tag else name
+    provenance_file = SHIPPED / f"{stem}.json"
     if provenance_file.is_file() and not arguments.force:
         decides = sheet.figures[0]
         before, now = (
@@ -132,9 +135,9 @@ def main() -> None:
     }
     SHIPPED.mkdir(exist_ok=True)
     tags = {key: str(provenance[key]) for key in ("recipe", "seed", "steps", "date")}
-    save_weights(network, SHIPPED / f"{name}.safetensors", tags, half=True)
+    save_weights(network, SHIPPED / f"{stem}.safetensors", tags, half=True)
     write_bytes(provenance_file, (json.dumps(provenance, indent=1) + "\n").encode())
-    print(f"wrote {SHIPPED / name}.safetensors and .json")
+    print(f"wrote {SHIPPED / stem}.safetensors and .json")
 
 
 def on_real_images(figures: Mapping[str, Mapping[str, float]], figure: str) -> float:

@@ -297,6 +297,9 @@ def test_a_scale_is_part_of_the_weights_that_were_trained_with_it(tmp_path):
     path = tmp_path / "half.safetensors"
     save_weights(dd.create_model("dsnet_slim", max_disparity=32, scale=0.5), path)
     assert load_predictor(f"dsnet_slim={path}").input_spec.scale == 0.5
+    # A search range that is asked for counts pixels of the image.
+    assert load_predictor(f"dsnet_slim={path}", max_disparity=128).net.max_disparity == 64
+    assert load_predictor(f"dsnet_slim@2={path}", max_disparity=128).net.max_disparity == 128
     twice = load_predictor(f"dsnet_slim@2={path}")
     assert (twice.input_spec.scale, twice.net.max_disparity) == (1.0, 64)
 

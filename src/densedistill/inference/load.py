@@ -220,7 +220,10 @@ def create_named(
     taken, options = inspect.signature(MODELS[name]).parameters, {}
     if "max_disparity" in taken and (max_disparity is not None or scale is not None):
         own = stored.get("max_disparity", taken["max_disparity"].default)
-        reach = _seen(name, max_disparity or own, scale)
+        if max_disparity is not None and "scale" in stored:  # its own range counts what it sees already
+            reach = _seen(name, max_disparity, (scale or 1.0) * stored["scale"])
+        else:
+            reach = _seen(name, max_disparity or own, scale)
         options["max_disparity"] = _search_range(name, weights, reach)
     if scale is not None:
         options["scale"] = scale * stored.get("scale", 1.0)
