@@ -110,7 +110,7 @@ def pack_weights(network: Network) -> Network:
     the first to the last run, and half the memory. From then on `network` must run as it did then, under
     autocast or not; other sizes are fine. What a hook reads stays.
 
-    Packed weights cannot be read or saved any more: this is for a network that nobody else uses.
+    Packed weights cannot be changed or saved any more: this is for a network that nobody else uses.
     """
     dtypes: dict[nn.Module, torch.dtype | None] = {}
     calls: Counter[nn.Module] = Counter()
@@ -129,8 +129,9 @@ def pack_weights(network: Network) -> Network:
             packed = isinstance(layer, PackedConv2d) and layer.packed is not None
             for parameter in layer.parameters(recurse=False) if dtype and not packed else ():
                 parameter.data = parameter.data.to(dtype)
-        for sequence in (module for module in calls if isinstance(module, nn.Sequential)):
-            _join_activations(sequence, calls)
+        for module in list(calls):
+            if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+                _join_activations(module, calls)
 
     layers = [m for m in network.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear, nn.Sequential))]
     for layer in layers:
@@ -150,8 +151,9 @@ def _join_activations(sequence: nn.Sequential, calls: Counter[nn.Module]) -> Non
             sequence._modules[name] = nn.Identity()
         if type(child) is nn.Identity and not child._forward_hooks:
             continue
-        alone = isinstance(child, PackedConv2d) and calls[child] == calls[sequence]
-        conv = child if alone and not child._forward_hooks else None  # type: ignore[assignment]
+        conv = None
+        if isinstance(child, PackedConv2d) and calls[child] == calls[sequence] and not child._forward_hooks:
+            conv = child
 
 
 def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:

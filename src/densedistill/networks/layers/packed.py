@@ -23,14 +23,23 @@ _ONE_AT_A_TIME = threading.Lock()
 class PackedConv2d(nn.Conv2d):
     """What `PackedConv2d.take` makes of a convolution, in place: at its first call its weights are packed.
 
-    They are for the size of that call, and in the number format in which it computes; `weight` is on the
-    meta device then, and has a shape, but no numbers. Where that is not to be, on a GPU, in a compiled
+    They are for the size of that call, and in the number format in which it computes; `weight` unpacks them
+    whenever it is read, and cannot be changed or saved. Where that is not to be, on a GPU, in a compiled
     network or where an image wants its gradient, it computes as ever. A copy, and one for another device or
     number format, has its weights unpacked for good.
     """
 
     packed: Tensor | None
     activation: Activation
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The weight, (out, in / groups, height, width)."""
+        if self.packed is None:
+            weight = self._parameters["weight"]
+            assert weight is not None
+            return weight
+        return self.packed.to_dense() if self.packed.is_mkldnn else self.packed
 
     @staticmethod
     def take(conv: nn.Module) -> bool:
@@ -54,7 +63,7 @@ class PackedConv2d(nn.Conv2d):
         packed = self.packed
         if packed is None or not packed.is_mkldnn or learns or packed.dtype != dtype or not image.numel():
             bias = None if self.bias is None else self.bias.to(dtype)
-            result = self._conv_forward(image.to(dtype), self._unpacked().to(dtype), bias)
+            result = self._conv_forward(image.to(dtype), self.weight.to(dtype), bias)
             name, numbers = self.activation
             return result if name == "none" else getattr(F, name)(result, *numbers)
         padding = [int(n) for n in self.padding]
@@ -73,20 +82,16 @@ class PackedConv2d(nn.Conv2d):
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 weight, padding, self.stride, self.dilation, self.groups, list(size)
             )
-            self.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
-
-    def _unpacked(self) -> Tensor:
-        if self.packed is None:
-            return self.weight
-        return self.packed.to_dense() if self.packed.is_mkldnn else self.packed
+            # What counts parameters still finds it.
+            self._parameters["weight"] = nn.Parameter(weight.to("meta"), requires_grad=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ if self.packed is None else {**self.__dict__, "packed": self._unpacked()}
+        return self.__dict__ if self.packed is None else {**self.__dict__, "packed": self.weight}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         if self.packed is None:
             return super()._apply(fn, recurse)
-        before = self._unpacked()
+        before = self.weight
         after = fn(before)
         if (after.device, after.dtype) != (before.device, before.dtype):
             self.packed = after
