@@ -36,6 +36,7 @@ from no_convolutions import no_convolutions
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
+from densedistill.distillation.exact import exact_gradients
 from densedistill.distillation.objective import Objective
 from densedistill.distillation.recompute import recomputed_activations
 from densedistill.inference.predictor import Predictor
@@ -98,7 +99,8 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
     task = task_of(student)
 
     def loss() -> Tensor:
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), recomputed_activations():
+        autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+        with autocast, recomputed_activations(), exact_gradients():
             return objective(batch)[0]
 
     return (

@@ -23,6 +23,7 @@ _PUBLIC = {
     "Taps": "distillation.taps",
     "Objective": "distillation.objective",
     "create_teacher": "distillation.teachers",
+    "exact_gradients": "distillation.exact",
     "recomputed_activations": "distillation.recompute",
     "create_dataset": "data.datasets",
     "list_datasets": "data.datasets",

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..distillation.exact import exact_gradients
 from .module import TrainingModule
 
 
@@ -76,7 +77,8 @@ class AdversarialModule(TrainingModule):
         self.manual_backward(self.total(batch) / parts)
         weights = {term.name: term.weight for term in self.objective.terms}
         for name, term in self.objective.adversaries.items():
-            loss: Tensor = term.adversary_loss()
+            with exact_gradients():
+                loss: Tensor = term.adversary_loss()
             (weights[name] * loss / parts).backward()
             self.parts[f"{name}_adversary"] = loss.detach()
         if (batch_idx + 1) % parts:

@@ -93,7 +93,8 @@ class DepthwiseConv2d(nn.Conv2d):
         (step, _), sizes = self.dilation, image.shape[-2:]
         if not runs_eagerly_on_cpu(image):
             return super().forward(image)
-        if self.stride != (1, 1) and step == 1 and self.bias is None and torch.is_grad_enabled():
+        strided = self.stride != (1, 1) and step == 1 and min(sizes) > 2
+        if strided and self.bias is None and torch.is_grad_enabled():
             dtype = autocast_dtype(image)
             return _StridedDepthwise.apply(image.to(dtype), self.weight.to(dtype), self.stride[0])
         if step == 1 or self.stride != (1, 1) or any(size % step for size in sizes):
