@@ -203,6 +203,7 @@ def label(
             done.made += 1
             if progress is not None:
                 progress(len(receipts), job.shards)
+        remove_parts(out)  # of workers that died
         done.manifest = {**manifest, **_totals([receipts[n] for n in sorted(receipts)]), "complete": True}
         store.write_manifest(out, done.manifest)
         return done
