@@ -57,11 +57,11 @@ class PackedConv2d(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """Return (B, out, H', W') for `image` (B, in, H, W)."""
         dtype = autocast_dtype(image)
-        learns = image.requires_grad and torch.is_grad_enabled()
-        if self.packed is None and not learns and _packs(image, dtype):
+        as_ever = (image.requires_grad and torch.is_grad_enabled()) or not image.numel()
+        if self.packed is None and not as_ever and _packs(image, dtype):
             self._pack(image.shape, dtype)
         packed = self.packed
-        if packed is None or not packed.is_mkldnn or learns or packed.dtype != dtype or not image.numel():
+        if as_ever or packed is None or not packed.is_mkldnn or packed.dtype != dtype:
             bias = None if self.bias is None else self.bias.to(dtype)
             result = self._conv_forward(image.to(dtype), self.weight.to(dtype), bias)
             name, numbers = self.activation
@@ -110,9 +110,7 @@ def activation_of(module: Any) -> Activation | None:
 
 
 def _packs(image: Tensor, dtype: torch.dtype) -> bool:
-    if image.device.type != "cpu" or not image.numel():
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     bfloat16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float32 or bfloat16
