@@ -1,18 +1,22 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
 
 from densedistill import __version__, cli
+from densedistill.cli.doctor import EXTRAS
 from densedistill.errors import UserError
 
-SOURCE = str(Path(__file__).parents[2] / "src")
+ROOT = Path(__file__).parents[2]
+SOURCE = str(ROOT / "src")
 EXISTING = [verb for verb in cli.VERBS if (Path(cli.__file__).parent / f"{verb}.py").is_file()]
 
 
@@ -170,6 +174,19 @@ def test_a_misspelt_field_is_told_before_torch_is_imported():
         "sys.exit(0 if status == 2 and 'torch' not in sys.modules else 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SOURCE}).returncode == 0
+
+
+def test_doctor_looks_for_what_the_extras_install():
+    brought = {
+        name: {re.split(r"[<>=\[]", package)[0].replace("-", "_") for package in packages}
+        for name, packages in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "optional-dependencies"
+        ].items()
+    }
+    brought["docs"].add("mkdocs")  # comes with its theme
+    for name, (modules, _) in EXTRAS.items():
+        assert set(modules) <= brought[name]
+    assert set(EXTRAS) == set(brought)
 
 
 def test_doctor_measures_and_says_what_to_install(capsys):

@@ -33,5 +33,9 @@ def test_networks_of_one_name_are_told_apart_by_where_they_come_from(tmp_path):
         given.append(f"dsnet_slim={path}")
     assert list(load_predictors(given)) == ["first/student.safetensors", "second/student.safetensors"]
     assert list(load_predictors([*given[:1], "sgbm"])) == ["dsnet_slim", "sgbm"]
+    assert list(load_predictors(["coex_slim=fine", "coex_slim@2=fine"])) == [
+        "coex_slim=fine",
+        "coex_slim@2=fine",
+    ]
     twice = load_predictors([given[0], given[0]])
     assert list(twice) == ["first/student.safetensors", "first/student.safetensors #2"]

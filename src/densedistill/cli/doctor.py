@@ -19,10 +19,9 @@ EXTRAS = {
         "export to ONNX and OpenVINO, and run there",
     ),
     "app": (("gradio",), "the web demo"),
-    "cluster": (("ray", "litdata"), "labelling and training on many machines"),
-    "data": (("h5py", "pycocotools"), "data sets in HDF5, COCO's annotations"),
+    "cluster": (("ray",), "labelling and training on many machines"),
+    "data": (("h5py", "pycocotools", "scipy"), "data sets in HDF5 and .mat, COCO's annotations"),
     "zoo": (("transformers", "segmentation_models_pytorch"), "teachers from those libraries"),
-    "view": (("rerun",), "point clouds on screen"),
     "docs": (("mkdocs",), "building the documentation"),
     "dev": (("pytest", "ruff", "mypy"), "developing densedistill"),
 }

@@ -227,7 +227,10 @@ def create_named(
         options["max_disparity"] = _search_range(name, weights, reach)
     if scale is not None:
         options["scale"] = scale * stored.get("scale", 1.0)
-    return _at_scale(create_model(name, weights=weights, **options), scale)
+    made: Any = _at_scale(create_model(name, weights=weights, **options), scale)
+    if weights != "shipped" and weights in shipped_weights(name):
+        made.name = f"{made.name}={weights}"
+    return made
 
 
 def _seen(name: str, max_disparity: int, scale: float | None) -> int:
