@@ -63,7 +63,7 @@ def test_options_of_the_data_set_are_passed_on(pairs, capsys):
     [
         (["check", "foldr", "."], "there is no data set 'foldr'; did you mean 'folder'?"),
         (["check", "folder", "/nowhere"], "there is no folder /nowhere"),
-        (["check", "folder", ".", "--option", "left"], "--option takes KEY=VALUE"),
+        (["check", "folder", ".", "--option", "left"], "an option of a data set is KEY=VALUE, got 'left'"),
         (["check", "folder", ".", "--option", "lft=a"], "did you mean 'left'"),
         (["check", "world"], "not made of files"),
         (["check", "kitti2015"], "needs root"),

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from densedistill.cli import models
+from densedistill.cli._console import table_console
 from densedistill.errors import UserError
 from densedistill.networks import list_models
 
@@ -51,6 +52,13 @@ def test_table_lists_what_matches_at_the_size_wanted(capsys):
     assert "dsnet_slim" in text
     assert "GMACs at 32x64" in text
     assert "acvnet" not in text
+
+
+def test_a_table_takes_the_width_that_it_needs_where_there_is_no_terminal(monkeypatch):
+    assert table_console().width > 100
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes that for a terminal
+    monkeypatch.setenv("COLUMNS", "90")
+    assert table_console().width == 90
 
 
 @pytest.mark.parametrize(

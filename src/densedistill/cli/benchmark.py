@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from ..deployment.benchmark import benchmark
     from ..errors import as_count
     from ..networks.device import find_device
+    from ._console import table_console
     from .models import parse_size
 
     if args.threads is not None:
@@ -75,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         on_progress=progress.print,
     )
-    console = Console() if Console().is_terminal else Console(width=160)
-    console.print(result)
+    table_console().print(result)
     say = Console(highlight=False, soft_wrap=True).print
     if args.json:
         say(f"wrote {result.write_json(args.json)}")

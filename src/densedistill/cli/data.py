@@ -79,8 +79,9 @@ def _list(args: argparse.Namespace) -> int:
 
     from ..data.lists import list_lines, overlap
     from ..files import write_text
+    from .evaluate import data_options
 
-    options = dict(_option(text) for text in args.option)
+    options = data_options(args.option)
     lines = list_lines(args.name, args.root, args.split, **options)
     warning = overlap(args.name, args.root, args.split or "", **options)
     if warning:
@@ -95,13 +96,14 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.progress import Progress
 
     from ..data.check import check_dataset
+    from ._console import table_console
+    from .evaluate import data_options
 
-    console = Console()
-    options: dict[str, Any] = dict(_option(text) for text in args.option)
+    console = table_console()
+    options = data_options(args.option)
     if args.split:
         options["split"] = args.split
     with Progress(console=console, transient=True) as bar:
@@ -120,16 +122,6 @@ def _check(args: argparse.Namespace) -> int:
                 f"broken: {survey.split} {name}: {reason}", style="red", markup=False, soft_wrap=True
             )
     return _verdict(surveys, args, console)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--option takes KEY=VALUE, got '{text}'")
-    try:
-        return key, float(value)
-    except ValueError:
-        return key, value
 
 
 def _table(surveys: list[Survey], title: str, root: Path) -> Any:

@@ -96,11 +96,12 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..inference.evaluate import evaluate
     from ..networks.device import find_device
+    from ._console import table_console
 
     networks = [*args.networks, *map(Path, args.runs)]
     if not networks:
         raise UserError("name at least one network, for example: densedistill evaluate sgbm --data samples")
-    console = Console()
+    console = table_console()
     result = evaluate(
         networks,
         args.data,

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
     from ..inference.load import load_predictor
     from ..inference.predictor import Predictor
+    from ._console import table_console
     from .models import parse_size
 
     path = Path(args.out)
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"difference to torch in float32, on calibration images:\n{result.difference}")
         say(f"{len(result.kept)} operations stay in float32")
         if result.evaluation is not None:
-            Console().print(result.evaluation)
+            table_console().print(result.evaluation)
     else:
         limit = LIMIT if args.tolerance is None else args.tolerance
         difference = export(

@@ -84,8 +84,9 @@ def _row(name: str, size: tuple[int, int]) -> dict[str, Any]:
 
 def _print_table(rows: list[dict[str, Any]], size: str) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+
+    from ._console import table_console
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("network", no_wrap=True)
@@ -101,4 +102,4 @@ def _print_table(rows: list[dict[str, Any]], size: str) -> None:
             f"{row['macs_true'] / 1e9:.2f}" if "macs_true" in row else "",
             row.get("needs") or ", ".join(row["weights"]),
         )
-    Console().print(table)
+    table_console().print(table)
