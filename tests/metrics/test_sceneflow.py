@@ -68,6 +68,39 @@ def test_each_image_equals_the_devkit(mask):
             assert values == pytest.approx(expected, abs=1.1e-6), (number, part)
 
 
+class Recorded:
+    """Answers with the recorded predictions, filled as the kit fills them, one after the other."""
+
+    name, task, precision = "recorded", dd.tasks.get_task("sceneflow"), "16-bit"
+
+    def __init__(self, numbers):
+        self.predictions = (image(number, "occ")[0] for number in numbers)
+
+    def __call__(self, *views):
+        found = next(self.predictions)
+        return {
+            key: fill_unknown(found[key], found[f"{key}_valid"][0], 0.0 if key == "flow" else -1.0)[None]
+            for key in self.task.outputs
+        }
+
+
+def annotated(number):
+    _, sample, objects = image(number, "occ")
+    for key in ("disparity", "disparity_next", "flow"):
+        sample[f"{key}_nonoccluded"] = image(number, "noc")[1][f"{key}_valid"]
+    return sample | {view: torch.zeros(3, 16, 24) for view in Recorded.task.inputs} | {"objects": objects}
+
+
+def test_the_protocol_kitti2015_sceneflow_prints_what_the_kit_prints():
+    numbers = range(160, 200)
+    samples = [annotated(number) for number in numbers]
+    (row,) = dd.evaluate(Recorded(numbers), samples, protocol="kitti2015_sceneflow").rows
+    for part in ("D1", "D2", "Fl", "SF"):
+        occ, noc = (PRINTED["partial_000160_000199"][f"{part}_{mask}"] for mask in ("occ", "noc"))
+        found = [row[f"{part.lower()}{mask}"] for mask in ("_bg", "_fg", "", "_noc")]
+        assert found == pytest.approx([occ[0], occ[2], occ[4], noc[4]], abs=6e-7), part
+
+
 def test_an_error_of_exactly_three_pixels_or_five_percent_is_none():
     target = torch.tensor([[[10.0, 100.0, 10.0, 100.0]]])
     prediction = torch.tensor([[[13.0, 105.0, 13.1, 105.1]]])

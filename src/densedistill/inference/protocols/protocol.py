@@ -21,7 +21,7 @@ Predicts = Callable[..., Outputs]
 # sample cannot tell.
 MASKS: dict[str, Callable[[Mapping[str, Any], str], Tensor | None]] = {
     "all": lambda sample, target: torch.ones((), dtype=torch.bool),
-    "noc": lambda sample, target: sample.get(f"{_view(target)}_nonoccluded"),
+    "noc": lambda sample, target: sample.get(f"{target}_nonoccluded"),
     "bg": lambda sample, target: None if "objects" not in sample else sample["objects"][None] == 0,
     "fg": lambda sample, target: None if "objects" not in sample else sample["objects"][None] > 0,
     "noc-bg": lambda sample, target: _both(sample, target, "bg"),
@@ -40,10 +40,6 @@ MASK_WORDS = {
 def _both(sample: Mapping[str, Any], target: str, region: str) -> Tensor | None:
     seen, inside = MASKS["noc"](sample, target), MASKS[region](sample, target)
     return None if seen is None or inside is None else seen & inside
-
-
-def _view(target: str) -> str:
-    return "disparity" if target == "disparity_next" else target
 
 
 @dataclass(frozen=True)
