@@ -32,6 +32,15 @@ class Ramp:
         return {"depth": row.expand(len(image), 1, height, width).clone()}
 
 
+class Hole(Ramp):
+    """The same, but for one pixel that is no number."""
+
+    def __call__(self, *images):
+        depth = super().__call__(*images)["depth"]
+        depth[..., 3, 5] = torch.nan
+        return {"depth": depth}
+
+
 def sample(depth, value=None):
     image = torch.randint(0, 256, (3, *depth.shape[-2:]), dtype=torch.uint8)
     return {"image": image, "depth": depth, "depth_valid": depth > 0, "meta": {"name": "a"}}
@@ -90,6 +99,14 @@ def test_alignment_undoes_what_it_says_and_no_more(protocol, change, exact):
     row = dd.evaluate({"ramp": Ramp()}, [sample(truth)], protocol=protocol).rows[0]
     assert (row["abs_rel"] < 1e-4) is exact
     assert (row["a1"] == 1) or not exact
+
+
+@pytest.mark.parametrize("protocol", ["images+median", "images+aligned", "images+aligned_inverse"])
+def test_an_answer_that_is_no_number_is_evaluated_as_wrong(protocol):
+    truth = torch.full((1, 32, 64), 1.5)
+    row = dd.evaluate({"hole": Hole()}, [sample(truth)], protocol=protocol).rows[0]
+    assert row["a1"] == 0
+    assert "abs_rel" not in row
 
 
 def test_what_lies_beyond_the_cap_does_not_count():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
+from ..metrics.depth import fit_scale_and_shift
 from ..networks.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from ..networks.layers.encoders import resize
 from .teachers import TEACHERS, NetworkTeacher
@@ -103,9 +104,7 @@ def align_inverse(depth: Tensor, truth: Tensor | None, known: Tensor | None) -> 
     for index, mask in enumerate(known):
         if mask.sum() < 2:
             continue
-        told = 1 / depth[index][mask].double()
-        columns = torch.stack((told, torch.ones_like(told)), 1)
-        scale, shift = torch.linalg.lstsq(columns, 1 / truth[index][mask].double()[:, None]).solution[:, 0]
+        scale, shift = fit_scale_and_shift(1 / depth[index][mask].double(), 1 / truth[index][mask].double())
         inverse = (scale / depth[index].double() + shift).to(depth)
         valid[index] = (inverse > 1 / _FARTHEST) & (inverse < 1 / _NEAREST)
         aligned[index] = 1 / inverse.clamp(1 / _FARTHEST, 1 / _NEAREST)

@@ -143,6 +143,20 @@ def within(
     return depth_measure(f"a{power}", prediction, target, valid, per_image=per_image)
 
 
+def fit_scale_and_shift(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scale and shift, float64, that bring `prediction` nearest to `target`, both of one shape, by
+    least squares; 0 and the target's mean for a constant prediction, NaN for one that is not finite.
+
+    >>> fit_scale_and_shift(torch.tensor([1.0, 2.0]), torch.tensor([5.0, 7.0]))
+    (tensor(2., dtype=torch.float64), tensor(3., dtype=torch.float64))
+    """
+    prediction, target = prediction.double(), target.double()
+    centred = prediction - prediction.mean()
+    variance = centred.square().sum()
+    scale = (centred * (target - target.mean())).sum() / torch.where(variance == 0, 1.0, variance)
+    return scale, target.mean() - scale * prediction.mean()
+
+
 def _update(
     measure: Measure, prediction: Tensor, target: Tensor, valid: Tensor | None, per_image: bool
 ) -> tuple[Tensor, Tensor]:

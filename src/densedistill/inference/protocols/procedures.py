@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...metrics.depth import fit_scale_and_shift
 from ..images import to_batches
 from .protocol import Outputs, Predicts
 
@@ -40,9 +41,7 @@ def scale_and_shift(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
     depth = outputs["depth"].clone()
     for index, valid in enumerate(batch["depth_valid"]):
         if valid.sum() > 1:
-            found, true = depth[index][valid].double(), batch["depth"][index][valid].double()
-            columns = torch.stack([found, torch.ones_like(found)], 1)
-            scale, shift = torch.linalg.lstsq(columns, true[:, None]).solution[:, 0]
+            scale, shift = fit_scale_and_shift(depth[index][valid], batch["depth"][index][valid])
             depth[index] = (depth[index].double() * scale + shift).to(depth)
     return {**outputs, "depth": depth}
 
