@@ -119,7 +119,9 @@ def test_a_scaled_frame_gets_the_answer_scaled_in_value_too(store, live, frames)
 @pytest.mark.parametrize(
     ("taps", "augmentation", "says"),
     [
-        ([], {"flip_vertical": 0.5}, "upright frames"),
+        ([], {"flip_vertical": 0.5}, "upright frames: set augment.flip_vertical 0"),
+        ([], {"rotate": 1.0}, "upright frames: set augment.rotate 0"),
+        ([], {"frame": "nyu"}, r"set augment.frame whole, and read the part that was labelled \(part: nyu\)"),
         (["features"], {"flip_horizontal": 0.5, "crop": (32, 48)}, "taps of mirrored frames are not stored"),
         (["features"], {"scale": (-0.2, 0.4), "crop": (32, 48)}, "unscaled frames"),
         (["features"], {"stretch": 0.2, "crop": (32, 48)}, "unscaled frames"),
@@ -131,6 +133,14 @@ def test_what_cannot_be_honoured_is_refused_before_training(taps, augmentation, 
     store.watch(taps)
     with pytest.raises(dd.UserError, match=says):
         store.suit(Options(**augmentation), frames.names)
+
+
+def test_an_answer_to_a_frame_of_another_size_is_refused(store, frames):
+    sample = frames[1]
+    part = {key: sample[key][..., 8:, :] for key in ("left", "right")}
+    batch = collate([{**part, "meta": {"name": sample["meta"]["name"], "size": (56, 96)}}])
+    with pytest.raises(dd.UserError, match="96x64 px for frame '000001', which is 96x56 px"):
+        store(batch)
 
 
 def test_samples_without_an_answer_are_refused_before_training(store):

@@ -2,8 +2,8 @@
 
 Stored answers are of the full, un-augmented frame, so not every augmentation can be honoured. A crop is cut
 out of the answer; with stored taps its offset must be a multiple of the tap's stride, which training sees to.
-A horizontal flip needs the answer to the mirrored frame, a vertical one is refused. Random scaling scales
-outputs; taps it cannot. What cannot be honoured is refused before training.
+A horizontal flip needs the answer to the mirrored frame, a vertical one and a rotation are refused. Random
+scaling scales outputs; taps it cannot. What cannot be honoured is refused before training.
 """
 
 from __future__ import annotations
@@ -81,8 +81,14 @@ class StoreTeacher(Teacher):
             UserError: an augmentation or a sample for which there is no stored answer.
         """
         where = f"the stored answers in {self.store.root}"
-        if augmentation.flip_vertical:
-            raise UserError(f"{where} are of upright frames: set augment.flip_vertical 0")
+        if augmentation.flip_vertical or augmentation.rotate:
+            option = "flip_vertical" if augmentation.flip_vertical else "rotate"
+            raise UserError(f"{where} are of upright frames: set augment.{option} 0")
+        if augmentation.frame != "whole":
+            raise UserError(
+                f"{where} are of frames as they are read: set augment.frame whole, and read the part that was "
+                f"labelled (part: {augmentation.frame})"
+            )
         if augmentation.flip_horizontal and (self.watched or not self.store.manifest.get("mirrored")):
             what = "taps of mirrored frames are not stored" if self.watched else "label again with --mirrored"
             raise UserError(f"{where} know no mirrored frame: set augment.flip_horizontal 0 ({what})")
@@ -144,7 +150,12 @@ class StoreTeacher(Teacher):
             raise UserError(f"{self.store.root} has no answer for frame '{name}' mirrored")
         stored = self.store.read(name, [*wanted, *taps])
         maps: dict[str, Any] = {key.removeprefix(prefix): stored[key] for key in wanted}
-        size = next(iter(maps.values())).shape[-2:]
+        size = tuple(next(iter(maps.values())).shape[-2:])
+        if size != tuple(meta["size"]):
+            raise UserError(
+                f"{self.store.root} has an answer of {size[1]}x{size[0]} px for frame '{name}', which is "
+                f"{meta['size'][1]}x{meta['size'][0]} px; label the frames as they are read in training"
+            )
         scaled = tuple(round(side * factor) for side, factor in zip(size, view["scale"], strict=True))
         window = geometry.Window(
             (size[0], size[1]), (scaled[0], scaled[1]), tuple(view["crop"]), flip.replace("h", "")
