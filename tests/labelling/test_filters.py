@@ -103,6 +103,11 @@ def test_texture_doubts_a_blank_wall():
     assert (FILTERS["texture"](blank)["disparity"] > 1).all()
     busy = evidence(disparity=torch.ones(1, 1, 8, WIDTH))
     assert (FILTERS["texture"](busy)["disparity"] < 1).all()
+    name, options = parse_filter("texture:window=5")
+    assert (FILTERS[name](busy, **options)["disparity"] < 1).all()
+    for window in (0, 4, 2.5):
+        with pytest.raises(dd.UserError, match=f"window is an odd number of px, not {window}"):
+            FILTERS["texture"](busy, window=window)
 
 
 def test_range_keeps_what_lies_between():

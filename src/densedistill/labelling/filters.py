@@ -197,8 +197,11 @@ def photometric(evidence: Evidence, threshold: float = 0.15) -> Errors:
 
 @register_filter
 def texture(evidence: Evidence, threshold: float = 2.0, window: int = 7) -> Errors:
-    """Ask for something to hold on to: grey values in a `window` deviate by at least `threshold` levels of
-    255."""
+    """Ask for something to hold on to: grey values in a `window`, an odd number of px, deviate by at least
+    `threshold` levels of 255."""
+    if window < 1 or window % 2 != 1:
+        raise UserError(f"filter 'texture': window is an odd number of px, not {window:g}")
+    window = int(window)  # of the command line it is a float
     grey = evidence.first.mean(1, True) * 255
     mean, square = _mean(grey, window), _mean(grey.square(), window)
     deviation = (square - mean.square()).clamp(min=0).sqrt()
