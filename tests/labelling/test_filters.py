@@ -180,6 +180,14 @@ def test_an_ensemble_gives_its_median_weighted_mean_and_spread():
         create_teacher("ensemble", members=members, reduce="vote")
 
 
+@pytest.mark.parametrize("reduce", ["mean", "median", "confidence"])
+def test_an_ensemble_does_not_hide_what_is_no_number(reduce):
+    members = [{"name": f"test_filters:{name}"} for name in ("low", "middle", "broken")]
+    batch = {"left": torch.zeros(1, 3, 4, 4), "right": torch.zeros(1, 3, 4, 4)}
+    answer = create_teacher("ensemble", members=members, reduce=reduce)(batch)
+    assert answer["disparity"].isnan().all()
+
+
 def _constant(value, sure):
     maps = {
         "disparity": torch.full((1, 1, 4, 4), value),
@@ -188,4 +196,5 @@ def _constant(value, sure):
     return lambda: Truthful(**maps)
 
 
+broken = _constant(torch.nan, 1.0)
 low, middle, high = _constant(1.0, 0.5), _constant(2.0, 1.0), _constant(10.0, 0.1)

@@ -175,6 +175,7 @@ class EnsembleTeacher(Teacher):
         for key in keys:
             values = torch.stack([answer[key].float() for answer in answers])
             valid = torch.stack([answer_validity(answer, key) for answer in answers])
+            broken = (valid & ~values.isfinite()).any(0)
             combined[f"{key}_valid"] = valid.any(0)
             values = torch.where(valid, values, torch.nan)
             if self.reduce == "confidence":
@@ -182,7 +183,8 @@ class EnsembleTeacher(Teacher):
                 reduced = (values.nan_to_num() * weights).sum(0) / weights.sum(0)
             else:
                 reduced = values.nanmean(0) if self.reduce == "mean" else _nanmedian(values)
-            combined[key] = torch.where(valid.any(0), reduced, 0)
+            # What a member vouches for and is no number is not hidden by the others.
+            combined[key] = torch.where(valid.any(0), reduced, 0).masked_fill(broken, torch.nan)
             combined[f"{key}_spread"] = (values - combined[key]).abs().nanmean(0).nan_to_num()
         return combined
 
