@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import cv2
@@ -19,9 +20,14 @@ import densedistill as dd
 from densedistill.cli import main
 from densedistill.data import formats
 from densedistill.data.store import Store
+from densedistill.distillation.teachers import EnsembleTeacher, PredictorTeacher, create_teacher
+from densedistill.inference.predictor import Predictor
 from densedistill.labelling import Settings, engine, label
 from densedistill.labelling.estimate import estimate
 from densedistill.labelling.frames import open_frames
+from densedistill.networks import InputSpec
+from densedistill.runtimes.card import Card
+from densedistill.runtimes.runtime import Runtime
 from densedistill.tasks import get_task
 
 GREY = "toy_teachers:Grey"
@@ -65,6 +71,33 @@ def test_answers_counts_and_settings_are_stored(labelled, scenes):
     kept = sum(int(store.read(name)["disparity_valid"].sum()) for name in store.names)
     assert counts["pixels"] == 5 * 64 * 96
     assert counts["kept"] == counts["filters"]["texture"] == kept < counts["vouched"]
+
+
+def test_what_a_filter_rejects_does_not_coarsen_what_is_kept(pairs, tmp_path):
+    teacher = {"name": GREY, "flaw": "wild"}
+    label(settings(pairs, tmp_path / "labels", teacher=teacher, filters=[("range", {"high": 25.0})]))
+    found = Store(tmp_path / "labels").read("000001")
+    left = open_frames({"frames": pairs}, get_task("stereo"))[1]["left"][:1]
+    error = (found["disparity"] - left.float() / 255 * 20).abs()
+    assert not found["disparity_valid"][0, 0, 0]
+    assert error.where(found["disparity_valid"], 0).max() <= 1 / 1024
+
+
+@pytest.mark.parametrize("checksum", ["3f", ""])
+def test_the_weights_of_an_exported_file_are_among_those_that_are_hashed(checksum, tmp_path):
+    file = tmp_path / "teacher.onnx"
+    card = Card("teacher", "stereo", ("left", "right"), ("disparity",), InputSpec(), checksum=checksum)
+
+    def hashed():
+        runtime = Runtime(types.SimpleNamespace(device="cpu", precision="float32"), card, file, "onnxruntime")
+        part = PredictorTeacher(Predictor(runtime))
+        return engine.digest(EnsembleTeacher([part, create_teacher(GREY)]))
+
+    file.write_bytes(b"one")
+    before = hashed()
+    assert before != engine.digest(create_teacher(GREY))
+    file.write_bytes(b"another")
+    assert (hashed() == before) is bool(checksum)  # a card knows what its file computes with
 
 
 def test_a_second_run_makes_nothing_and_changes_nothing(labelled, pairs):

@@ -29,6 +29,8 @@ class Grey(Teacher):
         disparity = left[:, :1].float() * (20 / 255 if left.dtype == torch.uint8 else 20)
         if self.flaw == "nan":
             disparity = torch.full_like(disparity, torch.nan)
+        if self.flaw == "wild":
+            disparity[..., 0, 0] = 1e6
         if self.flaw == "size":
             disparity = disparity[..., :-8]
         if self.flaw == "other":

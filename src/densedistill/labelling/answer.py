@@ -74,8 +74,8 @@ class Labeller:
                 other = evidence.mirrored()
                 self._checked(other, batch, name)
                 for key in outputs:
-                    arrays[MIRRORED + key] = self._array(other, key)
                     valid = answer_validity(other, key)
+                    arrays[MIRRORED + key] = self._array(other, key, valid)
                     arrays[f"{MIRRORED}{key}_valid"] = valid[0].cpu().numpy(), "mask"
         facts: dict[str, Any] = {"outputs": outputs, "channels": {k: answer[k].shape[1] for k in outputs}}
         if self.taps:
@@ -132,7 +132,7 @@ class Labeller:
             confidence = torch.exp2(-error) * valid
             if f"{key}_confidence" in answer:
                 confidence = confidence * answer[f"{key}_confidence"].float().clamp(0, 1)
-            arrays[key] = self._array(answer, key)
+            arrays[key] = self._array(answer, key, valid)
             arrays[f"{key}_valid"] = valid[0].cpu().numpy(), "mask"
             if verdicts or f"{key}_confidence" in answer:
                 arrays[f"{key}_confidence"] = confidence[0].cpu().numpy(), "share"
@@ -144,9 +144,12 @@ class Labeller:
             }
         return arrays, counts
 
-    def _array(self, answer: Mapping[str, Any], key: str) -> tuple[NDArray[Any], str]:
-        value = answer[key][0].detach().float().nan_to_num(posinf=0.0, neginf=0.0).cpu().numpy()
-        return value, "half" if key == "logits" else "fixed"
+    def _array(self, answer: Mapping[str, Any], key: str, valid: Tensor) -> tuple[NDArray[Any], str]:
+        value = answer[key].detach().float().nan_to_num(posinf=0.0, neginf=0.0)
+        kept = value.abs().where(valid, 0).amax()
+        if kept > 0:  # the step of what is kept is not to be that of a rejected value far beyond it
+            value = value.clamp(-kept, kept)
+        return value[0].cpu().numpy(), "half" if key == "logits" else "fixed"
 
     def _tapped(self, answer: Mapping[str, Any], batch: Mapping[str, Any], facts: dict[str, Any]) -> Arrays:
         height, width = next(batch[key] for key in self.task.inputs).shape[-2:]

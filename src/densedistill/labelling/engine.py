@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from ..data import store
-from ..distillation.teachers import Teacher, create_teacher
+from ..distillation.teachers import PredictorTeacher, Teacher, create_teacher
 from ..errors import UserError
 from ..files import locked, remove_parts
 from ..networks.device import find_device
+from ..runtimes import Runtime
 from ..tasks import get_task
 from . import files
 from .answer import Labeller
@@ -223,8 +224,13 @@ def whole(out: Path, number: int, write: str) -> tuple[dict[str, Any] | None, bo
 
 
 def digest(teacher: Teacher) -> str:
-    """Return the SHA-256 of all weights of a teacher; of nothing for one without."""
+    """Return the SHA-256 of all weights of a teacher, those in exported files too; of nothing for one
+    without."""
     sha = hashlib.sha256()
+    for module in teacher.modules():
+        runtime = getattr(module.predict, "net", None) if isinstance(module, PredictorTeacher) else None
+        if isinstance(runtime, Runtime):
+            sha.update((runtime.card.checksum or store.checksum(runtime.path) or "").encode())
     for key, value in sorted(teacher.state_dict().items()):
         sha.update(key.encode())
         sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
