@@ -172,6 +172,8 @@ def test_the_probability_rises_as_published():
     resumed.load_state_dict(block.state_dict())
     assert resumed.probability == 0.2
     assert int(resumed.steps) == 14
+    resumed.parts = 2  # of accumulated gradients: 7 steps were done
+    assert resumed.probability == pytest.approx(0.2 * 6 / 10)
 
 
 @pytest.mark.parametrize("options", [{"probability": 1.5}, {"blocks": [0]}, {"ramp_steps": 0}])

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from densedistill import cli
+from densedistill.distillation.replacement import ReplaceBlock
 from densedistill.errors import DataWarning, UserError
 from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
@@ -262,6 +263,20 @@ def test_accumulated_parts_make_the_step_of_the_whole_batch(tmp_path):
     assert load_checkpoint(parts.last)["counters"]["step"] == 7
     for key, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_accumulated_parts_are_one_step_of_a_replacement(tmp_path, monkeypatch):
+    seen, end = [], ReplaceBlock.end
+
+    def watched(block):
+        seen.append(block.probability)
+        end(block)
+
+    monkeypatch.setattr(ReplaceBlock, "end", watched)
+    replaced = {"loss": "replace_block", "of": "features", "to": "teacher", "blocks": [2], "ramp_steps": 4}
+    fields = {"data__batch_size": 4, "trainer__accumulate": 2, "schedule__steps": 3}
+    train(toy.recipe(**fields, objective__replaced=replaced), run=tmp_path / "run")
+    assert seen[-6:] == [0, 0, 0, 0, 0.05, 0.05]
 
 
 def test_minutes_end_a_training_and_drive_its_schedule(tmp_path):

@@ -61,8 +61,9 @@ def replace_features(
 class ReplaceBlock(nn.Module):
     """The loss in replaced regions, and the replacement itself, at each module of the term's tap.
 
-    The probability rises from 0 to `probability` over `ramp_steps` training steps. How many steps were done
-    is part of the state, so that a resumed run goes on where it was.
+    The probability rises from 0 to `probability` over `ramp_steps` training steps. How often the student ran
+    is part of the state, so that a resumed run goes on where it was; `parts` are its runs of one step, where
+    gradients are accumulated.
 
     Args:
         probability: that a position begins a block, times the block's area, at the end of the ramp.
@@ -88,7 +89,7 @@ class ReplaceBlock(nn.Module):
         if ramp_steps < 1 or not blocks or min(blocks) < 1:
             raise UserError(f"blocks and ramp_steps are at least 1, got {list(blocks)} and {ramp_steps}")
         self.full, self.blocks, self.ramp_steps = probability, tuple(blocks), ramp_steps
-        self.published = published
+        self.published, self.parts = published, 1
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._teachers: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -98,7 +99,8 @@ class ReplaceBlock(nn.Module):
     def probability(self) -> float:
         """The probability of the present step."""
         # The published counter reaches the schedule after the step, so the first two steps have none.
-        return self.full * min(1.0, max(0, int(self.steps) - 1) / self.ramp_steps)
+        done = int(self.steps) // self.parts
+        return self.full * min(1.0, max(0, done - 1) / self.ramp_steps)
 
     def begin(self, teachers: Sequence[Tensor]) -> None:
         """Replace by `teachers`, one tensor a place, in the coming run of the student."""
@@ -107,7 +109,7 @@ class ReplaceBlock(nn.Module):
         self._teachers, self._losses, self._place = list(teachers), [], 0
 
     def end(self) -> None:
-        """Replace nothing any more; count the step when in training."""
+        """Replace nothing any more; count the run when in training."""
         self._teachers = []
         if self.training:
             self.steps += 1

@@ -166,6 +166,9 @@ def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tup
         workers=default_workers(cuda) if workers is None else workers,
         pin_memory=cuda,
     )
+    for loss in objective.own_losses.values():
+        if getattr(loss, "intervenes", False):
+            loss.parts = config.accumulate
     course = Course(recipe.schedule, sampler.steps_per_epoch)
     average = WeightAverage(objective.student, config.ema) if config.ema else None
     if trainer.world_size > 1:
