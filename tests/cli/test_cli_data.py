@@ -58,6 +58,11 @@ def test_options_of_the_data_set_are_passed_on(pairs, capsys):
     assert main(["data", "check", "folder", str(pairs), *views]) == 0
 
 
+def test_options_are_numbers_and_truths_not_their_text(capsys):
+    assert main(["data", "check", "icl_nuim", "--option", "limit=2", "--option", "strict=false"]) == 0
+    assert "2 samples read" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

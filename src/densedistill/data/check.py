@@ -93,7 +93,7 @@ def _survey(
     options: dict[str, Any],
 ) -> Survey:
     try:
-        samples = dataset(root, split=split, strict=False, **dataset.everything(), **options)
+        samples = dataset(root, **{**dataset.everything(), **options, "split": split, "strict": False})
     except UserError as error:
         return Survey(split, absent=str(error))
     survey = Survey(split, len(samples), dataset.counts.get(split))

@@ -86,8 +86,8 @@ class StoreTeacher(Teacher):
             raise UserError(f"{where} are of upright frames: set augment.{option} 0")
         if augmentation.frame != "whole":
             raise UserError(
-                f"{where} are of frames as they are read: set augment.frame whole, and read the part that was "
-                f"labelled (part: {augmentation.frame})"
+                f"{where} are of frames as they are read: set augment.frame whole, and read the part that "
+                f"was labelled (part: {augmentation.frame})"
             )
         if augmentation.flip_horizontal and (self.watched or not self.store.manifest.get("mirrored")):
             what = "taps of mirrored frames are not stored" if self.watched else "label again with --mirrored"
