@@ -382,6 +382,15 @@ def test_a_roll_keeps_depth_and_image_together():
     assert ((back["depth"] - sample_of()["depth"])[inner]).abs().max() <= 2
 
 
+@pytest.mark.parametrize(("keep_focal", "depth"), [(False, 1.5), (True, 0.75)])
+def test_a_scaled_image_is_of_a_nearer_scene_where_the_focal_length_is_kept(keep_focal, depth):
+    values = torch.full((1, 20, 30), 1.5)
+    sample = {"image": torch.zeros(3, 20, 30, dtype=torch.uint8), "depth": values, "depth_valid": values > 0}
+    augment = build_augmentation({"scale": [1.0, 1.0], "crop": [16, 16], "keep_focal": keep_focal}, "depth")
+    result = augment({**sample, "meta": {"name": "a", "size": (20, 30)}}, np.random.default_rng(0))
+    assert torch.equal(result["depth"], torch.full((1, 16, 16), depth))
+
+
 @pytest.mark.parametrize(
     ("preset", "frame", "source", "crop"),
     [

@@ -70,6 +70,8 @@ class Options:
         occlusion: rectangles of mean colour in the right image; None: as `colour`.
         scale: (least, largest) exponent of two of a random scale; (-0.2, 0.4) is usual.
         stretch: largest exponent of two, up or down, by which width and height scale apart, half of it each.
+        keep_focal: divide depth by the random scale, as if the camera had come nearer: a network that knows
+            one focal length alone learns from scaled images by this.
         flip_vertical: probability of turning all views upside down.
         flip_horizontal: probability of mirroring and swapping the views, where the right view's truth is
             known.
@@ -95,6 +97,7 @@ class Options:
     occlusion: str | None = None
     scale: tuple[float, float] | None = None
     stretch: float = 0.0
+    keep_focal: bool = False
     flip_vertical: float = 0.0
     flip_horizontal: float = 0.0
     decalibrate: tuple[float, float] | None = None
@@ -201,6 +204,8 @@ class Augmentation:
             shift, degrees = self.options.decalibrate
             tilt = (rng.uniform(-shift, shift), float(np.tan(np.radians(rng.uniform(-degrees, degrees)))))
         result = geometry.apply(window, sample, tilt)
+        if self.options.keep_focal and "depth" in result:
+            result["depth"] = result["depth"] / math.sqrt(math.prod(window.scale))
         self._relight(result, rng)
         return {
             key: value.contiguous() if isinstance(value, Tensor) else value for key, value in result.items()

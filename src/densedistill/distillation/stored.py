@@ -89,6 +89,8 @@ class StoreTeacher(Teacher):
                 f"{where} are of frames as they are read: set augment.frame whole, and read the part that "
                 f"was labelled (part: {augmentation.frame})"
             )
+        if augmentation.keep_focal:
+            raise UserError(f"{where} are of the frames' own depth: set augment.keep_focal false")
         if augmentation.flip_horizontal and (self.watched or not self.store.manifest.get("mirrored")):
             what = "taps of mirrored frames are not stored" if self.watched else "label again with --mirrored"
             raise UserError(f"{where} know no mirrored frame: set augment.flip_horizontal 0 ({what})")
