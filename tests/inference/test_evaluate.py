@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import densedistill as dd
@@ -275,6 +276,19 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys):
     row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
     assert row["data"] == "middlebury2014"
     assert {"epe", "bad2"} <= row.keys()
+
+
+def test_a_narrow_screen_cuts_no_figure_off(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "a1", "a2", "a3")
+    row = {"name": "depth_slim", "data": "icl_nuim", "images": 5, "precision": "float32"}
+    row |= {"seconds_per_image": 0.079, **dict.fromkeys(metrics, 0.123)}
+    found = Evaluation("images", "whole images", "images", None, [row], task="depth")
+    assert found.width(80) > 80
+    assert found.width(200) == 200
+    with (console := Console(width=found.width(80))).capture() as capture:
+        console.print(found)
+    assert capture.get().count("0.123") == len(metrics)
 
 
 @pytest.mark.parametrize(

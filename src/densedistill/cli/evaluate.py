@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         progress=Console(stderr=True).is_terminal,
     )
-    console.print(result)
+    Console(width=result.width(console.width)).print(result)
     if args.json:
         console.print(f"wrote {result.write_json(args.json)}", highlight=False, soft_wrap=True)
     return 0

@@ -201,4 +201,6 @@ def _intrinsics(text: str | None) -> Any:
         fx, fy, cx, cy = (float(number) for number in text.split(","))
     except ValueError:
         raise UserError(f"--intrinsics is four numbers, FX,FY,CX,CY, got '{text}'") from None
+    if not (fx > 0 and fy > 0):
+        raise UserError(f"--intrinsics: focal lengths FX and FY are above 0 px, got '{text}'")
     return Calibration(fx, fy, cx, cy, baseline_m=0.0)

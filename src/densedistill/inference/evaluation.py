@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from ..files import write_text
@@ -100,8 +101,14 @@ class Evaluation:
     def __rich__(self) -> Table:
         return self.table()
 
+    def width(self, least: int) -> int:
+        """Return the width, in letters, at which no figure is cut off: `least`, or more."""
+        console = Console(width=least)
+        wide = console.options.update(width=10_000)
+        return max(least, Measurement.get(console, wide, self.table()).minimum)
+
     def __str__(self) -> str:
-        console = Console(width=120, color_system=None)
+        console = Console(width=self.width(120), color_system=None)
         with console.capture() as capture:
             console.print(self.table())
         return capture.get()
