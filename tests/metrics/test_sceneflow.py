@@ -101,6 +101,16 @@ def test_the_protocol_kitti2015_sceneflow_prints_what_the_kit_prints():
         assert found == pytest.approx([occ[0], occ[2], occ[4], noc[4]], abs=6e-7), part
 
 
+def test_flow_is_evaluated_where_nothing_else_is_known():
+    sample = {key: value for key, value in annotated(0).items() if not key.startswith("disparity")}
+    (row,) = dd.evaluate(Recorded([0]), [sample], protocol="sintel").rows
+    found = Recorded([0])()["flow"]
+    expected = dd.metrics.flow_epe(found[0], sample["flow"], sample["flow_valid"])
+    assert row["epe_flow"] == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(dd.UserError, match="has no 'disparity' to evaluate sceneflow on"):
+        dd.evaluate(Recorded([0]), [sample], metrics=["d1"])
+
+
 def test_an_error_of_exactly_three_pixels_or_five_percent_is_none():
     target = torch.tensor([[[10.0, 100.0, 10.0, 100.0]]])
     prediction = torch.tensor([[[13.0, 105.0, 13.1, 105.1]]])

@@ -103,7 +103,7 @@ def evaluate(
             for index, sample in zip(steps, _read_ahead(source.samples, steps), strict=True):
                 name = _sample_name(sample, source, index)
                 sample = protocol.crop(sample, task.inputs[0])
-                _require(sample, task, source.label, name)
+                _require(sample, task, measures[source.label], source.label, name)
                 for label, tally in tallies.items():
                     evaluation.samples.append(tally.add(sample, name))
                     advance(source.label, label, len(steps) * len(tallies))
@@ -302,10 +302,14 @@ def _sample_name(sample: Mapping[str, Any], source: Source, index: int) -> str:
     return str(sample.get("meta", {}).get("name", f"{source.label}[{index}]"))
 
 
-def _require(sample: Mapping[str, Any], task: Task, data: str, name: str) -> None:
-    """Refuse a sample without an input or without ground truth of `task`."""
+def _require(
+    sample: Mapping[str, Any], task: Task, measures: Sequence[MetricInfo], data: str, name: str
+) -> None:
+    """Refuse a sample without an input or without ground truth for any of `measures`."""
     target = task.targets[task.outputs[0]]
-    if target not in sample:
+    wanted = [info.targets(task) for info in measures]
+    if not any(all(key in sample for key in keys) for keys in wanted):
+        target = next(key for keys in wanted for key in keys if key not in sample)
         held = ", ".join(key for key in sample if key != "meta")
         raise UserError(
             f"{data}: sample '{name}' has no '{target}' to evaluate {task.name} on; it holds {held}"
