@@ -187,6 +187,13 @@ def test_the_verb_names_mistakes(arguments, message, pairs, tmp_path, capsys):
     assert said.count("\n") == 1
 
 
+def test_an_ensemble_labels_what_its_members_predict(tmp_path):
+    slim = {"name": "depth_slim", "weights": "shipped"}
+    teacher = {"name": "ensemble", "members": [slim, slim]}
+    label(Settings(teacher, {"data": "icl_nuim", "limit": 1}, str(tmp_path / "labels")))
+    assert Store(tmp_path / "labels").manifest["task"] == "depth"
+
+
 def test_a_second_labeller_on_one_folder_is_refused(pairs, tmp_path):
     with (
         held(tmp_path / "labels", "labeller") as process,

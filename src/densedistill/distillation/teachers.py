@@ -152,6 +152,8 @@ class EnsembleTeacher(Teacher):
         if not teachers:
             raise UserError("an ensemble needs members")
         self.members, self.reduce = nn.ModuleList(teachers), reduce
+        known = (getattr(teacher, "task", None) for teacher in teachers)
+        self.task: Task = next(filter(None, known), get_task("stereo"))
         self.max_disparity = min((t.max_disparity for t in teachers if t.max_disparity), default=None)
 
     def suit(self, augmentation: Options, names: Sequence[str] | None = None) -> Options:
