@@ -168,7 +168,7 @@ def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tup
     )
     for loss in objective.own_losses.values():
         if getattr(loss, "intervenes", False):
-            loss.parts = config.accumulate
+            setattr(loss, "parts", config.accumulate)  # noqa: B010
     course = Course(recipe.schedule, sampler.steps_per_epoch)
     average = WeightAverage(objective.student, config.ema) if config.ema else None
     if trainer.world_size > 1:
