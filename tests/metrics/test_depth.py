@@ -124,3 +124,8 @@ def test_larger_is_better_for_thresholds_alone():
 def test_shapes_that_differ_are_refused():
     with pytest.raises(dd.UserError, match="one shape"):
         depth_measure("rmse", torch.ones(1, 2, 2), torch.ones(1, 3, 2))
+
+
+def test_functions_and_classes_are_public():
+    target, prediction = torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 4.0]])
+    assert dd.metrics.abs_rel(prediction, target) == dd.metrics.AbsRel()(prediction, target) == 0.25

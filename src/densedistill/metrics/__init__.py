@@ -1,5 +1,25 @@
 """Metrics: pure functions, and torchmetrics classes over them that pool across batches and processes."""
 
+from .depth import (
+    A1,
+    A2,
+    A3,
+    RMSE,
+    AbsDiff,
+    AbsRel,
+    Log10,
+    RMSELog,
+    SILog,
+    SqRel,
+    abs_diff,
+    abs_rel,
+    log10,
+    rmse,
+    rmse_log,
+    silog,
+    sq_rel,
+    within,
+)
 from .disparity import D1, EPE, RMS, Bad, bad, d1, epe, rms
 from .kitti import as_kitti_png, fill_missing, kitti_errors
 from .published import DSNetMean, dsnet_mean
@@ -9,17 +29,29 @@ from .sceneflow import SceneFlowOutliers, flow_epe, sceneflow_counts, sceneflow_
 from .segmentation import MeanIoU, class_iou, confusion_matrix, mean_iou
 
 __all__ = [
+    "A1",
+    "A2",
+    "A3",
     "D1",
     "EPE",
     "METRICS",
     "RMS",
+    "RMSE",
+    "AbsDiff",
+    "AbsRel",
     "AverageError",
     "Bad",
     "DSNetMean",
     "ErrorQuantile",
+    "Log10",
     "MeanIoU",
     "MetricInfo",
+    "RMSELog",
+    "SILog",
     "SceneFlowOutliers",
+    "SqRel",
+    "abs_diff",
+    "abs_rel",
     "as_kitti_png",
     "bad",
     "class_iou",
@@ -32,11 +64,17 @@ __all__ = [
     "fill_missing",
     "flow_epe",
     "kitti_errors",
+    "log10",
     "mean_iou",
     "metric_info",
     "metric_name",
     "register_metric",
     "rms",
+    "rmse",
+    "rmse_log",
     "sceneflow_counts",
     "sceneflow_figures",
+    "silog",
+    "sq_rel",
+    "within",
 ]

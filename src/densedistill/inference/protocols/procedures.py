@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...metrics.depth import fit_scale_and_shift
@@ -27,12 +26,17 @@ def flip_average(predict: Predicts) -> Predicts:
 
 def median_scaling(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
     """Return depth (B, 1, H, W) with each image's median made that of its ground truth (Zhou et al., CVPR
-    2017)."""
+    2017); of an even count it is the mean of the middle two, as NumPy's."""
     depth = outputs["depth"].clone()
     for index, valid in enumerate(batch["depth_valid"]):
         if valid.any():
-            depth[index] *= torch.median(batch["depth"][index][valid]) / torch.median(depth[index][valid])
+            depth[index] *= _median(batch["depth"][index][valid]) / _median(depth[index][valid])
     return {**outputs, "depth": depth}
+
+
+def _median(values: Tensor) -> Tensor:
+    ordered = values.sort().values
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
 
 
 def scale_and_shift(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
