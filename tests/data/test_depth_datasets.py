@@ -382,6 +382,27 @@ def test_a_roll_keeps_depth_and_image_together():
     assert ((back["depth"] - sample_of()["depth"])[inner]).abs().max() <= 2
 
 
+def test_what_a_roll_brings_in_is_of_no_class():
+    labels = torch.full((40, 60), 7)
+    turned = rotate({"image": torch.zeros(3, 40, 60, dtype=torch.uint8), "labels": labels}, 20.0)["labels"]
+    assert turned.unique().tolist() == [7, 255]
+
+
+@pytest.mark.parametrize(
+    ("option", "truth"),
+    [
+        ({"rotate": 5.0}, {"boxes": torch.tensor([[5.0, 5, 20, 20]])}),
+        ({"rotate": 5.0}, {"flow": torch.zeros(2, 480, 640)}),
+        ({"frame": "nyu"}, {"boxes": torch.tensor([[5.0, 5, 20, 20]])}),
+    ],
+)
+def test_truth_that_a_roll_or_frame_cannot_take_along_is_refused(option, truth):
+    with pytest.raises(
+        dd.UserError, match=f"{next(iter(option))} is for maps alone, .* '{next(iter(truth))}'"
+    ):
+        build_augmentation(option, "detection")({**sample_of(), **truth}, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(("keep_focal", "depth"), [(False, 1.5), (True, 0.75)])
 def test_a_scaled_image_is_of_a_nearer_scene_where_the_focal_length_is_kept(keep_focal, depth):
     values = torch.full((1, 20, 30), 1.5)

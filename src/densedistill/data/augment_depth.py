@@ -13,8 +13,9 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
+from ..errors import UserError
 from .datasets._depth import FRAMES
-from .sample import KINDS, Sample
+from .sample import IGNORE_LABEL, KINDS, Sample
 
 # The full reversal is never drawn, as published.
 _ORDERS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1))
@@ -24,27 +25,42 @@ def rotate(sample: Sample, degrees: float) -> Sample:
     """Return the sample with the camera rolled by `degrees` about its axis: depth keeps its values.
 
     Images are interpolated; depth, labels and masks take the nearest pixel; corners that come from outside
-    are black, and not valid. The size stays.
+    are black, not valid, and of no class. The size stays.
+
+    Raises:
+        UserError: ground truth that has directions.
     """
-    return {
-        key: value if key == "meta" else _rotated(value, degrees, KINDS.get(key, "nearest") == "image")
-        for key, value in sample.items()
-    }
+    _refuse(sample, "rotate", "flow", "boxes")
+    return {key: value if key == "meta" else _rotated(value, degrees, key) for key, value in sample.items()}
 
 
-def _rotated(values: Tensor, degrees: float, smooth: bool) -> Tensor:
+def _refuse(sample: Sample, option: str, *keys: str) -> None:
+    for key in keys:
+        if key in sample:
+            raise UserError(f"augmentation: {option} is for maps alone, the sample has '{key}'")
+
+
+def _rotated(values: Tensor, degrees: float, key: str) -> Tensor:
     height, width = values.shape[-2:]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     flat = values.reshape(-1, height, width).numpy()
     plain = flat.astype(np.uint8) if flat.dtype == np.bool_ else flat
     plain = plain.astype(np.int32) if flat.dtype == np.int64 else plain
-    flags = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
-    turned = np.stack([cv2.warpAffine(one, matrix, (width, height), flags=flags) for one in plain])
+    flags = cv2.INTER_LINEAR if KINDS.get(key) == "image" else cv2.INTER_NEAREST
+    outside = IGNORE_LABEL if key == "labels" else 0
+    turned = np.stack(
+        [cv2.warpAffine(one, matrix, (width, height), flags=flags, borderValue=outside) for one in plain]
+    )
     return torch.from_numpy(turned.astype(flat.dtype)).view(values.shape)
 
 
 def cut(sample: Sample, frame: str) -> Sample:
-    """Return the part `frame` (see `FRAMES`) of a sample, with its calibration and size."""
+    """Return the part `frame` (see `FRAMES`) of a sample, with its calibration and size.
+
+    Raises:
+        UserError: a sample that is too small, or with boxes.
+    """
+    _refuse(sample, "frame", "boxes")
     image = next(value for key, value in sample.items() if KINDS.get(key) == "image")
     top, left, height, width = FRAMES[frame](*image.shape[-2:])
     part: Sample = {
