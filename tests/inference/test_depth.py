@@ -194,3 +194,13 @@ def test_the_frames_that_ship_are_evaluated_as_samples():
     rows = dd.evaluate({"ramp": Ramp()}, "samples", protocol="images+aligned").rows
     assert rows[0]["images"] == 5
     assert 0 < rows[0]["abs_rel"] < 0.5
+
+
+def test_images_of_one_name_are_refused_where_one_would_get_the_outputs_of_the_other(tmp_path):
+    for name in ("b.png", "a.png", "a.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.full((8, 12, 3), 100, np.uint8))
+    network = Ramp()
+    with pytest.raises(dd.UserError, match=r"a\.jpg and .*a\.png would both become .*a\.npy; rename one"):
+        predict(network, tmp_path, tmp_path / "out", write=["npy"])
+    assert not network.seen
+    assert not (tmp_path / "out").exists()

@@ -91,3 +91,11 @@ def test_what_is_not_there_or_empty_is_refused(tmp_path):
 def test_one_pair_given_twice_is_refused():
     with pytest.raises(UserError, match=r"x/a\.png is given more than once"):
         pairs_from([("x/a.png", "y/b.png"), ("x/a.png", "y/c.png")])
+
+
+def test_two_views_of_one_name_are_refused(tmp_path):
+    touch(*(tmp_path / side / "a.png" for side in ("left", "right")), tmp_path / "left" / "a.jpg")
+    with pytest.raises(UserError, match=r"left/a\.jpg and .*left/a\.png have one name; rename or remove one"):
+        pairs_from(tmp_path)
+    with pytest.raises(UserError, match=r"x/a\.png and x/a\.jpg have one name; rename one"):
+        pairs_from([("x/a.png", "y/a.png"), ("x/a.jpg", "y/a.jpg")])

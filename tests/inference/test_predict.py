@@ -271,6 +271,16 @@ def test_mistakes_are_named_before_anything_is_predicted(folder, tmp_path, const
     assert net.calls == 0
 
 
+def test_no_output_takes_the_place_of_an_image(folder, tmp_path, constant):
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    net = constant()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"left/0\.png is an image to predict for; name another folder"):
+            predict(net, folder, folder / "left", write=["png"], overwrite=overwrite)
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
+    assert net.calls == 0
+
+
 def test_a_disparity_the_png_cannot_hold_is_refused_and_nothing_half_written(folder, tmp_path, constant):
     with pytest.raises(UserError, match=r"at most 255.99 px"):
         predict(constant(300), folder, tmp_path / "out", write=["png"])

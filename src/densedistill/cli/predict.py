@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..errors import UserError
+    from ..inference.load import task_of_network
     from ..inference.predict import predict
     from ..networks.device import find_device
 
@@ -137,8 +138,8 @@ def run(args: argparse.Namespace) -> int:
     if len(result.written) > 6:
         say(f"… and {len(result.written) - 6} more files in {args.out}")
     if result.skipped:
-        what = "images" if args.image or args.video else "pairs"
-        say(f"{result.skipped} {what} were there already (--overwrite predicts them again)")
+        what = task_of_network(args.network).takes
+        say(f"{result.skipped} {what}s were there already (--overwrite predicts them again)")
     return 0
 
 

@@ -118,7 +118,11 @@ def read_list(path: Path, columns: int, root: PathLike | None = None) -> list[tu
 
 def _side_by_side(left: Path, right: Path) -> list[Pair]:
     """Pair the files of two folders by their name less the suffix."""
-    views = [{p.stem: p for p in _images(folder)} for folder in (left, right)]
+    views: list[dict[str, Path]] = [{}, {}]
+    for folder, named in zip((left, right), views, strict=True):
+        for path in _images(folder):
+            if named.setdefault(path.stem, path) is not path:
+                raise UserError(f"{named[path.stem]} and {path} have one name; rename or remove one")
     alone = sorted(views[0].keys() ^ views[1].keys())
     if alone:
         name = alone[0]
@@ -154,5 +158,8 @@ def names_of(paths: list[Path]) -> list[str]:
         names = ["_".join([*path.parts[-depth:-1], path.stem]).strip("/") for path in paths]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise UserError(f"the pair of {paths[names.index(repeated[0])]} is given more than once")
+        one, other = [path for path, name in zip(paths, names, strict=True) if name == repeated[0]][:2]
+        if one != other:
+            raise UserError(f"{one} and {other} have one name; rename one")
+        raise UserError(f"{one} is given more than once")
     return names

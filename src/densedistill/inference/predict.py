@@ -76,8 +76,8 @@ def predict(
         on_warning: gets each warning; None for `warnings.warn`.
 
     Raises:
-        UserError: an unknown kind of output, a missing or damaged file, views of different size, no
-            calibration where one is needed.
+        UserError: an unknown kind of output, an output in the place of an image or of another output, a
+            missing or damaged file, views of different size, no calibration where one is needed.
     """
     task = task_of_network(network)
     kinds = task.writes if write is None else tuple(dict.fromkeys(write))
@@ -95,6 +95,7 @@ def predict(
     if isinstance(inputs, list):
         if not inputs:
             raise UserError(f"there is no {task.takes} to predict")
+        work.refuse_clashes(inputs)
         for one in inputs:
             if overwrite or not work.is_done(one):
                 work.geometry(one, size=None)  # a missing calibration is said before hours of work
@@ -134,6 +135,20 @@ class _Work:
 
     def paths(self, one: Input) -> dict[str, Path]:
         return {kind: self.out / writer.file.format(one.name) for kind, writer in self.writers.items()}
+
+    def refuse_clashes(self, inputs: Sequence[Input]) -> None:
+        """Refuse an output that would replace an image it is made of, or the output of another input."""
+        given = {file.resolve() for one in inputs for file in one.files}
+        taken: dict[Path, Input] = {}
+        for one in inputs:
+            for path in self.paths(one).values():
+                if path.resolve() in given:
+                    raise UserError(f"{path} is an image to predict for; name another folder for the outputs")
+                other = taken.setdefault(path, one)
+                if other is not one:
+                    raise UserError(
+                        f"{other.files[0]} and {one.files[0]} would both become {path}; rename one"
+                    )
 
     def one(self, run: Predicts, one: Input) -> None:
         images = one.read()
