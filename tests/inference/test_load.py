@@ -39,3 +39,8 @@ def test_networks_of_one_name_are_told_apart_by_where_they_come_from(tmp_path):
     ]
     twice = load_predictors([given[0], given[0]])
     assert list(twice) == ["first/student.safetensors", "first/student.safetensors #2"]
+
+
+def test_a_search_range_of_nothing_is_not_the_networks_own():
+    with pytest.raises(UserError, match="max_disparity of this network is a multiple of 16, got 0"):
+        load_predictor("coex_slim", max_disparity=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,9 @@ def evaluate(
         source.label: _measures(metrics or source.metrics or protocol.metrics or task.metrics, task)
         for source in sources
     }
-    reach = None if max_disparity is None else int(-(-max_disparity // 1))
+    if max_disparity is not None and not 0 < max_disparity < math.inf:
+        raise UserError(f"max_disparity is a number of px above 0, got {max_disparity:g}")
+    reach = None if max_disparity is None else math.ceil(max_disparity)
     predictors = load_predictors(networks, reach, device, precision, runtime)
     bound = protocol.max_disparity if max_disparity is None else max_disparity
     average = protocol.average if per_image is None else ("images" if per_image else "pixels")

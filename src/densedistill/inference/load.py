@@ -223,7 +223,7 @@ def create_named(
         if max_disparity is not None and "scale" in stored:  # its own range counts what it sees already
             reach = _seen(name, max_disparity, (scale or 1.0) * stored["scale"])
         else:
-            reach = _seen(name, max_disparity or own, scale)
+            reach = _seen(name, own if max_disparity is None else max_disparity, scale)
         options["max_disparity"] = _search_range(name, weights, reach)
     if scale is not None:
         options["scale"] = scale * stored.get("scale", 1.0)
