@@ -1,5 +1,8 @@
 """`Predictor`: images of any size in, maps of that size out, and the network left as it was."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +69,13 @@ def test_every_pixel_comes_back_to_its_place(spec, size):
     assert seen[3] % spec.multiple == 0
     assert seen[2] >= spec.min_size[0]
     assert seen[3] >= spec.min_size[1]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40)])
+def test_an_image_seen_smaller_keeps_a_pixel(size):
+    net = Echo(InputSpec(scale=0.25, multiple=8))
+    assert Predictor(net)(*pair(*size))["disparity"].shape == (1, 1, *size)
+    assert net.sizes == [(1, 3, 8, 8 if size == (1, 1) else 16)]
 
 
 def test_the_same_image_however_it_is_held():
@@ -153,6 +163,33 @@ def test_the_mode_comes_back_after_an_error_too():
     net = Broken(InputSpec()).train()
     with pytest.raises(RuntimeError, match="no"):
         Predictor(net)(*pair())
+    assert net.training
+
+
+def test_a_call_that_ends_leaves_that_of_another_thread_in_evaluation_mode():
+    class Waiting(nn.Module):
+        task, input_spec = "depth", InputSpec()
+
+        def __init__(self):
+            super().__init__()
+            self.waits, self.goes, self.modes = Event(), Event(), []
+
+        def forward(self, image):
+            if not self.waits.is_set():
+                self.waits.set()
+                assert self.goes.wait(30)
+            self.modes.append(self.training)
+            return image[:, :1]
+
+    net = Waiting()
+    predict, image = Predictor(net), torch.rand(3, 16, 16)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(predict, image)
+        assert net.waits.wait(30)
+        predict(image)
+        net.goes.set()
+        first.result()
+    assert net.modes == [False, False]
     assert net.training
 
 

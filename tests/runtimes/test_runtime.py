@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import onnx
 import pytest
@@ -63,6 +64,19 @@ def test_a_runtime_answers_like_the_network(network, files, pair, suffix, runtim
     assert loaded.name == (
         "tiny.onnx (openvino)" if (suffix, runtime) == (".onnx", "openvino") else f"tiny{suffix}"
     )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "runtime"), [(".onnx", "onnxruntime"), (".xml", "openvino"), (".pt2", "torch")]
+)
+def test_threads_get_each_the_answer_to_its_own_images(files, suffix, runtime):
+    loaded = load_runtime(files[suffix], runtime)
+    scenes = [torch.full((1, 3, 32, 48), shade / 20) for shade in range(20)]
+    wanted = [loaded(scene, scene)["disparity"] for scene in scenes]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            found = list(pool.map(lambda scene: loaded(scene, scene)["disparity"], scenes))
+            torch.testing.assert_close(found, wanted)
 
 
 def test_padding_of_a_protocol_reaches_the_file(network, files, pair):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from ..errors import UserError, unknown
 from ..networks.device import find_device
 from ..networks.input_spec import InputSpec
-from ..networks.precision import fastest_dtype, fold_batch_norm, pack_weights
+from ..networks.precision import fastest_dtype, fold_batch_norm, pack_weights, without_tf32
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
 from ..tasks import Task, task_of
+from ..threads import held
 from .images import to_batches
 
 PRECISIONS = ("float32", "bfloat16", "auto")
 
 
 class Predictor:
-    """A network that answers for images as they come.
+    """A network that answers for images as they come, to several threads at a time, too.
 
     Args:
         net: a network: takes prepared tensors, returns a dict of its task's outputs; has `input_spec`.
@@ -140,7 +141,7 @@ class Predictor:
         if self.dtype is torch.bfloat16:
             return torch.autocast(self.device.type, torch.bfloat16)
         if self.device.type == "cuda":
-            return _without_tf32()
+            return without_tf32()
         return contextlib.nullcontext()
 
 
@@ -154,24 +155,18 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-@contextlib.contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def _evaluating(net: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Put `net` in evaluation mode, and every module of it back to the mode it was in."""
+    return held(net, lambda: _begin_evaluation(net))
+
+
+def _begin_evaluation(net: nn.Module) -> Callable[[], None]:
     training = [module for module in net.modules() if module.training]
     for module in training:
         module.training = False
-    try:
-        yield
-    finally:
+
+    def end() -> None:
         for module in training:
             module.training = True
 
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+    return end

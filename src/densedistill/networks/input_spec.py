@@ -110,7 +110,7 @@ class InputSpec:
             UserError: the image is smaller than the network takes.
         """
         scale = self.shorter_side / min(height, width) if self.shorter_side else self.scale
-        scaled = (round(height * scale), round(width * scale))
+        scaled = (max(1, round(height * scale)), max(1, round(width * scale)))
         if self.refuses_smaller and (scaled[0] < self.min_size[0] or scaled[1] < self.min_size[1]):
             least = "x".join(str(math.ceil(length / scale)) for length in reversed(self.min_size))
             raise UserError(

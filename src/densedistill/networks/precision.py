@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..machine import cpu_flags, cpu_model
+from ..threads import held
 from .layers.activated_norm import ActivatedNorm
 from .layers.convolution import Conv3d, DepthwiseConv2d, TransposedConv3d
 from .layers.packed import PackedConv2d, activation_of
@@ -41,6 +43,21 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     else:
         fast = False
     return torch.bfloat16 if fast else torch.float32
+
+
+def without_tf32() -> contextlib.AbstractContextManager[None]:
+    """Compute in float32 on CUDA, too, where convolutions are in TF32 by default."""
+    return held("TF32", _forbid_tf32)
+
+
+def _forbid_tf32() -> Callable[[], None]:
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    def end() -> None:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+    return end
 
 
 def channels_last(network: Network) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ class OpenvinoSession:
         self.precision = precision
         self.device = torch.device("cpu")
         self._request = compiled.create_infer_request()
+        self._lock = threading.Lock()  # a request holds the images and outputs of one call
         self._outputs = [output.get_any_name() for output in compiled.outputs]
 
     def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # Inputs are shared; outputs are copied, since the request writes over its own.
-        found = self._request.infer(
-            {key: image.numpy() for key, image in images.items()}, share_inputs=True, share_outputs=False
-        )
+        with self._lock:
+            found = self._request.infer(
+                {key: image.numpy() for key, image in images.items()}, share_inputs=True, share_outputs=False
+            )
         return {
             name: torch.from_numpy(value) for name, value in zip(self._outputs, found.values(), strict=True)
         }

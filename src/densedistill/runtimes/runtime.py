@@ -59,7 +59,7 @@ class Runtime(nn.Module):
 
     Called with the task's images (B, 3, H, W), uint8, or float in [0, 1], of any size (of the file's, when
     that is fixed), it returns the task's outputs at that size: it pads and crops itself, and normalising is
-    inside the file. So `input_spec` asks for nothing.
+    inside the file. So `input_spec` asks for nothing. Several threads may call it at a time.
 
     Attributes:
         card: what the file says about itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,13 @@ class TensorrtSession:
         output = tensorrt.TensorIOMode.OUTPUT
         self._outputs = [name for name in names if engine.get_tensor_mode(name) == output]
         self._stream = torch.cuda.Stream(device)
+        self._lock = threading.Lock()  # a context holds the shapes and addresses of one call
 
     def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with self._lock:
+            return self._enqueue(images)
+
+    def _enqueue(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         for name, image in images.items():
             if not self._context.set_input_shape(name, tuple(image.shape)):
