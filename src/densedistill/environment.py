@@ -25,6 +25,10 @@ def environment() -> dict[str, Any]:
         "timm",
         "numpy",
         "opencv-python-headless",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "openvino",
+        "tensorrt",
     ):
         try:
             packages[package] = metadata.version(package)

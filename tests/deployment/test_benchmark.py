@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tiny import Tiny
 
 import densedistill as dd
 from densedistill import cli
-from densedistill.deployment.benchmark import Benchmark, Row, _variants, benchmark
+from densedistill.deployment import measure
+from densedistill.deployment.benchmark import Benchmark, Row, _memory, _variants, benchmark
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import MemoryMeter, measure_latency, peak_rates, percentile
 from densedistill.errors import UserError
@@ -57,6 +59,13 @@ def test_peak_rates_are_measured_for_both_formats():
     assert all(1e8 < rate < 1e15 for rate in rates.values())
 
 
+def test_the_peak_of_float32_is_not_tf32s(monkeypatch):
+    allowed = []
+    monkeypatch.setattr(measure.F, "conv2d", lambda *a, **k: allowed.append(torch.backends.cudnn.allow_tf32))
+    peak_rates(rounds=1)
+    assert allowed == [False, False]
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
@@ -71,7 +80,7 @@ def measured(tmp_path_factory):
 
 def test_rows_say_what_ran_where_and_what_it_costs(measured):
     ours, theirs = measured.rows
-    assert (ours.name, ours.runtime, ours.precision) == ("tiny", "torch", "float32")
+    assert (ours.name, ours.runtime, ours.precision, ours.device) == ("tiny", "torch", "float32", "cpu")
     assert (theirs.name, theirs.runtime) == ("tiny.onnx", "onnxruntime")
     assert ours.throughput == pytest.approx(2 / ours.p50)
     assert ours.parameters == sum(p.numel() for p in Tiny().parameters())
@@ -84,11 +93,33 @@ def test_rows_say_what_ran_where_and_what_it_costs(measured):
 def test_figures_are_written_as_json_and_as_a_page(measured, tmp_path):
     found = json.loads(measured.write_json(tmp_path / "speed.json").read_text())
     assert found["environment"]["cpu"]["model"]
+    assert {"torch", "onnxruntime"} <= found["environment"]["packages"].keys()
     assert {"p50", "p90", "p99", "throughput", "memory", "macs", "peak_share"} <= found["rows"][0].keys()
     page = write_speed(measured, tmp_path / "speed.html").read_text()
     assert page.count("<circle") == 2
     assert "tiny.onnx" in page
     assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_a_machine_is_what_the_rows_ran_on():
+    found = {"cpu": {"model": "Abacus"}, "threads": 2, "gpus": ["Lovelace", "Hopper"]}
+    rows = [Row(device, "torch", "float32", (8, 8), 1, device) for device in ("cuda:1", "cpu", "cuda")]
+    assert Benchmark(rows, found, {}, "").where == "Hopper and Abacus, 2 threads and Lovelace"
+    assert Benchmark(rows[1:2], found, {}, "").where == "Abacus, 2 threads"
+    assert "Lovelace" not in str(Benchmark(rows[1:2], found, {}, ""))
+
+
+def test_memory_is_measured_where_the_row_ran(monkeypatch):
+    asked = []
+
+    def run(command, **_):
+        asked.append(json.loads(command[-1]))
+        return subprocess.CompletedProcess(command, 0, "7\n", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    row = Row("a", "torch", "float32", (8, 12), 2, "cuda:1")
+    assert _memory({"network": "dsnet_slim"}, row) == 7
+    assert (asked[0]["device"], asked[0]["size"], asked[0]["batch"]) == ("cuda:1", [8, 12], 2)
 
 
 def test_the_front_is_what_nothing_beats_in_both():

@@ -43,14 +43,15 @@ class Row:
     """What one network costs in one runtime, for a batch of images of one size.
 
     Attributes:
-        name, runtime, precision: what ran, where, in which arithmetic.
+        name, runtime, precision, device: what ran, in what, in which arithmetic, and where.
         size: (height, width) of the images.
         batch: samples a call.
         p50, p90, p99, mean: seconds a call, images in and predictions out.
         throughput: samples a second, at p50.
         memory: bytes at most while loading and running, beyond a process that has torch loaded.
         parameters, macs: of the network for one sample; None where only its file is known.
-        peak_share: share of the rate that a large convolution reaches here in this arithmetic, in [0, 1].
+        peak_share: share of the rate that a large convolution reaches there in this arithmetic, in [0, 1];
+            None on another device than `Benchmark.peak` is of.
         accuracy: metric to value on the data that was given.
     """
 
@@ -59,6 +60,7 @@ class Row:
     precision: str
     size: tuple[int, int]
     batch: int
+    device: str = "cpu"
     p50: float = math.nan
     p90: float = math.nan
     p99: float = math.nan
@@ -79,7 +81,10 @@ class Row:
 
 @dataclass
 class Benchmark:
-    """What `benchmark` measured: `rows`, the machine, its peak rates in FLOP/s, and when."""
+    """What `benchmark` measured: `rows`, the machine, its peak rates in FLOP/s, and when.
+
+    The peak is the GPU's where a row ran on one, else the CPU's.
+    """
 
     rows: list[Row]
     environment: dict[str, Any]
@@ -87,13 +92,25 @@ class Benchmark:
     date: str
     metric: str | None = None
 
+    @property
+    def where(self) -> str:
+        """What the rows ran on: GPU, processor, or both."""
+        found = []
+        for device in dict.fromkeys(row.device for row in self.rows):
+            kind, _, index = device.partition(":")
+            if kind == "cuda":
+                found.append(self.environment["gpus"][int(index or 0)])
+            else:
+                found.append(f"{self.environment['cpu']['model']}, {self.environment['threads']} threads")
+        return " and ".join(dict.fromkeys(found))
+
     def table(self) -> Table:
         """Return the rows as a table."""
-        cpu, gpus = self.environment["cpu"], self.environment["gpus"]
-        where = gpus[0] if gpus else f"{cpu['model']}, {self.environment['threads']} threads"
         peak = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in self.peak.items())
         sizes = dict.fromkeys(f"{r.batch} x {r.size[0]}x{r.size[1]}" for r in self.rows)
-        table = Table(title=f"{', '.join(sizes)} px, {where}, {self.date}", caption=f"peak, measured: {peak}")
+        table = Table(
+            title=f"{', '.join(sizes)} px, {self.where}, {self.date}", caption=f"peak, measured: {peak}"
+        )
         for heading in ("network", "runtime", "arithmetic"):
             table.add_column(heading)
         for heading in ("p50 ms", "p90", "p99", "a second", "memory MB", "M parameters", "GMACs", "of peak"):
@@ -230,13 +247,13 @@ def benchmark(
                     row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
         say("measuring latency")
         latencies = measure_latency(calls, rounds, warm_up, seconds)
-        kind = "cuda" if any("cuda" in str(getattr(p, "device", "")) for _, p, _ in predictors) else "cpu"
-        peak = peak_rates(kind)
+        fastest = next((row.device for row, _, _ in predictors if row.device.startswith("cuda")), "cpu")
+        peak = peak_rates(fastest)
         for row, _, source in predictors:
             for key, value in vars(latencies[row.label]).items():
                 setattr(row, key, value)
             row.throughput = batch / row.p50
-            if row.macs is not None and row.precision in peak:
+            if row.macs is not None and row.precision in peak and row.device == fastest:
                 row.peak_share = 2 * row.macs * batch / row.p50 / peak[row.precision]
             if memory and source is not None and can_measure_memory():
                 say(f"memory of {row.label}")
@@ -280,6 +297,7 @@ def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
         getattr(predict, "precision", ""),
         size,
         batch,
+        str(getattr(predict, "device", "cpu")).removesuffix(":0"),  # which "cuda" is
     )
     source = getattr(predict, "counted", net)
     if isinstance(source, torch.nn.Module) and not isinstance(source, Runtime):
@@ -314,7 +332,8 @@ def _call(predict: Any, size: tuple[int, int], batch: int) -> Callable[[], Any]:
 
 def _memory(source: dict[str, Any], row: Row) -> int | None:
     """Return the peak memory of one network, measured in a process of its own."""
-    wanted = {**source, "size": row.size, "batch": row.batch, "threads": torch.get_num_threads()}
+    wanted = {**source, "size": row.size, "batch": row.batch, "device": row.device}
+    wanted["threads"] = torch.get_num_threads()
     command = [sys.executable, "-m", "densedistill.deployment.memory", json.dumps(wanted)]
     answer = subprocess.run(command, capture_output=True, text=True)
     return int(answer.stdout.split()[-1]) if answer.returncode == 0 else None

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..networks.precision import without_tf32
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -76,7 +78,7 @@ def measure_latency(
 
 def peak_rates(device: torch.device | str = "cpu", rounds: int = 20) -> dict[str, float]:
     """Return the measured rates of a 3x3 convolution, channels-last, in FLOP/s (a MAC is two) by number
-    format.
+    format; as a `Predictor`'s, float32 is not TF32.
 
     The formats take turns, and the best of `rounds` counts, so that other work on the machine spoils none.
     It is what a network of nothing but large convolutions would reach.
@@ -89,7 +91,7 @@ def peak_rates(device: torch.device | str = "cpu", rounds: int = 20) -> dict[str
     weight = torch.randn(channels, channels, 3, 3, device=where).contiguous(memory_format=torch.channels_last)
     work = 2 * channels * channels * 9 * height * width * batch
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}
-    with torch.inference_mode():
+    with torch.inference_mode(), without_tf32():
         for dtype in list(best) * rounds:
             one, other = image.to(dtype), weight.to(dtype)
             synchronise()

@@ -20,8 +20,9 @@ def peak_memory(
     max_disparity: int | None = None,
     batch: int = 1,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> int:
-    """Return the bytes that loading `network` and predicting twice takes at most."""
+    """Return the bytes that loading `network` and predicting twice takes at most, of `device`'s memory."""
     from ..tasks import task_of
     from .check import real_images
     from .measure import MemoryMeter
@@ -31,8 +32,8 @@ def peak_memory(
         torch.set_num_threads(threads)
     task_images: list[torch.Tensor] | None = None
     real_images(task_of(None), size)  # what reading photographs needs is no part of it
-    meter = MemoryMeter()
-    predict, _ = resolve(network, runtime, precision, max_disparity)
+    meter = MemoryMeter(device)
+    predict, _ = resolve(network, runtime, precision, max_disparity, device)
     task_images = [i.mul(255).byte().repeat(batch, 1, 1, 1) for i in real_images(task_of(predict), size)]
     for _ in range(2):
         predict(*task_images)

@@ -22,14 +22,13 @@ def write_speed(result: Benchmark, path: str | os.PathLike[str]) -> Path:
         aside = tag("p", words, ", ".join(row.label for row in front), ".", class_="aside")
         sections.insert(0, tag("section", tag("h2", "Accuracy against latency"), aside, chart))
     environment = result.environment
-    where = ", ".join(environment["gpus"]) or environment["cpu"]["model"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     notes = [
-        f"{environment['threads']} threads; {versions}.",
+        f"{versions}.",
         "A call takes 8-bit images and returns predictions of their size. Calls took turns.",
         "Share of peak: of the rate that a large 3x3 convolution reaches on this machine.",
     ]
-    page = document("Speed", header("Speed", f"{where}, {result.date}", notes), sections)
+    page = document("Speed", header("Speed", f"{result.where}, {result.date}", notes), sections)
     write_text(path, page)
     return Path(path)
 
