@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import weakref
 
 import numpy as np
 import openvino
@@ -179,3 +181,22 @@ def test_last_convolutions_stay_in_float_behind_a_product_of_activations_too():
         "result": ("Result", ["mean"]),
     }
     assert _kept(nodes) == {"logits", "weights", "shares", "mean"}
+
+
+def test_calibration_images_are_not_all_in_memory_at_a_time(tmp_path, monkeypatch):
+    sample = dd.create_dataset("middlebury2003")[0]
+    for number in range(8):
+        image = np.ascontiguousarray(sample["left"][:, :48, :64].permute(1, 2, 0))
+        write_image(tmp_path / "frames" / f"{number}.png", image)
+    module = importlib.import_module("densedistill.deployment.quantise")
+    held, most, make = weakref.WeakSet(), [], module._as_tensors
+
+    def counted(*arguments):
+        views = make(*arguments)
+        held.update(views)
+        most.append(len(held))
+        return views
+
+    monkeypatch.setattr(module, "_as_tensors", counted)
+    quantise(Tiny(dd.InputSpec(multiple=8), "depth").eval(), tmp_path / "student.onnx", tmp_path / "frames")
+    assert max(most) <= 3

@@ -325,6 +325,23 @@ def test_the_verb_takes_one_pair_of_any_size_with_shipped_or_given_weights(folde
     assert formats.read_disparity_png(tmp_path / "out" / "0.png").shape == (48, 120)
 
 
+@pytest.mark.parametrize(
+    ("network", "numbers", "message"),
+    [
+        ("depth_slim", "1,2,3", "four numbers, FX,FY,CX,CY, the first two above 0, got '1,2,3'"),
+        ("depth_slim", "0,100,5,5", "the first two above 0, got '0,100,5,5'"),
+        ("depth_slim", "100,100,nan,5", "the first two above 0, got '100,100,nan,5'"),
+        ("sgbm", "100,100,5,5", "of a single camera; a pair takes --calibration"),
+    ],
+)
+def test_the_verb_wants_the_numbers_of_a_single_camera(folder, tmp_path, network, numbers, message):
+    views = [folder / side / "0.png" for side in ("left", "right")]
+    source = ["--left", views[0], "--right", views[1]] if network == "sgbm" else ["--image", views[0]]
+    with pytest.raises(UserError, match=message):
+        run_verb(network, *source, "--write", "ply", "--intrinsics", numbers, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_verb_wants_both_views(tmp_path):
     with pytest.raises(UserError, match="both --left and --right"):
         run_verb("sgbm", "--left", "a.png", "--out", tmp_path)

@@ -130,10 +130,16 @@ def data_options(given: list[str]) -> dict[str, object]:
 
     from ..errors import UserError
 
+    found = {}
     for option in given:
-        if "=" not in option:
+        key, equals, value = option.partition("=")
+        if not equals:
             raise UserError(f"an option of a data set is KEY=VALUE, got '{option}'")
-    return {key: yaml.safe_load(value) for key, value in (option.split("=", 1) for option in given)}
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"the value of '{option}' is not YAML") from None
+    return found
 
 
 def _roots(given: list[str]) -> str | dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 NAME = "predict"
@@ -75,17 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--right-next", metavar="FILE", help="the pair at the next time, for scene flow")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the outputs")
     parser.add_argument("--write", metavar="A,B", help="kinds of output (default for stereo: png,color)")
-    parser.add_argument(
+    geometry = parser.add_mutually_exclusive_group()
+    geometry.add_argument(
         "--calibration",
         nargs="+",
         metavar="FILE",
         help="of KITTI, Middlebury or OpenCV (one file or two), for depth; else looked for by the images",
     )
-    parser.add_argument(
-        "--rectify", nargs="+", metavar="FILE", help="OpenCV calibration of a raw rig: rectify first"
+    geometry.add_argument(
+        "--intrinsics", metavar="FX,FY,CX,CY", help="of a single camera, px, for point clouds"
     )
     parser.add_argument(
-        "--intrinsics", metavar="FX,FY,CX,CY", help="of a single camera, px, for point clouds"
+        "--rectify", nargs="+", metavar="FILE", help="OpenCV calibration of a raw rig: rectify first"
     )
     parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the network searches")
     parser.add_argument(
@@ -122,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         _source(args),
         args.out,
         write=args.write.split(",") if args.write else None,
-        calibration=_intrinsics(args.intrinsics) or args.calibration,
+        calibration=_intrinsics(args) or args.calibration,
         rectify_by=args.rectify,
         max_disparity=args.max_disparity,
         device=find_device(args.device),
@@ -192,16 +194,21 @@ def _source(args: argparse.Namespace) -> Any:
     return args.image or args.folder or args.list
 
 
-def _intrinsics(text: str | None) -> Any:
+def _intrinsics(args: argparse.Namespace) -> Any:
     from ..data.calibration import Calibration
     from ..errors import UserError
+    from ..inference.load import task_of_network
 
-    if text is None:
+    if args.intrinsics is None:
         return None
+    if task_of_network(args.network).takes != "image":
+        raise UserError("--intrinsics is of a single camera; a pair takes --calibration, with its baseline")
     try:
-        fx, fy, cx, cy = (float(number) for number in text.split(","))
+        fx, fy, cx, cy = (float(number) for number in args.intrinsics.split(","))
     except ValueError:
-        raise UserError(f"--intrinsics is four numbers, FX,FY,CX,CY, got '{text}'") from None
-    if not (fx > 0 and fy > 0):
-        raise UserError(f"--intrinsics: focal lengths FX and FY are above 0 px, got '{text}'")
+        fx = fy = cx = cy = math.nan
+    if not (0 < fx < math.inf and 0 < fy < math.inf and math.isfinite(cx) and math.isfinite(cy)):
+        raise UserError(
+            f"--intrinsics is four numbers, FX,FY,CX,CY, the first two above 0, got '{args.intrinsics}'"
+        )
     return Calibration(fx, fy, cx, cy, baseline_m=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, as_count, unknown
-from ..inference.inputs import inputs_from
+from ..inference.inputs import Input, inputs_from
 from ..inference.predictor import Predictor
 from ..runtimes import Runtime, load_runtime
 from ..tasks import task_of
@@ -102,7 +103,9 @@ def quantise(
         raise UserError(f"{calibration} is a video; write frames of it as images to calibrate on")
     if not given:
         raise UserError(f"there is no image to calibrate on in {calibration}")
-    images = [_as_tensors(one.read(), size) for one in _spread(given, samples)]
+    images = _Images(_spread(given, samples), size)
+    for one in images.given:
+        one.read()  # what is damaged is said before the work
     reference = in_float32(network)
     if data is not None:
         from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
@@ -125,7 +128,7 @@ def quantise(
         del runtime
 
     def measure(other: Runtime) -> Difference:
-        return measure_difference(reference, other, images[:COMPARED])
+        return measure_difference(reference, other, itertools.islice(images, COMPARED))
 
     difference = finish(artifact, card, path, measure, limit, say)
     figures = None
@@ -139,7 +142,20 @@ def quantise(
     return Quantised(path, difference, kept, figures)
 
 
-def _quantised(model: Any, runtime: Runtime, images: Sequence[list[Tensor]], kept: Sequence[str]) -> Any:
+class _Images(Sequence[list[Tensor]]):
+    """Calibration samples as tensors, read whenever they are asked for: hundreds would fill the memory."""
+
+    def __init__(self, given: Sequence[Input], size: tuple[int, int] | None):
+        self.given, self.size = given, size
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, index: Any) -> Any:
+        return _as_tensors(self.given[index].read(), self.size)
+
+
+def _quantised(model: Any, runtime: Runtime, images: _Images, kept: Sequence[str]) -> Any:
     with _quiet():
         import nncf
 
