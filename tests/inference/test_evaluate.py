@@ -205,6 +205,8 @@ def test_generalisation_takes_the_data_sets_it_is_given(constant, tmp_path):
         ({"networks": 3}, "a network is a module, a name"),
         ({"data": "kitti2016"}, "there is no data set 'kitti2016'; "),
         ({"data": None}, "nothing to evaluate on"),
+        ({"data": "samples", "split": "test"}, "the samples that ship are one set"),
+        ({"data": "samples", "options": {"resolution": "Q"}}, "the samples that ship are one set"),
         ({"max_disparity": 0}, "max_disparity is a number of px above 0, got 0"),
         ({"max_disparity": float("nan")}, "max_disparity is a number of px above 0, got nan"),
         ({"data": 7}, "data is a data set, the name of one or a list"),

@@ -45,6 +45,8 @@ def find_sources(
     if isinstance(data, Mapping) and task.inputs[0] not in data:
         return [_one(value, str(label), task, root, split, options) for label, value in data.items()]
     if isinstance(data, str) and data == "samples":
+        if split is not None or options:
+            raise UserError("the samples that ship are one set, without splits or options; leave these out")
         return _shipped(task)
     if isinstance(data, (list, tuple)) and data and all(isinstance(entry, str) for entry in data):
         return [one for name in data for one in find_sources(name, protocol, task, root, split, options)]
