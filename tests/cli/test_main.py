@@ -117,6 +117,11 @@ def test_a_mistake_has_one_line_and_status_2(arguments, message, capsys):
         (KeyboardInterrupt(), 130, "densedistill: interrupted\n"),
         (KeyboardInterrupt("stopped at step 3"), 130, "densedistill: stopped at step 3\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "the disk is full while writing /x"),
+        (
+            OSError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "densedistill: cannot reach /x: Permission denied\n",
+        ),
     ],
 )
 def test_errors_become_statuses(error, status, said, verb, capsys):

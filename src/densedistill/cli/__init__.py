@@ -34,6 +34,9 @@ VERBS = {
     "app": "networks side by side on your own images, in the browser",
 }
 
+# What the system says of a path that the user named.
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the verb in `argv` (without the program's name) and return the exit status.
@@ -64,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing {error.filename}" if error.filename else ""
             print(f"densedistill: the disk is full{where}; make room and start again", file=sys.stderr)
+            return 2
+        if error.errno in _NOT_OURS and error.filename:
+            print(f"densedistill: cannot reach {error.filename}: {error.strerror}", file=sys.stderr)
             return 2
         raise
     finally:
