@@ -345,9 +345,3 @@ def test_the_verb_wants_the_numbers_of_a_single_camera(folder, tmp_path, network
 def test_the_verb_wants_both_views(tmp_path):
     with pytest.raises(UserError, match="both --left and --right"):
         run_verb("sgbm", "--left", "a.png", "--out", tmp_path)
-
-
-@pytest.mark.parametrize("intrinsics", ["0,100,50,50", "100,-1,50,50", "nan,100,50,50"])
-def test_the_verb_wants_focal_lengths_above_zero(intrinsics, tmp_path):
-    with pytest.raises(UserError, match="focal lengths FX and FY are above 0 px"):
-        run_verb("depth_slim", "--image", "a.png", "--out", tmp_path, "--intrinsics", intrinsics)
