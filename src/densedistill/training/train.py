@@ -35,6 +35,7 @@ from .module import TrainingModule
 from .optimizer import freeze
 from .run import Run, choose_directory, is_first_process, open_run
 from .schedule import Course
+from .synchronise import SynchronisedNorms
 from .validation import Validator, open_validation, trained_on
 
 
@@ -229,7 +230,7 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
             num_nodes=config.nodes,
             strategy="ddp" if several else "auto",
             precision="bf16-mixed" if _bfloat16(config.precision, gpu) else "32-true",
-            sync_batchnorm=several and gpu and not recipe.student.frozen_bn,
+            plugins=[SynchronisedNorms()] if several and gpu and not recipe.student.frozen_bn else None,
             accumulate_grad_batches=config.accumulate,
             max_epochs=1,
             callbacks=[pilot],
