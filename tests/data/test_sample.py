@@ -46,6 +46,8 @@ def test_boxes_are_padded_to_the_largest_number():
     assert batch["boxes"].shape == (4, 3, 4)
     assert torch.equal(batch["boxes"][0, :2], boxes[0])
     assert batch["classes"].tolist() == [[0, 1, -1], [-1] * 3, [0, 1, 2], [-1] * 3]
+    assert batch["boxes_valid"].tolist() == [[True], [True], [True], [False]]  # none is not unknown
+    assert "boxes_valid" not in collate(samples)
 
 
 def test_samples_of_different_size_are_named():

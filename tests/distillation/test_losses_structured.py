@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 import densedistill as dd
+from densedistill.data.sample import collate
 from densedistill.distillation.losses import detection, holistic
 from densedistill.networks.discriminator import Discriminator, Judgement
 from densedistill.networks.layers.activated_norm import ActivatedNorm
@@ -332,6 +334,65 @@ def test_a_detectors_loss_refuses_classes_and_sizes_that_do_not_fit():
         dd.losses.fcos(predictions, boxes, box_classes=torch.tensor([[3]]), size=(64, 64))
     empty = dd.losses.fcos(predictions, boxes[:, :0], box_classes=torch.zeros(1, 0).long(), size=(64, 64))
     assert empty.isfinite()
+
+
+def _two_images(positions=64 + 16 + 4 + 1 + 1):
+    """Predictions for two images, the boxes of the first, and their classes."""
+    generator = torch.Generator().manual_seed(0)
+    predictions = torch.randn(2, positions, 8, generator=generator)
+    predictions[..., 3:7].exp_()
+    boxes = torch.tensor([[[4.0, 4, 40, 40], [0.0, 0, 64, 64]], [[0.0] * 4] * 2])
+    return predictions, boxes, torch.tensor([[1, 0], [-1, -1]])
+
+
+def test_an_image_whose_boxes_are_unknown_counts_for_nothing_and_one_without_boxes_does():
+    predictions, boxes, classes = _two_images()
+    of_first = dd.losses.fcos(predictions[:1], boxes[:1], box_classes=classes[:1], size=(64, 64))
+    both = dd.losses.fcos(predictions, boxes, box_classes=classes, size=(64, 64))
+    assert both > of_first
+    for known, expected in (([True, False], of_first), ([True, True], both)):
+        mask = torch.tensor(known)[:, None]
+        loss = dd.losses.fcos(predictions, boxes, mask=mask, box_classes=classes, size=(64, 64))
+        torch.testing.assert_close(loss, expected)
+
+
+def test_unlabelled_images_do_not_teach_a_detector_that_they_are_empty():
+    torch.manual_seed(0)
+    student = dd.create_model("fcos_mnv2_c128", classes=3).train()
+    terms = {"boxes": {"loss": "fcos", "of": "predictions", "to": "ground_truth"}}
+    objective = dd.Objective(terms, student)
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    some = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "classes": torch.tensor([1])}
+    none = {"boxes": torch.zeros(0, 4), "classes": torch.zeros(0).long()}
+    labelled, unlabelled, empty = ({"image": image, **truth} for truth in (some, {}, none))
+    # The images are the same, so that their statistics are, too.
+    both, mixed, sparse = (
+        objective(collate([labelled, other]))[0] for other in (labelled, unlabelled, empty)
+    )
+    torch.testing.assert_close(mixed, both)
+    assert sparse > both
+    total, _ = objective(collate([unlabelled, unlabelled]))
+    total.backward()
+    assert total == 0
+    assert all(p.grad is None or p.grad.abs().max() == 0 for p in student.parameters())
+
+
+def test_processes_divide_by_the_positive_places_of_all(monkeypatch):
+    """The mean over two processes, an image each, one without boxes, is the loss of both images."""
+    predictions, boxes, classes = _two_images()
+    counts = []
+    monkeypatch.setattr(dist, "all_reduce", lambda own: counts.append(own.clone()))
+
+    def part(i):
+        one = slice(i, i + 1)
+        options = {"box_classes": classes[one], "size": (64, 64), "processes": 2}
+        return dd.losses.fcos(predictions[one], boxes[one], **options)
+
+    for i in (0, 1):
+        part(i)
+    monkeypatch.setattr(dist, "all_reduce", lambda own: own.copy_(sum(counts[:2])))
+    together = dd.losses.fcos(predictions, boxes, box_classes=classes, size=(64, 64))
+    torch.testing.assert_close((part(0) + part(1)) / 2, together)
 
 
 def test_the_holistic_term_learns_to_tell_and_leaves_the_adversary_alone_in_the_students_step():

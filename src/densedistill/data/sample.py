@@ -60,7 +60,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
     """Return the batch of `samples`: tensors stacked, `meta` as a list, boxes padded to the largest number.
 
     A key that some samples lack is filled: masks with False, labels with 255, classes with -1, the rest with
-    zero. A value without a mask of its own, such as `disparity`, is masked by its `_valid`.
+    zero. A value without a mask of its own, such as `disparity`, is masked by its `_valid`. Where some
+    samples lack boxes, which is not to have none, `boxes_valid` (B, 1) says which have them.
 
     Raises:
         UserError: the samples differ in size.
@@ -70,6 +71,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
         values = [sample.get(key) for sample in samples]
         if key in ("boxes", "classes"):
             batch[key] = _stack_padded(key, values)
+            if key == "boxes" and any(value is None for value in values):
+                batch["boxes_valid"] = torch.tensor([[value is not None] for value in values])
         else:
             batch[key] = _stack(key, values, batch["meta"])
     return batch

@@ -15,28 +15,33 @@ from ..networks.input_spec import Placement
 def measured(
     batch: Mapping[str, Any], target: str, like: Tensor, limit: float | None, ignore: int | None = None
 ) -> Tensor:
-    """Return where the ground truth `target` of `batch` counts: bool (B, 1, H, W).
+    """Return where the ground truth `target` of `batch` counts: bool (B, 1, H, W), of boxes (B, 1).
 
     It must be measured, and a disparity lies above 0 and below `limit`, where that is given.
 
     Args:
-        like: an output (B, C, H, W), for the shape when the batch has no such ground truth: it counts
-            nowhere.
+        like: an output (B, C, H, W), or boxes (B, N, 4), for the shape when the batch has no such ground
+            truth: it counts nowhere.
         ignore: of ground truth (B, H, W) without a mask, the value that says that it is unknown.
     """
     truth = batch.get(target)
     if truth is None:
-        return torch.zeros_like(like[:, :1], dtype=torch.bool)
+        return torch.zeros_like(_positions(like), dtype=torch.bool)
     valid = batch.get(f"{target}_valid")
     if valid is None and ignore is not None:
         return (truth != ignore)[:, None]
     if valid is None:
-        valid = torch.ones_like(truth[:, :1], dtype=torch.bool)
+        valid = torch.ones_like(_positions(truth), dtype=torch.bool)
     if target.startswith("disparity"):
         valid = valid & (truth > 0)
         if limit is not None:
             valid = valid & (truth < limit)
     return valid
+
+
+def _positions(values: Tensor) -> Tensor:
+    """Return something of the shape of a mask of `values`: a map's pixels, or the samples that have boxes."""
+    return values.new_zeros(len(values), 1) if values.ndim == 3 else values[:, :1]
 
 
 def place_mask(mask: Tensor, placement: Placement) -> Tensor:

@@ -315,7 +315,8 @@ class Objective(nn.Module):
             image = answers.batch[self.task.inputs[0]]
             facts["image"] = input_spec(unwrap(self.student)).normalise(image)
         if "box_classes" in wanted:
-            facts["box_classes"] = answers.batch.get("classes")
+            unknown = pair.target.new_full(pair.target.shape[:2], -1, dtype=torch.int64)
+            facts["box_classes"] = answers.batch.get("classes", unknown)
         arguments: dict[str, Any] = {key: facts[key] for key in wanted}
         if pair.mask is not None:
             arguments["mask"] = pair.mask
@@ -345,12 +346,18 @@ class Objective(nn.Module):
             "teacher_max_disparity": getattr(teacher, "max_disparity", None),
             "teacher_align_corners": getattr(teacher, "align_corners", False),
             "size": (height + top + bottom, width + left + right),
+            "processes": self._processes(),
         }
+
+    def _processes(self) -> int:
+        """Return how many processes compare together; a rehearsal is each one's own."""
+        together = dist.is_available() and dist.is_initialized() and not self._rehearsing
+        return dist.get_world_size() if together else 1
 
     def _shares(self, counts: Tensor) -> Tensor:
         """Return, per count, this process's share of all processes' counts, times their number."""
-        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if world == 1 or self._rehearsing:
+        world = self._processes()
+        if world == 1:
             return torch.ones_like(counts, dtype=torch.float32)
         everywhere = counts.clone()
         dist.all_reduce(everywhere)

@@ -19,11 +19,11 @@ Loss = Callable[..., Tensor]
 GROUND_TRUTH = "ground_truth"
 MASKS = ("none", "ground_truth", "teacher", "both")
 
-# Keyword parameters of a loss that the objective fills in, because they are facts of the networks or of the
-# batch.
+# Keyword parameters of a loss that the objective fills in, because they are facts of the networks, of the
+# batch or of the training.
 FACTS = (
     *("max_disparity", "size", "align_corners", "teacher_max_disparity", "teacher_align_corners"),
-    *("image", "box_classes"),
+    *("image", "box_classes", "processes"),
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Targets(NamedTuple):
     distances: Tensor
 
 
-@register_loss(same_shape=False, dims=(3,), takes_truth=True)
+@register_loss(same_shape=False, dims=(3,), takes_truth=True, sums=True)
 def fcos(
     student: Tensor,
     teacher: Tensor,
@@ -39,6 +40,7 @@ def fcos(
     *,
     box_classes: Tensor,
     size: tuple[int, int],
+    processes: int = 1,
     improved: bool = False,
     classification: float = 1.0,
     regression: float = 1.0,
@@ -49,22 +51,29 @@ def fcos(
     Args:
         student: the tap `predictions`, (B, positions, C + 5).
         teacher: true boxes (B, N, 4) xyxy px, padded.
-        mask: not read, the classes say what counts; every loss to the ground truth is given one.
+        mask: bool (B, 1), True for samples whose boxes are known, though there be none; None: all.
         box_classes: their classes (B, N), -1 for padding.
         size: (H, W) of the network's input px.
+        processes: that train together; each part is divided by the mean of their counts, as published.
         improved: of the network.
         classification, regression, centerness: weights.
 
     Returns:
         Scalar, at least 0.
     """
-    parts = fcos_parts(student, teacher, box_classes, size, improved)
+    parts = fcos_parts(student, teacher, box_classes, size, improved, mask, processes)
     weights = (classification, regression, centerness)
     return torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
 
 
 def fcos_parts(
-    predictions: Tensor, boxes: Tensor, classes: Tensor, size: tuple[int, int], improved: bool
+    predictions: Tensor,
+    boxes: Tensor,
+    classes: Tensor,
+    size: tuple[int, int],
+    improved: bool,
+    mask: Tensor | None = None,
+    processes: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses of class, distances and centerness; `classes` are of the boxes, the rest as in
     `fcos`."""
@@ -88,17 +97,22 @@ def fcos_parts(
     wanted = torch.stack([target.classes for target in targets])
     distances = torch.stack([target.distances for target in targets])
     positive = wanted >= 0
-    count = positive.sum().clamp(min=1)
     truth = F.one_hot(wanted.clamp(min=0), number) * positive[..., None]
     of_class = sigmoid_focal_loss(
-        predictions[..., :-5], truth.to(predictions), alpha=0.25, gamma=2, reduction="sum"
+        predictions[..., :-5], truth.to(predictions), alpha=0.25, gamma=2, reduction="none"
     )
+    if mask is not None:  # no object is known there, which is not to say that there is none
+        of_class = torch.where(mask[..., None], of_class, 0.0)
     found, meant = predictions[..., -5:-1][positive], distances[positive]
     centre = _centerness(meant)
     overlaps = _overlap_loss(found, meant, improved)
-    of_box = (overlaps * centre).sum() / centre.sum().clamp(min=1e-6)
     of_centre = F.binary_cross_entropy_with_logits(predictions[..., -1][positive], centre, reduction="sum")
-    return of_class / count, of_box, of_centre / count
+    counts = torch.stack((positive.sum().to(centre), centre.sum()))
+    if processes > 1:
+        dist.all_reduce(counts)
+        counts = counts / processes
+    count, weight = counts[0].clamp(min=1), counts[1].clamp(min=1e-6)
+    return of_class.sum() / count, (overlaps * centre).sum() / weight, of_centre / count
 
 
 def fcos_targets(boxes: Tensor, classes: Tensor, sizes: Sequence[tuple[int, int]], improved: bool) -> Targets:
