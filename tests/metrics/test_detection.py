@@ -1,7 +1,10 @@
 """COCO's average precision on cases that are known."""
 
+import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from densedistill.errors import UserError
 from densedistill.metrics import create_metric
@@ -46,3 +49,58 @@ def test_batches_are_pooled():
         one = [{key: value[i : i + 1] for key, value in part.items()} for part in (found(), TRUTH)]
         metric.update(*one)
     assert metric.compute().item() == pytest.approx(1)
+
+
+def random_image(rng):
+    """Some true boxes, and answers that miss, repeat and invent, often with equal scores."""
+    count = int(rng.integers(0, 9))
+    corner = rng.integers(0, 300, (count, 2))
+    known = np.concatenate((corner, corner + rng.choice([0, 1, 8, 60], (count, 2))), 1)
+    classes, repeats = rng.integers(0, 4, count), rng.integers(0, 3, count)
+    moved = np.repeat(known, repeats, 0) + rng.integers(-3, 4, (repeats.sum(), 4))
+    answers = np.concatenate((moved, rng.integers(0, 300, (2, 4))))
+    answers[:, 2:] = np.maximum(answers[:, :2], answers[:, 2:])
+    of_answers = np.concatenate((np.repeat(classes, repeats), rng.integers(0, 6, 2)))
+    return known, classes, answers, of_answers, rng.choice([0.25, 0.5, 0.75], len(answers))
+
+
+def coco_format(boxes, classes, image, scores=None):
+    for i, (box, label) in enumerate(zip(boxes.tolist(), classes.tolist(), strict=True)):
+        sides = [*box[:2], box[2] - box[0], box[3] - box[1]]
+        one = {"image_id": image, "category_id": label + 1, "bbox": sides, "area": sides[2] * sides[3]}
+        yield {**one, "iscrowd": 0} if scores is None else {**one, "score": float(scores[i])}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 9])
+def test_figures_are_those_of_pycocotools(seed):
+    """Ties, boxes without size, images without boxes or answers, classes that never occur."""
+    rng = np.random.default_rng(seed)
+    images = [random_image(rng) for _ in range(6)]
+    images.append((np.zeros((0, 4)), np.zeros(0, int), *images[0][2:]))
+    images.append((*images[1][:2], np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)))
+    truth, answers = COCO(), []
+    metrics = create_metric("map"), create_metric("map50")
+    known = []
+    for number, (boxes, classes, found, labels, scores) in enumerate(images, start=1):
+        known += coco_format(boxes, classes, number)
+        answers += coco_format(found, labels, number, scores)
+        outputs = {"boxes": found, "scores": scores, "classes": labels}
+        batch, target = (
+            {key: torch.from_numpy(value)[None] for key, value in part.items()}
+            for part in (outputs, {"boxes": boxes, "classes": classes})
+        )
+        for metric in metrics:
+            metric.update(batch, target)
+    truth.dataset = {
+        "info": {},
+        "images": [{"id": number, "height": 400, "width": 400} for number in range(1, len(images) + 1)],
+        "annotations": [{**one, "id": number} for number, one in enumerate(known, start=1)],
+        "categories": [{"id": number, "name": str(number)} for number in range(1, 7)],
+    }
+    truth.createIndex()
+    official = COCOeval(truth, truth.loadRes(answers), "bbox")
+    official.evaluate()
+    official.accumulate()
+    official.summarize()
+    for metric, expected in zip(metrics, official.stats, strict=False):
+        assert metric.compute().item() == pytest.approx(expected, abs=1e-6)

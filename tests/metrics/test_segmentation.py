@@ -49,6 +49,11 @@ def test_miou_equals_that_of_the_cityscapes_scripts(tmp_path):
         assert single.compute().item() == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
+def test_void_that_is_predicted_is_a_miss_and_no_class():
+    truth, guess = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]])
+    assert dd.metrics.mean_iou(guess, truth).item() == pytest.approx((1 + 1 / 2) / 2)
+
+
 def test_miou_equals_torchmetrics_where_every_class_occurs():
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 5, (1, 40, 40), generator=generator)

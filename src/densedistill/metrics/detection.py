@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
@@ -40,8 +41,13 @@ class _Precision(MeanAveragePrecision):
     figure: str
 
     def __init__(self, **kwargs: Any):
+        # As pycocotools has them; torchmetrics' are of float32, which moves recalls across a threshold.
+        thresholds = {
+            "iou_thresholds": np.linspace(0.5, 0.95, 10).tolist(),
+            "rec_thresholds": np.linspace(0.0, 1.0, 101).tolist(),
+        }
         try:
-            super().__init__(box_format="xyxy", iou_type="bbox", **kwargs)
+            super().__init__(box_format="xyxy", iou_type="bbox", **thresholds, **kwargs)
         except ModuleNotFoundError as error:
             raise UserError(
                 f"average precision needs pycocotools: pip install 'densedistill[data]' ({error})"

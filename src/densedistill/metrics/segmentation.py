@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..data.sample import IGNORE_LABEL
 from ..errors import UserError
 from .registry import register_metric
 
@@ -42,10 +43,13 @@ def confusion_matrix(prediction: Tensor, target: Tensor, valid: Tensor | None = 
 
 
 def class_iou(confusion: Tensor) -> Tensor:
-    """Return each class's intersection over union (256,); NaN where it occurs in neither."""
+    """Return each class's intersection over union (256,); NaN where it occurs in neither, and for void, the
+    last."""
     hits = confusion.diagonal().double()
     union = confusion.sum(0) + confusion.sum(1) - hits
-    return (hits / union).float()
+    iou = (hits / union).float()
+    iou[IGNORE_LABEL] = torch.nan
+    return iou
 
 
 def published_mean_iou(confusion: Tensor, classes: int) -> Tensor:
