@@ -272,3 +272,17 @@ def test_coco_numbers_its_categories_in_order_and_leaves_crowds_out(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(dd.UserError, match="is not in COCO's format"):
         create_dataset("coco", root=tmp_path, split="val")
+
+
+def test_coco_tells_pictures_of_one_name_in_several_folders_apart(tmp_path):
+    for folder in ("a", "b"):
+        picture(tmp_path / "images" / folder / "1.jpg", (40, 50))
+    content = {
+        "categories": [{"id": 1, "name": "person"}],
+        "images": [{"id": 1, "file_name": "a/1.jpg"}, {"id": 2, "file_name": "../images/b/1.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 30]}],
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    dataset = create_dataset("coco", root=tmp_path, annotations="mine.json", images="images")
+    assert dataset.names == ["a/1", "images/b/1"]
+    assert [len(dataset[i]["boxes"]) for i in (0, 1)] == [1, 0]

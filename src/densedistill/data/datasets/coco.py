@@ -46,31 +46,38 @@ class COCO(Boxes):
         **options: Any,
     ):
         self.annotations, self.images = annotations, images
-        self.objects: dict[str, list[Annotated]] = {}
+        self.objects: dict[Path, list[Annotated]] = {}
         super().__init__(root, split, bad_boxes=bad_boxes, **options)
 
     def list_frames(self) -> list[Frame]:
         path = self.root / (self.annotations or f"annotations/instances_{self.split}2017.json")
         if not path.is_file():
             return []
+        folder = self.root / (self.images or f"{self.split}2017")
         try:
             content = json.loads(formats.read_bytes(path))
             categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
-            pictures = {p["id"]: p["file_name"] for p in content["images"]}
+            pictures = {p["id"]: folder / p["file_name"] for p in content["images"]}
             for thing in content["annotations"]:
                 if thing.get("iscrowd"):
                     continue
                 left, top, width, height = thing["bbox"]
-                self.objects.setdefault(Path(pictures[thing["image_id"]]).stem, []).append(
+                self.objects.setdefault(pictures[thing["image_id"]], []).append(
                     Annotated(categories[thing["category_id"]], (left, top, left + width, top + height))
                 )
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not in COCO's format: {type(error).__name__} {error}") from None
         self.classes = tuple(categories.values())
-        folder = self.root / (self.images or f"{self.split}2017")
         return [
-            Frame(Path(name).stem, {"image": folder / name, "labels": path}) for name in pictures.values()
+            Frame(_name(p["file_name"]), {"image": pictures[p["id"]], "labels": path})
+            for p in content["images"]
         ]
 
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
-        return self.truth_of(self.objects.get(frame.name, ()), image, frame.files["image"])
+        return self.truth_of(self.objects.get(frame.files["image"], ()), image, frame.files["image"])
+
+
+def _name(file: str) -> str:
+    """Return the name of a picture, its folders in it, since pictures of one name may lie in several."""
+    path = Path(file).with_suffix("")
+    return "/".join(part for part in path.parts if part not in ("..", path.anchor))
