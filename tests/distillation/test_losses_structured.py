@@ -277,6 +277,34 @@ def test_channel_wise_ignores_a_constant_of_a_channel():
     assert loss > 0
 
 
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        ("pairwise_cvpr19", {"pool": 2}),
+        ("pairwise_cvpr19", {"function": "softmax"}),
+        ("pairwise_cvpr19", {"function": "sigmoid"}),
+        ("channel_wise", {}),
+    ],
+)
+def test_what_a_mask_leaves_out_is_as_if_it_were_not_there(loss, options):
+    student, teacher = maps(size=(5, 7))
+    mask = torch.zeros(3, 1, 5, 7, dtype=torch.bool)
+    mask[:2, :, :4, :6] = True  # the last row, the last column, and a whole sample do not count
+    compare = getattr(dd.losses, loss)
+    inside = compare(student[:2, :, :4, :6], teacher[:2, :, :4, :6], **options)
+    torch.testing.assert_close(compare(student, teacher, mask=mask, **options), inside)
+
+
+def test_dist_of_a_class_that_is_nowhere_has_a_floor_without_gradient():
+    logits = maps()[0]
+    logits[:, 2] -= 40
+    student = logits.clone().requires_grad_()
+    loss = dd.losses.dist(student, logits)
+    loss.backward()
+    assert loss.item() == pytest.approx(1 / 5)
+    assert student.grad.abs().max() < 1e-6
+
+
 def test_dist_ignores_affine_maps_of_the_probabilities():
     student, teacher = maps(2)
     confident = student.softmax(1) * 0.5 + 0.25  # an affine map for two classes, again probabilities

@@ -116,9 +116,11 @@ def pairwise_cvpr19(
         Scalar, at least 0; 0 for equal inputs.
     """
     teacher = _to_size(student, teacher)
+    kept = None
     if mask is not None:
         mask = fit_mask("pairwise_cvpr19", mask, student)[:, :1].expand(-1, 1, *student.shape[-2:])
         student, teacher = fill_masked(mask, student, teacher)
+        kept = F.max_pool2d(mask.to(student.dtype), pool, pool, ceil_mode=True).flatten(1) > 0
     if pool > 1:
         student, teacher = (F.avg_pool2d(x, pool, pool, ceil_mode=True) for x in (student, teacher))
     matrices = []
@@ -126,6 +128,8 @@ def pairwise_cvpr19(
         vectors = F.normalize(features.flatten(2), dim=1, eps=1e-8)
         cosines = vectors.transpose(1, 2) @ vectors
         if function == "softmax":
+            if kept is not None:
+                cosines = cosines.masked_fill(~kept[:, None], torch.finfo(cosines.dtype).min)
             cosines = cosines.softmax(-1)
         elif function == "sigmoid":
             cosines = cosines.sigmoid()
@@ -133,9 +137,8 @@ def pairwise_cvpr19(
             raise UserError(f"function is softmax, sigmoid or plain, got '{function}'")
         matrices.append(cosines)
     squared = (matrices[0] - matrices[1]).square()
-    if mask is None:
+    if kept is None:
         return squared.mean()
-    kept = F.adaptive_max_pool2d(mask.to(student.dtype), student.shape[-2:]).flatten(1) > 0
     both = kept[:, :, None] & kept[:, None, :]
     return torch.where(both, squared, 0.0).sum() / both.sum().clamp(min=1)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
-from ._shared import fill_masked, register_loss
+from ._shared import fill_masked, masked_mean, register_loss
 
 _LEAST = 1e-8
 
@@ -21,7 +21,7 @@ def channel_wise(
 
     Args:
         student, teacher: logits or features (B, C, H, W).
-        mask: bool (B, 1, H, W), True where a position takes part.
+        mask: bool (B, 1, H, W), True where a position takes part; a sample without any is left out.
         temperature: divides both; the result is multiplied by its square.
 
     Returns:
@@ -32,7 +32,9 @@ def channel_wise(
     student, teacher = fill_masked(mask, student, teacher, value=lowest)
     log_s = (student / temperature).flatten(2).log_softmax(-1)
     log_t = (teacher / temperature).flatten(2).log_softmax(-1)
-    return (log_t.exp() * (log_t - log_s)).sum(-1).mean() * temperature**2
+    divergence = (log_t.exp() * (log_t - log_s)).sum(-1)
+    known = None if mask is None else mask.flatten(1).any(1, keepdim=True)
+    return masked_mean(divergence, known) * temperature**2
 
 
 @register_loss(same_shape=True, dims=(4,))
@@ -56,7 +58,8 @@ def dist(
         inter, intra: weights of the two.
 
     Returns:
-        Scalar, at least 0; 0 for equal inputs.
+        Scalar, at least 0; 0 for equal inputs, but for classes that are nowhere likely in a sample (below
+        about 1e-8), which correlate with nothing and count 1 in `intra`, without gradient.
     """
     student, teacher = fill_masked(mask, student, teacher)
     own, wanted = ((x / temperature).softmax(1).flatten(2) for x in (student, teacher))
