@@ -445,6 +445,20 @@ def test_the_holistic_term_learns_to_tell_and_leaves_the_adversary_alone_in_the_
         term.adversary_loss()
 
 
+def test_the_discriminator_sees_the_image_where_the_scores_see_it():
+    """A student whose images are padded: the image beside its scores is padded alike."""
+    student, teacher = (dd.create_model("espnet_c", classes=3) for _ in range(2))
+    term = {"loss": "holistic", "of": "scores", "to": "teacher", "classes": 3, "width": 8}
+    terms = {"holistic": {**term, "image": True, "prepare": "softmax"}}
+    objective = dd.Objective(terms, student.train(), {"teacher": teacher})
+    seen = []
+    student.register_forward_pre_hook(lambda module, images: seen.append(images[0]))
+    objective({"image": torch.randint(0, 255, (2, 3, 60, 90), dtype=torch.uint8)})
+    ((_, _, image),) = objective.own_losses["holistic"]._seen
+    assert image.shape == (2, 3, 64, 96)
+    torch.testing.assert_close(image, seen[-1])
+
+
 def test_the_gradient_penalty_is_part_of_the_published_form_alone():
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 3, 16, 16)

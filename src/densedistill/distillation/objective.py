@@ -312,8 +312,7 @@ class Objective(nn.Module):
         wanted = facts_wanted(loss)
         facts = self._facts(term, answers.placement) if wanted else {}
         if "image" in wanted:
-            image = answers.batch[self.task.inputs[0]]
-            facts["image"] = input_spec(unwrap(self.student)).normalise(image)
+            (facts["image"],), _ = self._spec.prepare(answers.batch[self.task.inputs[0]])
         if "box_classes" in wanted:
             unknown = pair.target.new_full(pair.target.shape[:2], -1, dtype=torch.int64)
             facts["box_classes"] = answers.batch.get("classes", unknown)
