@@ -119,9 +119,9 @@ class SegmentationModel(nn.Module):
 class TorchvisionDetector(nn.Module):
     """A detector of torchvision, its answers padded as the task has them; it does not train here.
 
-    Its classes are its own: COCO's networks count from 1 with 91 numbers, of which `numbers` picks. It resizes
-    images itself, most to a shorter side of 800 px (`min_size`), and gives boxes in px of what it was given;
-    taps are of the resized image.
+    Its classes are its own: COCO's networks count from 1 with 91 numbers, of which `numbers` picks. It
+    resizes images itself, most to a shorter side of 800 px (`min_size`), and gives boxes in px of what it was
+    given; taps are of the resized image.
 
     Args:
         detector: its name in torchvision, for example `fcos_resnet50_fpn`.
