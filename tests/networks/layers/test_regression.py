@@ -107,6 +107,20 @@ def test_huge_logits_are_finite_in_single_precision():
     assert disparity_kl(logits, draw((12, 4, 8), scale=1e5, seed=1), 48, (16, 32)).isfinite()
 
 
+def test_a_coarse_level_far_above_every_fine_one_leaves_small_differences_as_they_are():
+    # Fine levels lie beside coarse ones: a high one between very low neighbours makes no fine level high.
+    logits = draw((12, 4, 8))
+    logits[:, :, :4] = torch.tensor([-1e12, -4e13, 3e12, -1e14])[None, None, :, None, None]
+    value, gradient = value_and_gradient(regress_disparity, logits, 48, (16, 32))
+    truth, truth_gradient = value_and_gradient(regress_disparity_reference, logits, 48, (16, 32))
+    torch.testing.assert_close(value, truth, atol=1e-4, rtol=0)
+    torch.testing.assert_close(gradient, truth_gradient, atol=1e-4, rtol=1e-3)
+    student = draw((12, 4, 8), seed=1)
+    torch.testing.assert_close(
+        disparity_kl(student, logits, 48, (16, 32)), disparity_kl_reference(student, logits, 48, (16, 32))
+    )
+
+
 def test_regression_passes_gradcheck_in_double_precision():
     logits = draw((3, 2, 3), batch=1, scale=1.0, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: regress_disparity(x, 7, (5, 6)), logits)

@@ -245,18 +245,19 @@ def summation(
     `closed`.
 
     No fine logit is larger than the largest coarse one, which is cheap to find. But the largest fine logit
-    may lie `gap` of the way to the coarse neighbour below it; where that may be too far, it is left as
-    `bound` to be subtracted from the fine logits: from coarse ones, rounding could lose it.
+    may lie `gap` of the way to the coarse neighbour below it; where that may be too far, the largest fine
+    one is left as `bound` to be subtracted from the fine logits: from coarse ones, rounding could lose it.
     """
     fourfold = Fourfold(levels.places, scratch) if closed and levels.places is not None else None
     if fourfold is not None and small:
         return fourfold
-    logits.sub_(logits.amax(1, keepdim=True))
-    smallest = logits.amin().item()
-    if fourfold is not None and smallest >= _LOWEST:
-        return fourfold
-    bound = None
-    if smallest * levels.gap < _SMALLEST_LARGEST:
+    largest = logits.amax(1, keepdim=True)
+    smallest = (logits.amin(1, keepdim=True) - largest).amin().item()
+    closed_form = fourfold is not None and smallest >= _LOWEST
+    if not closed_form and smallest * levels.gap < _SMALLEST_LARGEST:
         fine = (torch.matmul(b.up, logits[:, b.start : b.stop]).amax(1, keepdim=True) for b in levels.blocks)
-        bound = functools.reduce(torch.maximum, fine)
-    return ByMatrices(levels, bound, deep=smallest < _LOWEST)
+        return ByMatrices(levels, functools.reduce(torch.maximum, fine), deep=smallest < _LOWEST)
+    logits.sub_(largest)
+    if fourfold is not None and closed_form:
+        return fourfold
+    return ByMatrices(levels, None, deep=smallest < _LOWEST)
