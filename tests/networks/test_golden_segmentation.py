@@ -38,11 +38,7 @@ NAMES = [
     "resnet18_cvpr19",
     pytest.param("pspnet_r101", marks=pytest.mark.full),
 ]
-DISCRIMINATORS = {
-    "discriminator": {"classes": 19},
-    "discriminator_tanh": {"classes": 19, "prepare": "tanh"},
-    "discriminator_cvpr19": {"classes": 19, "prepare": "softmax", "image": True},
-}
+DISCRIMINATORS = ["discriminator", "discriminator_tanh", "discriminator_cvpr19"]
 
 
 class Case:
@@ -193,21 +189,21 @@ def test_the_wide_fcos_has_the_published_number_of_parameters():
         assert sum(p.numel() for p in dd.create_model("fcos_mnv2").parameters()) == 9_798_234
 
 
-def judge(name):
+def judge(name, folder):
     manifest = json.loads((GOLDEN / f"{name}.json").read_text())
-    network = Discriminator(**DISCRIMINATORS[name])
     entries = golden.golden_state_dict(manifest["entries"])
-    network.load_state_dict({key: torch.from_numpy(value) for key, value in entries.items()})
+    torch.save({key: torch.from_numpy(value) for key, value in entries.items()}, folder / "published.pth")
+    network = dd.create_model(name, weights=folder / "published.pth")
     inputs = {
         key: torch.from_numpy(golden.golden_input(key, what["shape"], what["kind"]))
         for key, what in manifest["inputs"].items()
     }
-    return network.eval(), list(inputs.values()), np.load(GOLDEN / f"{name}.npz"), manifest
+    return network, list(inputs.values()), np.load(GOLDEN / f"{name}.npz"), manifest
 
 
 @pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_discriminators_equal_the_published_ones_and_iterate_in_every_pass(name):
-    network, inputs, arrays, manifest = judge(name)
+def test_discriminators_equal_the_published_ones_and_iterate_in_every_pass(name, tmp_path):
+    network, inputs, arrays, manifest = judge(name, tmp_path)
     with torch.no_grad():
         first = network(*inputs)
         assert error(first.score, arrays["score"]) < 1e-4
@@ -221,6 +217,12 @@ def test_discriminators_equal_the_published_ones_and_iterate_in_every_pass(name)
                     assert error(held, arrays[f"l{i}_{vector}"]) < 1e-4
         assert error(network(*inputs).score, arrays["score_second_call"]) < 1e-4
     assert sum(p.numel() for p in network.parameters()) == manifest["trainable"]
+
+
+def test_a_discriminator_has_a_name_and_no_task():
+    assert not dd.list_models("discriminator*")
+    with pytest.raises(dd.UserError, match="predicts nothing by itself"):
+        dd.evaluate("discriminator", "samples")
 
 
 def test_a_discriminator_takes_maps_of_any_size():

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .registry import MODELS
 
 LEAST = 64  # px that four strided convolutions and the last, valid one need
 PUBLISHED_SIZE = 65  # score maps of a 512x512 crop
@@ -149,3 +150,21 @@ class Discriminator(nn.Module):
 
 def _normalised(vector: Tensor) -> Tensor:
     return vector / (vector.norm() + 1e-12)
+
+
+@MODELS.register()
+def discriminator(classes: int = 19) -> Discriminator:
+    """The discriminator of the journal version, which normalises the scores."""
+    return Discriminator(classes)
+
+
+@MODELS.register()
+def discriminator_tanh(classes: int = 19) -> Discriminator:
+    """The same with the hyperbolic tangent in place of the normalisation."""
+    return Discriminator(classes, prepare="tanh")
+
+
+@MODELS.register()
+def discriminator_cvpr19(classes: int = 19) -> Discriminator:
+    """The discriminator of the CVPR version, which sees the image beside the probabilities."""
+    return Discriminator(classes, prepare="softmax", image=True)

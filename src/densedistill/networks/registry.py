@@ -33,15 +33,20 @@ def register_model(task: str) -> Callable[[Callable[..., nn.Module]], Callable[.
 
 
 def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
-    """Return the registered networks that match a shell-style `pattern`, sorted; only of `task` if given."""
-    names = fnmatch.filter(MODELS, pattern)
+    """Return the registered networks that match a shell-style `pattern`, sorted; only of `task` if given.
+
+    What has a name and no task, as a discriminator has none, is made by `create_model` and not listed.
+    """
+    names = [name for name in fnmatch.filter(MODELS, pattern) if name in _TASKS]
     return names if task is None else [name for name in names if _TASKS[name] == task]
 
 
 def task_of(name: str) -> str:
-    """Return the task of the registered network `name`; UserError when there is none."""
+    """Return the task of the registered network `name`; UserError when there is none, or it has no task."""
     if name not in MODELS:
         raise unknown("network", name, MODELS)
+    if name not in _TASKS:
+        raise UserError(f"'{name}' predicts nothing by itself; it serves in training")
     return _TASKS[name]
 
 
