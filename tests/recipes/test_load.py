@@ -168,6 +168,18 @@ def test_overrides_of_a_chain_go_to_every_stage_or_to_the_one_named():
     assert [recipe.schedule.epochs for recipe in recipes.values()] == [64, 64, 3]
 
 
+def test_a_stage_called_student_leaves_the_flags_of_the_student_what_they_are():
+    overrides = {"student.name": "dsnet_bb21_ed2_n8", "student.max_disparity": 48}
+    overrides["student.schedule.steps"] = 5  # of the stage
+    teacher, student = load_recipe("dsnet/sceneflow", twin=True, overrides=overrides).recipes.values()
+    assert (student.student.name, student.student.options) == ("dsnet_bb21_ed2_n8", {"max_disparity": 48})
+    assert student.name == "dsnet/sceneflow:student"
+    assert (student.schedule.steps, teacher.schedule.steps) == (5, 300)
+    assert teacher.student.name == "acvnet_slim"
+    with pytest.raises(UserError, match=r"no field 'student.wieghts'; did you mean 'student.weights'"):
+        load_recipe("dsnet/sceneflow", twin=True, overrides={"student.wieghts": "x.pt"})
+
+
 def test_a_length_in_another_unit_keeps_the_shape_of_the_schedule():
     schedule = load_recipe("dsnet/sceneflow", overrides={"schedule.steps": 640}).schedule
     assert (schedule.epochs, schedule.steps) == (None, 640)

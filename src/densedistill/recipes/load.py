@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ def load_recipe(
             themselves.
         twin: merge the recipe's `twin` over the rest: the same at CPU size, on the procedural world.
         overrides: dotted fields to values, for example `{"objective.volume.weight": 0}`, applied last, in a
-            chain or ladder to every stage; `STAGE.field` for one of them.
+            chain or ladder to every stage; `STAGE.field` for one of them. Of a stage that is itself called
+            `student`, `student.name` is the name of its student.
 
     Raises:
         UserError: no such recipe, a field that does not exist, or a value of the wrong kind.
@@ -63,12 +65,10 @@ def load_recipe(
 def _build_stages(resolved: Document, overrides: Document, title: str, description: str) -> Stages:
     stages: dict[str, Document] = resolved["stages"]
     for path, value in overrides.items():
-        first, _, rest = path.partition(".")
+        addressed, inside = _address(path, stages)
         for stage_name, stage in stages.items():
-            if first == stage_name and rest:
-                override(stage, rest, value)
-            elif first not in stages and _concerns(path, stage, stages):
-                override(stage, path, value)
+            if stage_name == addressed or (addressed is None and _concerns(path, stage, stages)):
+                override(stage, inside, value)
     recipes = {}
     for stage_name, stage in stages.items():
         try:
@@ -76,6 +76,20 @@ def _build_stages(resolved: Document, overrides: Document, title: str, descripti
         except UserError as error:
             raise UserError(f"stage '{stage_name}': {error}") from None
     return Stages(resolved["kind"], recipes, title, description)
+
+
+def _address(path: str, stages: Mapping[str, Document]) -> tuple[str | None, str]:
+    """Return the stage that `path` begins with, None where it is meant for all, and what it means inside.
+
+    A stage may be called as a field is, `student` for example. Then `student.schedule.steps` is the stage's
+    schedule, and `student.name` its student's name.
+    """
+    first, _, rest = path.partition(".")
+    if first not in stages or not rest:
+        return None, path
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    of_field = first in fields and rest.partition(".")[0] not in fields - {"name", "description"}
+    return first, path if of_field else rest
 
 
 def _concerns(path: str, stage: Document, stages: Mapping[str, Document]) -> bool:
