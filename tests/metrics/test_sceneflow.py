@@ -144,6 +144,20 @@ def test_counts_add_up_over_processes():
     assert parts[0].compute() == whole.compute()
 
 
+def test_a_batch_counts_as_its_images_do():
+    whole, alone = SceneFlowOutliers(), SceneFlowOutliers()
+    images = [image(number, "occ") for number in range(3)]
+    prediction, target = (
+        {key: torch.stack([i[side][key] for i in images]) for key in images[0][side]} for side in (0, 1)
+    )
+    whole.update(prediction, {**target, "meta": [{}] * 3}, torch.stack([i[2] for i in images]))
+    for one in images:
+        alone.update(*one)
+    assert whole.compute() == alone.compute()
+    with pytest.raises(dd.UserError, match=r"'disparity' is wanted of one image, \(C, H, W\), got \(3, 1"):
+        dd.metrics.sceneflow_counts(prediction, target)
+
+
 def test_a_part_without_ground_truth_is_left_out():
     metric = SceneFlowOutliers()
     prediction, target, objects = image(0, "occ")

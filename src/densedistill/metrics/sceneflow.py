@@ -63,12 +63,14 @@ def sceneflow_counts(
         part: of `PARTS`.
 
     Raises:
-        UserError: maps that are missing or differ in size.
+        UserError: maps that are missing, differ in size or are those of several images.
     """
     keys = PARTS[part]
     wrong = counted = estimated = None
     for key in keys:
         _check(prediction, target, key)
+        if target[key].ndim != 3:
+            raise UserError(f"'{key}' is wanted of one image, (C, H, W), got {tuple(target[key].shape)}")
         known = prediction.get(f"{key}_valid")
         known = torch.ones_like(target[key][0], dtype=torch.bool) if known is None else known[0].bool()
         here = prediction[key].to(target[key])
@@ -127,10 +129,24 @@ class SceneFlowOutliers(Metric):
     def update(
         self, prediction: Mapping[str, Tensor], target: Mapping[str, Tensor], objects: Tensor | None = None
     ) -> None:
-        """Count one image (see `sceneflow_counts`); a part whose ground truth is not there is left out."""
+        """Count one image (see `sceneflow_counts`), or each of a batch, all of it (B, …); a part whose ground
+        truth is not there is left out."""
         for index, (part, keys) in enumerate(PARTS.items()):
-            if all(key in target for key in keys):
+            if not all(key in target for key in keys):
+                continue
+            if target[keys[0]].ndim == 3:
                 self.counts[index] += sceneflow_counts(prediction, target, objects, self.valid, part)
+                continue
+            for key in keys:
+                _check(prediction, target, key)
+            for i in range(len(target[keys[0]])):
+                self.counts[index] += sceneflow_counts(
+                    _image(prediction, i),
+                    _image(target, i),
+                    None if objects is None else objects[i],
+                    self.valid,
+                    part,
+                )
 
     def compute(self) -> dict[str, Tensor]:
         """Return the shares, `SF_all`, `SF_bg`, … `D1_density`."""
@@ -169,6 +185,10 @@ def _check(prediction: Mapping[str, Tensor], target: Mapping[str, Tensor], key: 
             f"'{key}' of the prediction is {tuple(prediction[key].shape)}, the ground truth "
             f"{tuple(target[key].shape)}"
         )
+
+
+def _image(maps: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    return {key: batch[index] for key, batch in maps.items() if isinstance(batch, Tensor)}
 
 
 class _Share(_Mean):
