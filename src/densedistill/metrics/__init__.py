@@ -25,7 +25,7 @@ from .kitti import as_kitti_png, fill_missing, kitti_errors
 from .published import DSNetMean, dsnet_mean
 from .quantile import AverageError, ErrorQuantile, error_quantile
 from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_name, register_metric
-from .sceneflow import SceneFlowOutliers, flow_epe, sceneflow_counts, sceneflow_figures
+from .sceneflow import D2, SF, Fl, SceneFlowOutliers, flow_epe, sceneflow_counts, sceneflow_figures
 from .segmentation import MeanIoU, class_iou, confusion_matrix, mean_iou
 
 __all__ = [
@@ -33,16 +33,19 @@ __all__ = [
     "A2",
     "A3",
     "D1",
+    "D2",
     "EPE",
     "METRICS",
     "RMS",
     "RMSE",
+    "SF",
     "AbsDiff",
     "AbsRel",
     "AverageError",
     "Bad",
     "DSNetMean",
     "ErrorQuantile",
+    "Fl",
     "Log10",
     "MeanIoU",
     "MetricInfo",
