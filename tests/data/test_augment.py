@@ -112,6 +112,13 @@ def test_no_depth_is_invented_between_two_surfaces(plane):
         np.testing.assert_allclose(np.unique(values.round(decimals=3)), [10, 30])
 
 
+def test_no_depth_is_invented_between_things_that_stand_close(plane):
+    step = {**plane, "depth": torch.where(torch.arange(90) < 45, 1.0, 1.4).expand(1, 60, 90)}
+    for exponent in (-0.35, 0.35):
+        sample = build_augmentation({"scale": (exponent, exponent)})(step, rng())
+        np.testing.assert_allclose(np.unique(sample["depth"]), np.float32([1, 1.4]))
+
+
 def test_sparse_truth_stays_what_was_measured(plane):
     valid = torch.from_numpy(rng().random((1, 60, 90)) < 0.1)
     sparse = {**plane, "disparity": plane["disparity"] * valid, "disparity_valid": valid}
@@ -134,6 +141,15 @@ def test_mirroring_swaps_the_views_and_keeps_what_both_know(motorcycle):
     assert torch.equal(sample["disparity_right_valid"], motorcycle["disparity_valid"].flip(-1))
     assert "disparity_nonoccluded" not in sample
     assert sample["meta"]["view"]["flip"] == "h"
+
+
+def test_a_pair_without_holes_is_mirrored_without_masks():
+    left, right = torch.zeros(3, 2, 4, dtype=torch.uint8), torch.ones(3, 2, 4, dtype=torch.uint8)
+    maps = {"disparity": torch.full((1, 2, 4), 3.0), "disparity_right": torch.full((1, 2, 4), 2.0)}
+    pair = {"left": left, "right": right, **maps, "meta": {}}
+    sample = build_augmentation({"flip_horizontal": 1.0})(pair, rng())
+    assert torch.equal(sample["left"], right)
+    assert torch.equal(sample["disparity"], maps["disparity_right"])
 
 
 def test_a_pair_is_not_mirrored_without_the_right_views_truth(plane):
@@ -379,6 +395,13 @@ def test_single_options_override_the_preset():
         ({"flip_vertical": 2}, "probability from 0 to 1, got 2"),
         ({"noise": -1}, "0 or more, got -1"),
         ({"jpeg": 100}, "quality from 1 to 95"),
+        ({"jpeg": "high"}, "quality from 1 to 95"),
+        ({"stretch": "wide"}, "stretch is 0 or more, got wide"),
+        ({"rotate": None}, "rotate is 0 or more, got None"),
+        ({"flip_vertical": "often"}, "probability from 0 to 1, got often"),
+        ({"scale": [0, "large"]}, "scale is two numbers"),
+        ({"scale": [float("nan"), 1]}, "scale is two numbers"),
+        ({"decalibrate": [-1, 0]}, r"decalibrate is \[px, degrees\], 0 or more"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(config, message):

@@ -388,21 +388,6 @@ def test_what_a_roll_brings_in_is_of_no_class():
     assert turned.unique().tolist() == [7, 255]
 
 
-@pytest.mark.parametrize(
-    ("option", "truth"),
-    [
-        ({"rotate": 5.0}, {"boxes": torch.tensor([[5.0, 5, 20, 20]])}),
-        ({"rotate": 5.0}, {"flow": torch.zeros(2, 480, 640)}),
-        ({"frame": "nyu"}, {"boxes": torch.tensor([[5.0, 5, 20, 20]])}),
-    ],
-)
-def test_truth_that_a_roll_or_frame_cannot_take_along_is_refused(option, truth):
-    with pytest.raises(
-        dd.UserError, match=f"{next(iter(option))} is for maps alone, .* '{next(iter(truth))}'"
-    ):
-        build_augmentation(option, "detection")({**sample_of(), **truth}, np.random.default_rng(0))
-
-
 @pytest.mark.parametrize(("keep_focal", "depth"), [(False, 1.5), (True, 0.75)])
 def test_a_scaled_image_is_of_a_nearer_scene_where_the_focal_length_is_kept(keep_focal, depth):
     values = torch.full((1, 20, 30), 1.5)
@@ -410,6 +395,25 @@ def test_a_scaled_image_is_of_a_nearer_scene_where_the_focal_length_is_kept(keep
     augment = build_augmentation({"scale": [1.0, 1.0], "crop": [16, 16], "keep_focal": keep_focal}, "depth")
     result = augment({**sample, "meta": {"name": "a", "size": (20, 30)}}, np.random.default_rng(0))
     assert torch.equal(result["depth"], torch.full((1, 16, 16), depth))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("flow", torch.zeros(2, 480, 640)),
+        ("boxes", torch.tensor([[1.0, 2.0, 30.0, 40.0]])),
+    ],
+)
+def test_what_a_roll_would_make_untrue_is_refused(key, value):
+    with pytest.raises(dd.UserError, match=f"not for samples with {key}"):
+        build_augmentation({"rotate": 1.0}, "depth")({**sample_of(), key: value}, np.random.default_rng(0))
+
+
+def test_boxes_are_cut_as_their_image_is():
+    sample = {**sample_of(), "boxes": torch.tensor([[0.0, 0, 143, 145]]), "classes": torch.tensor([3])}
+    cut = build_augmentation({"frame": "nyu"}, "detection")(sample, np.random.default_rng(0))
+    assert cut["boxes"].tolist() == [[0, 0, 100, 100]]
+    assert cut["meta"]["size"] == cut["image"].shape[-2:] == (427, 565)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ class Options:
         decalibrate: (px, degrees) by which the right image may be off vertically; None: perfectly rectified.
         noise: largest standard deviation of Gaussian noise, levels of 255; every second view has some.
         blur: largest standard deviation of a Gaussian blur, px; every second view is blurred.
-        rotate: largest roll of a single camera, degrees, drawn evenly up and down; depth stays true.
+        rotate: largest roll of a single camera, degrees, drawn evenly up and down; depth and labels stay
+            true, other ground truth is refused. Pairs are not turned.
         frame: part of the image that is kept after that, before the crop: `whole`, `kitti` (1216x352 px) or
             `nyu` (without its white border).
         gamma: (least, largest) exponent of the image.
@@ -155,31 +156,37 @@ def _checked(options: Options) -> Options:
         value = getattr(options, name)
         if value is None:
             continue
-        if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
+        if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_number, value)):
             raise UserError(f"augmentation: {name} is two numbers, got {value}")
         pairs[name] = tuple(value)
     if "crop" in pairs and not all(isinstance(length, int) and length > 0 for length in pairs["crop"]):
         raise UserError(f"augmentation: crop is [height, width] in px, got {options.crop}")
     if "scale" in pairs and pairs["scale"][0] > pairs["scale"][1]:
         raise UserError(f"augmentation: scale is [least, largest] exponent of two, got {options.scale}")
+    if "decalibrate" in pairs and min(pairs["decalibrate"]) < 0:
+        raise UserError(f"augmentation: decalibrate is [px, degrees], 0 or more, got {options.decalibrate}")
     for name in ("gamma", "brightness", "tint"):
         if name in pairs and not 0 < pairs[name][0] <= pairs[name][1]:
             raise UserError(
                 f"augmentation: {name} is [least, largest], above 0, got {getattr(options, name)}"
             )
     for name in ("asymmetric", "flip_vertical", "flip_horizontal", "permute"):
-        if not 0 <= getattr(options, name) <= 1:
+        if not (_is_number(getattr(options, name)) and 0 <= getattr(options, name) <= 1):
             raise UserError(
                 f"augmentation: {name} is a probability from 0 to 1, got {getattr(options, name)}"
             )
     if not isinstance(options.snap, int) or options.snap < 1:
         raise UserError(f"augmentation: snap is a number of px, 1 or more, got {options.snap}")
     for name in ("stretch", "noise", "blur", "rotate"):
-        if getattr(options, name) < 0:
+        if not (_is_number(getattr(options, name)) and getattr(options, name) >= 0):
             raise UserError(f"augmentation: {name} is 0 or more, got {getattr(options, name)}")
-    if not 0 <= options.jpeg <= 95:
+    if not (isinstance(options.jpeg, int) and 0 <= options.jpeg <= 95):
         raise UserError(f"augmentation: jpeg is a quality from 1 to 95 or 0 for none, got {options.jpeg}")
     return replace(options, **pairs)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Augmentation:

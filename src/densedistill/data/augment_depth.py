@@ -14,8 +14,12 @@ from numpy.random import Generator
 from torch import Tensor
 
 from ..errors import UserError
+from . import geometry
 from .datasets._depth import FRAMES
 from .sample import IGNORE_LABEL, KINDS, Sample
+
+# What a roll of the camera changes otherwise than by moving it.
+_TURNED = ("disparity", "flow", "boxes")
 
 # The full reversal is never drawn, as published.
 _ORDERS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1))
@@ -28,16 +32,14 @@ def rotate(sample: Sample, degrees: float) -> Sample:
     are black, not valid, and of no class. The size stays.
 
     Raises:
-        UserError: ground truth that has directions.
+        UserError: ground truth that a roll changes: disparity, flow or boxes.
     """
-    _refuse(sample, "rotate", "flow", "boxes")
+    for key in sample:
+        if KINDS.get(key) in _TURNED:
+            raise UserError(
+                f"augmentation: rotate is for images with depth or labels, not for samples with {key}"
+            )
     return {key: value if key == "meta" else _rotated(value, degrees, key) for key, value in sample.items()}
-
-
-def _refuse(sample: Sample, option: str, *keys: str) -> None:
-    for key in keys:
-        if key in sample:
-            raise UserError(f"augmentation: {option} is for maps alone, the sample has '{key}'")
 
 
 def _rotated(values: Tensor, degrees: float, key: str) -> Tensor:
@@ -58,16 +60,12 @@ def cut(sample: Sample, frame: str) -> Sample:
     """Return the part `frame` (see `FRAMES`) of a sample, with its calibration and size.
 
     Raises:
-        UserError: a sample that is too small, or with boxes.
+        UserError: a sample that is too small.
     """
-    _refuse(sample, "frame", "boxes")
     image = next(value for key, value in sample.items() if KINDS.get(key) == "image")
-    top, left, height, width = FRAMES[frame](*image.shape[-2:])
-    part: Sample = {
-        key: value[..., top : top + height, left : left + width]
-        for key, value in sample.items()
-        if key != "meta"
-    }
+    size = (image.shape[-2], image.shape[-1])
+    top, left, height, width = FRAMES[frame](*size)
+    part = geometry.apply(geometry.Window(size, size, (top, left, height, width)), sample)
     meta: dict[str, Any] = dict(sample.get("meta", {}))
     if meta.get("calibration") is not None:
         meta["calibration"] = meta["calibration"].cropped(top, left, height, width)

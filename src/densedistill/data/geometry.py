@@ -14,8 +14,10 @@ from torch import Tensor
 from .sample import KINDS, Sample
 
 # Between two surfaces bilinear interpolation invents a depth that neither has: where it leaves the nearest
-# measured value by more than this, in px of the source, the nearest is taken.
+# measured value by more than this, the nearest is taken. Px of the source; of a measure such as depth, whose
+# unit says nothing, the share of the nearest value.
 _SAME_SURFACE = 0.25
+_SAME_SHARE = 0.01
 
 # A flip that swaps the views keeps what is known of both; `left_next` and all else belongs to one view only.
 _SWAPS = {"left": "right", "disparity": "disparity_right", "disparity_valid": "disparity_right_valid"}
@@ -77,7 +79,8 @@ def swap_views(sample: Sample) -> Sample:
     """
     swapped: Sample = {"meta": sample["meta"]}
     for left, right in _SWAPS.items():
-        swapped[left], swapped[right] = sample[right], sample[left]
+        if left in sample and right in sample:  # a data set without holes may do without masks
+            swapped[left], swapped[right] = sample[right], sample[left]
     return swapped
 
 
@@ -111,7 +114,7 @@ def apply(window: Window, sample: Sample, tilt: tuple[float, float] = (0.0, 0.0)
             result[key] = _nearest(window, value)
     for key, kind in maps.items():
         valid = sample.get(f"{key}_valid")
-        result[key] = _measured(window, sample[key], valid) * _factor(window, kind)
+        result[key] = _measured(window, sample[key], valid, kind) * _factor(window, kind)
     return result
 
 
@@ -176,7 +179,7 @@ def _rounded(at: np.ndarray, window: Window, axis: int) -> np.ndarray:
     return np.clip(np.rint(at), 0, window.source[axis] - 1).astype(np.intp)
 
 
-def _measured(window: Window, values: Tensor, valid: Tensor | None) -> Tensor:
+def _measured(window: Window, values: Tensor, valid: Tensor | None, kind: str) -> Tensor:
     if not window.resizes:
         return _crop(window, values)
     columns, rows = window.columns_and_rows()
@@ -192,7 +195,8 @@ def _measured(window: Window, values: Tensor, valid: Tensor | None) -> Tensor:
     smooth = upper.take(x0, axis=-1)
     smooth += (upper.take(x1, axis=-1) - smooth) * (x - first - x0)
     near = _gather(source, _rounded(y, window, 0), _rounded(x, window, 1) - first)
-    same = np.abs(smooth - near) <= _SAME_SURFACE
+    apart = _SAME_SHARE * np.abs(near) if kind == "measure" else _SAME_SURFACE
+    same = np.abs(smooth - near) <= apart
     if valid is not None:
         known = valid.numpy()[..., part]
         known = known.take(y0, axis=-2) & known.take(y1, axis=-2)
