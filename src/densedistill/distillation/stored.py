@@ -153,7 +153,7 @@ class StoreTeacher(Teacher):
         stored = self.store.read(name, [*wanted, *taps])
         maps: dict[str, Any] = {key.removeprefix(prefix): stored[key] for key in wanted}
         size = tuple(next(iter(maps.values())).shape[-2:])
-        if size != tuple(meta["size"]):
+        if size != tuple(meta.get("size", size)):
             raise UserError(
                 f"{self.store.root} has an answer of {size[1]}x{size[0]} px for frame '{name}', which is "
                 f"{meta['size'][1]}x{meta['size'][0]} px; label the frames as they are read in training"
