@@ -252,10 +252,45 @@ def test_flo_written_here_is_read_alike_by_opencv(tmp_path):
 def test_a_flow_file_cut_off_or_of_another_kind_is_named(tmp_path):
     formats.write_flo(tmp_path / "a.flo", some_map((3, 5, 2)))
     whole = (tmp_path / "a.flo").read_bytes()
-    for content, message in ((whole[:-4], "it needs 120"), (b"x" * 132, "not a .flo file")):
+    negative = whole[:4] + np.array([-5, -3], "<i4").tobytes() + whole[12:]
+    for content, message in (
+        (whole[:-4], "it needs 120"),
+        (b"x" * 132, "not a .flo file"),
+        (negative, "a -5x-3 flow"),
+    ):
         (tmp_path / "a.flo").write_bytes(content)
         with pytest.raises(UserError, match=message):
             formats.read_flo(tmp_path / "a.flo")
     formats.write_image(tmp_path / "a.png", np.zeros((2, 2), np.uint16))
     with pytest.raises(UserError, match="16-bit colour PNG"):
         formats.read_flow_png(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_flow_that_is_no_number_is_refused_where_it_counts(value, tmp_path):
+    flow = some_map((2, 3, 2))
+    flow[0, 1, 0] = value
+    with pytest.raises(UserError, match="some of the flow is no number"):
+        formats.write_flow_png(tmp_path / "a.png", flow)
+    assert not (tmp_path / "a.png").exists()
+    valid = np.isfinite(flow).all(-1)
+    formats.write_flow_png(tmp_path / "a.png", flow, valid)
+    np.testing.assert_array_equal(formats.read_flow_png(tmp_path / "a.png")[1], valid)
+
+
+def test_flow_beyond_the_png_is_written_as_its_ends(tmp_path):
+    formats.write_flow_png(tmp_path / "a.png", np.array([[[600.0, -600.0], [511.98, -512.0]]]))
+    assert formats.read_flow_png(tmp_path / "a.png")[0].tolist() == [[[511.984375, -512.0]] * 2]
+
+
+@pytest.mark.parametrize("scale", [b"-", b"1e", b"."])
+def test_a_pfm_whose_scale_is_no_number_is_named(scale, tmp_path):
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n1 1\n" + scale + b"\n" + bytes(4))
+    with pytest.raises(UserError, match="is not a PFM file"):
+        formats.read_pfm(tmp_path / "a.pfm")
+
+
+def test_an_archive_that_calls_itself_npy_is_named(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(UserError, match="no whole NPY file"):
+        formats.read_disparity(tmp_path / "a.npy")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -28,7 +29,9 @@ FloatArray = NDArray[np.float32]
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PFM_HEADER = re.compile(rb"(PF|Pf)[ \t\r]*\s(\d+)\s+(\d+)\s+([-+.\deE]+)[ \t\r]*\n")
+_PFM_HEADER = re.compile(
+    rb"(PF|Pf)[ \t\r]*\s(\d+)\s+(\d+)\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)[ \t\r]*\n"
+)
 _FLO_TAG = 202021.25
 
 
@@ -254,7 +257,7 @@ def _read_npy(path: PathLike) -> FloatArray:
     read_bytes(path)
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile):
         raise UserError(f"{path} is no whole NPY file of numbers") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         raise UserError(f"{path} is no NPY file of numbers")
@@ -278,7 +281,7 @@ def read_flo(path: PathLike) -> FloatArray:
     if len(data) < 12 or struct.unpack_from("<f", data)[0] != _FLO_TAG:
         raise UserError(f"{path} is not a .flo file (its first four bytes are not PIEH)")
     width, height = struct.unpack_from("<ii", data, 4)
-    if len(data) - 12 != width * height * 8:
+    if min(width, height) < 0 or len(data) - 12 != width * height * 8:
         raise UserError(
             f"{path} has {len(data) - 12} bytes for a {width}x{height} flow; it needs {width * height * 8}"
         )
@@ -305,7 +308,15 @@ def read_flow_png(path: PathLike) -> tuple[FloatArray, NDArray[np.bool_]]:
 def write_flow_png(
     path: PathLike, flow: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
 ) -> None:
-    """Write flow (H, W, 2) px, at most ±512, as KITTI's 16-bit PNG of round(64 f + 2^15), atomically."""
+    """Write flow (H, W, 2) px as KITTI's 16-bit PNG of round(64 f + 2^15), atomically.
+
+    What lies beyond -512 and 511.98 px is written as these, as KITTI's development kit does.
+
+    Raises:
+        UserError: a valid flow that is not finite.
+    """
     valid = np.ones(flow.shape[:2], bool) if valid is None else valid
+    if not np.isfinite(flow).all(-1, where=valid[..., None]).all():
+        raise UserError(f"cannot write {path}: some of the flow is no number")
     levels = np.clip(np.rint(np.where(valid[..., None], flow, 0).astype(np.float64) * 64 + 2**15), 0, 65535)
     write_image(path, np.dstack([np.where(valid[..., None], levels, 0), valid]).astype(np.uint16))
