@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import densedistill as dd
+from densedistill.data import formats
 from densedistill.metrics import as_kitti_png, error_quantile, fill_missing, kitti_errors
+from densedistill.tasks.files import Predicted
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RECORD = json.loads((GOLDEN / "kitti_sceneflow_metrics.json").read_text())
@@ -114,6 +116,15 @@ def test_a_prediction_is_read_as_its_png_holds_it():
     given = torch.tensor([[0.001, 1.0, 3.3, 300.0, 0.0, -1.0, math.nan, math.inf]])
     expected = torch.tensor([[1 / 256, 1.0, 845 / 256, 65535 / 256, *[math.nan] * 4]])
     torch.testing.assert_close(as_kitti_png(given), expected, equal_nan=True)
+
+
+def test_the_protocol_takes_a_prediction_as_the_file_that_is_sent(tmp_path):
+    given = torch.tensor([[[[0.001, 1.0, 3.3, 0.0, -1.0, 255.9]]]])
+    task = dd.tasks.get_task("stereo")
+    predicted = Predicted({"disparity": given[0, 0].numpy()}, image=np.empty((1, 6, 3), np.uint8))
+    task.writers["png"].write(tmp_path / "a.png", predicted)
+    sent = torch.from_numpy(formats.read_disparity_png(tmp_path / "a.png"))
+    torch.testing.assert_close(as_kitti_png(given)[0, 0].nan_to_num(0.0), sent)
 
 
 @pytest.mark.parametrize("truth", [20.0, 61.25, 100.0, 180.0])

@@ -185,3 +185,43 @@ def test_flow_epe_is_the_mean_length_of_the_error():
     assert float(flow_epe(prediction, target, valid, per_image=True)) == pytest.approx(2.5)
     with pytest.raises(dd.UserError, match="2, H, W"):
         flow_epe(prediction[:, :1], target[:, :1])
+
+
+@pytest.mark.parametrize("name", ["fl", "sf", "epe_flow"])
+def test_a_batch_of_no_image_adds_nothing(name):
+    metric = dd.metrics.create_metric(name)
+    keys = {"disparity": 1, "disparity_next": 1, "flow": 2}
+    for count in (0, 2, 0):
+        outputs = {key: torch.full((count, channels, 3, 4), 9.0) for key, channels in keys.items()}
+        truth = {key: torch.full_like(value, 1.0) for key, value in outputs.items()}
+        truth |= {f"{key}_valid": torch.ones(count, 1, 3, 4, dtype=torch.bool) for key in keys}
+        flow = outputs["flow"], truth["flow"], truth["flow_valid"]
+        metric.update(*((outputs, truth) if name == "sf" else flow))
+    assert metric.compute().item() == pytest.approx(8 * 2**0.5 if name == "epe_flow" else 1)
+
+
+def test_the_protocol_reads_predictions_as_a_submission_holds_them():
+    shape = (1, 2, 4)
+    truth = {"disparity": torch.full(shape, 3.01), "disparity_next": torch.full(shape, 30.0)}
+    truth |= {"flow": torch.full((2, 2, 4), 600.0)}
+    truth |= {f"{key}_valid": torch.ones(shape, dtype=torch.bool) for key in tuple(truth)}
+    image = torch.zeros(3, 2, 4, dtype=torch.uint8)
+    sample = dict.fromkeys(("left", "right", "left_next", "right_next"), image) | truth
+
+    class Answer:
+        name, precision, task = "answer", "float32", dd.tasks.get_task("sceneflow")
+
+        def __call__(self, *images):
+            # Below 0 reads as 1/256; an error of 3.001 px rounds to one of 3; flow ends at 511.98 px.
+            return {
+                "disparity": torch.full((1, *shape), -2.0),
+                "disparity_next": torch.full((1, *shape), 33.001),
+                "flow": torch.full((1, 2, 2, 4), 700.0),
+            }
+
+    (row,) = dd.evaluate(Answer(), [sample], protocol="kitti2015_sceneflow").rows
+    assert (row["d1"], row["d2"], row["fl"], row["sf"]) == (1, 0, 1, 1)
+    truth["disparity"].fill_(3.0)
+    truth["flow"].fill_(530.0)
+    (row,) = dd.evaluate(Answer(), [sample], protocol="kitti2015_sceneflow").rows
+    assert (row["d1"], row["d2"], row["fl"], row["sf"]) == (0, 0, 0, 0)

@@ -21,7 +21,7 @@ from .depth import (
     within,
 )
 from .disparity import D1, EPE, RMS, Bad, bad, d1, epe, rms
-from .kitti import as_kitti_png, fill_missing, kitti_errors
+from .kitti import as_kitti_flow_png, as_kitti_png, fill_missing, kitti_errors
 from .published import DSNetMean, dsnet_mean
 from .quantile import AverageError, ErrorQuantile, error_quantile
 from .registry import METRICS, MetricInfo, create_metric, metric_info, metric_name, register_metric
@@ -55,6 +55,7 @@ __all__ = [
     "SqRel",
     "abs_diff",
     "abs_rel",
+    "as_kitti_flow_png",
     "as_kitti_png",
     "bad",
     "class_iou",

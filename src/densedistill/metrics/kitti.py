@@ -21,6 +21,11 @@ def as_kitti_png(disparity: Tensor) -> Tensor:
     return levels.where(disparity.isfinite() & (disparity > 0), torch.nan)
 
 
+def as_kitti_flow_png(flow: Tensor) -> Tensor:
+    """Return `flow` px as KITTI's 16-bit PNG holds it, in 64ths of a pixel from -512 to 511.98; NaN stays."""
+    return ((flow * 64 + 2**15).round().clamp(0, 65535) - 2**15) / 64
+
+
 def fill_unknown(values: Tensor, known: Tensor, mark: float = -1.0) -> Tensor:
     """Return `values` (…, H, W) with what is not `known` (…, H, W) filled as KITTI's kits do.
 

@@ -29,15 +29,15 @@ REGIONS = ("bg", "fg", "all")
 
 
 def outliers(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return where `prediction` (C, H, W) is an outlier: bool (H, W). One channel is disparity, two are
+    """Return where `prediction` (…, C, H, W) is an outlier: bool (…, H, W). One channel is disparity, two are
     flow, px.
 
     A prediction that is not finite is one. The share is taken in float64 for disparity and in float32 for
     flow, and compared in float64, as the published binary does.
     """
-    error = torch.linalg.vector_norm(prediction - target, dim=0)
-    size = torch.linalg.vector_norm(target, dim=0)
-    if prediction.shape[0] == 1:
+    error = torch.linalg.vector_norm(prediction - target, dim=-3)
+    size = torch.linalg.vector_norm(target, dim=-3)
+    if prediction.shape[-3] == 1:
         error, size = error.double(), size.double()
     share = error / size
     return ~((error <= PIXELS) | (share.double() <= SHARE))
@@ -226,7 +226,7 @@ class Fl(_Share):
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
-        wrong = torch.stack([outliers(p.to(t), t) for p, t in zip(prediction, target, strict=True)])
+        wrong = outliers(prediction.to(target), target)
         self._count(wrong, torch.ones_like(wrong) if valid is None else valid[:, 0])
 
 
@@ -238,8 +238,7 @@ class SF(_Share):
         """Add outputs and ground truth of a batch; `KEY_valid` says where it is known."""
         wrong = valid = None
         for key in PARTS["SF"]:
-            pairs = zip(outputs[key], batch[key], strict=True)
-            off = torch.stack([outliers(p.to(t), t) for p, t in pairs])
+            off = outliers(outputs[key].to(batch[key]), batch[key])
             known = batch[f"{key}_valid"][:, 0].bool()
             wrong = off if wrong is None else wrong | off
             valid = known if valid is None else valid & known

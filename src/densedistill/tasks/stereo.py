@@ -14,8 +14,9 @@ from .task import Task
 
 
 def _png(path: Path, predicted: Predicted) -> None:
+    # What is not above 0 is missing, as protocol kitti2015 takes it, too.
     disparity = predicted.outputs["disparity"]
-    formats.write_disparity_png(path, disparity, np.isfinite(disparity) & (disparity >= 0))
+    formats.write_disparity_png(path, disparity, np.isfinite(disparity) & (disparity > 0))
 
 
 def _depth(path: Path, predicted: Predicted) -> None:
