@@ -11,7 +11,7 @@ from densedistill.inference.images import to_batches
 from densedistill.inference.predict import predict
 from densedistill.inference.protocols import get_protocol, list_protocols
 from densedistill.inference.protocols.depth import eigen_crop, garg_crop, nyu_crop
-from densedistill.inference.protocols.procedures import median_scaling
+from densedistill.inference.protocols.procedures import median_scaling, scale_and_shift
 from densedistill.tasks import get_task
 
 DEPTH = get_task("depth")
@@ -204,3 +204,14 @@ def test_images_of_one_name_are_refused_where_one_would_get_the_outputs_of_the_o
         predict(network, tmp_path, tmp_path / "out", write=["npy"])
     assert not network.seen
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_pixel_that_is_no_number_does_not_spoil_the_alignment(broken):
+    truth = {"depth": torch.rand(2, 1, 4, 5) + 1, "depth_valid": torch.ones(2, 1, 4, 5, dtype=torch.bool)}
+    depth = 2 * truth["depth"] + 3
+    depth[0, 0, 0, 0] = broken
+    aligned = scale_and_shift({"depth": depth}, truth)["depth"]
+    assert not aligned[0, 0, 0, 0].isfinite()
+    aligned[0, 0, 0, 0] = truth["depth"][0, 0, 0, 0]
+    torch.testing.assert_close(aligned, truth["depth"])

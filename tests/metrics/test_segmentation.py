@@ -75,3 +75,23 @@ def test_iou_of_a_class_and_accuracy_are_metrics_by_name():
         metric.update(guess, truth)
         assert metric.compute().item() == pytest.approx(value)
     assert metric_info("iou7").heading == "IoU7"
+
+
+@pytest.mark.parametrize(
+    ("guess", "truth", "valid", "says"),
+    [
+        ([[[0, 300]]], [[[0, 1]]], None, "predicted labels are from 0 to 255, got 0 to 300"),
+        ([[[0, 1]]], [[[0, -1]]], None, "true labels are from 0 to 255, got -1 to 0"),
+        ([[[0, 1]]], [[[0, 1]]], [[[[True, True]]]], "valid has the shape of the labels"),
+    ],
+)
+def test_labels_that_are_none_are_named(guess, truth, valid, says):
+    valid = None if valid is None else torch.tensor(valid)
+    with pytest.raises(dd.UserError, match=says):
+        dd.metrics.mean_iou(torch.tensor(guess), torch.tensor(truth), valid)
+
+
+@pytest.mark.parametrize("name", ["iou300", "iou1.5", "a101", "a0"])
+def test_a_number_that_a_metric_does_not_take_is_refused(name):
+    with pytest.raises(dd.UserError, match=f"metric '{name}': a "):
+        create_metric(name)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..errors import UserError
 from .disparity import EPE, check, epe
 from .registry import register_metric
 
@@ -24,8 +25,14 @@ def error_quantile(
     >>> error_quantile(torch.tensor([[1.0, 2.0, 3.0, 5.0]]), torch.ones(1, 4), percent=50)
     tensor(1.)
     """
+    _check(percent)
     total, count = _update(prediction, target, valid, percent)
     return (total / count).float()
+
+
+def _check(percent: float) -> None:
+    if not 0 < percent <= 100:
+        raise UserError(f"metric 'a{percent:g}': a share of the pixels is above 0 and at most 100 percent")
 
 
 def _update(
@@ -58,6 +65,7 @@ class ErrorQuantile(Metric):
 
     def __init__(self, percent: float = 90.0, **kwargs: Any):
         super().__init__(**kwargs)
+        _check(percent)
         self.percent = percent
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

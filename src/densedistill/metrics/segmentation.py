@@ -29,7 +29,11 @@ def mean_iou(prediction: Tensor, target: Tensor, valid: Tensor | None = None) ->
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return how often (row) a class was (column) predicted, (256, 256) int64."""
+    """Return how often (row) a class was (column) predicted, (256, 256) int64.
+
+    Raises:
+        UserError: shapes that differ, or labels that count and are not from 0 to 255.
+    """
     if prediction.ndim == target.ndim + 1:
         prediction = prediction.argmax(1)
     if prediction.shape != target.shape:
@@ -38,7 +42,18 @@ def confusion_matrix(prediction: Tensor, target: Tensor, valid: Tensor | None = 
             f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
         )
     counted = (target != 255) if valid is None else valid
-    pairs = target[counted].long() * CLASSES + prediction[counted].long()
+    if counted.shape != target.shape:
+        raise UserError(
+            f"valid has the shape of the labels {tuple(target.shape)}, got {tuple(counted.shape)}"
+        )
+    true, found = target[counted].long(), prediction[counted].long()
+    for what, labels in (("true", true), ("predicted", found)):
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
+            raise UserError(
+                f"{what} labels are from 0 to {CLASSES - 1}, got {int(labels.min())} to {int(labels.max())}; "
+                "255 is what does not count"
+            )
+    pairs = true * CLASSES + found
     return torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
 
 
@@ -92,6 +107,8 @@ class ClassIoU(MeanIoU):
 
     def __init__(self, number: float, **kwargs: Any):
         super().__init__(**kwargs)
+        if number not in range(CLASSES):
+            raise UserError(f"metric 'iou{number:g}': a class is a number from 0 to {CLASSES - 1}")
         self.number = int(number)
 
     def compute(self) -> Tensor:

@@ -41,9 +41,9 @@ def _median(values: Tensor) -> Tensor:
 
 def scale_and_shift(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
     """Return depth (B, 1, H, W) with the scale and shift of least squared error, image by image, as relative
-    depth is compared (Ranftl et al., TPAMI 2022)."""
+    depth is compared (Ranftl et al., TPAMI 2022); what is not finite stays so and has no say in them."""
     depth = outputs["depth"].clone()
-    for index, valid in enumerate(batch["depth_valid"]):
+    for index, valid in enumerate(batch["depth_valid"] & depth.isfinite()):
         if valid.sum() > 1:
             scale, shift = fit_scale_and_shift(depth[index][valid], batch["depth"][index][valid])
             depth[index] = (depth[index].double() * scale + shift).to(depth)
