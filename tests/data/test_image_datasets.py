@@ -247,6 +247,19 @@ def test_voc_detection_takes_your_own_classes(cells):
     assert dataset[0]["classes"].tolist() == [1, 0]
 
 
+def test_coco_tells_images_of_one_name_in_two_folders_apart(tmp_path):
+    content = {"categories": [{"id": 1, "name": "cell"}], "images": [], "annotations": []}
+    for number, folder in enumerate("ab"):
+        picture(tmp_path / "images" / folder / "0001.jpg", (40, 50))
+        content["images"].append({"id": number, "file_name": f"{folder}/0001.jpg"})
+        box = [10 * number, 5, 20, 30]
+        content["annotations"].append({"image_id": number, "category_id": 1, "bbox": box})
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    dataset = create_dataset("coco", root=tmp_path, annotations="cells.json", images="images")
+    assert dataset.names == ["a/0001", "b/0001"]
+    assert [sample["boxes"].tolist() for sample in dataset] == [[[0, 5, 20, 35]], [[10, 5, 30, 35]]]
+
+
 def test_coco_numbers_its_categories_in_order_and_leaves_crowds_out(tmp_path):
     for name in ("000000000001.jpg", "000000000002.jpg"):
         picture(tmp_path / "val2017" / name, (40, 50))
