@@ -291,6 +291,10 @@ def narrow(path):
     formats.write_image(path, formats.read_raster(path)[:, :-4])
 
 
+def colour(path):
+    formats.write_image(path, np.arange(32 * 60 * 3, dtype=np.uint8).reshape(32, 60, 3))
+
+
 def narrow_pfm(path):
     formats.write_pfm(path, formats.read_pfm(path)[:, :-4])
 
@@ -332,6 +336,9 @@ def nothing_known_png(path):
         ),
         ("kitti2015", "training/disp_occ_0/000100_10.png", cut, "cut off"),
         ("kitti2015", "training/disp_occ_0/000100_10.png", nothing_known_png, "no valid pixel"),
+        ("kitti2015", "training/disp_noc_0/000100_10.png", narrow, "is 56x32 px, its image 60x32"),
+        ("kitti2015", "training/obj_map/000100_10.png", narrow, "is 56x32 px, its image 60x32"),
+        ("kitti2015", "training/obj_map/000100_10.png", colour, "is a colour picture"),
         ("folder_8_bit", "disparity/drive1/0001.png", cut, "cut off"),
         ("folder_npy", "disparity/drive1/0001.npy", cut, "NPY"),
     ],

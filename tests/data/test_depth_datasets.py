@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import densedistill as dd
-from densedistill.data import create_dataset
+from densedistill.data import create_dataset, formats
 from densedistill.data.augment import build_augmentation
 from densedistill.data.augment_depth import rotate
 from densedistill.data.nyu_labelled import LabelledFile, write_official
@@ -113,6 +113,18 @@ def test_ground_truth_of_another_size_is_refused(tmp_path):
     image(tmp_path / "image/a.png")
     depth(tmp_path / "depth/a.png", width=30)
     with pytest.raises(dd.UserError, match=r"is 30x24 px, its image 32x24"):
+        create_dataset("depth_folder", tmp_path)[0]
+
+
+def test_a_picture_of_depth_in_colours_is_no_depth(tmp_path):
+    image(tmp_path / "image/a.png")
+    image(tmp_path / "depth/a.png")
+    grey = formats.read_raster(tmp_path / "depth/a.png")[..., :1].repeat(3, 2)
+    formats.write_image(tmp_path / "depth/a.png", grey)
+    assert create_dataset("depth_folder", tmp_path, depth_scale=1)[0]["depth"][0, 3, 4] == grey[3, 4, 0]
+    grey[3, 4, 1] += 1
+    formats.write_image(tmp_path / "depth/a.png", grey)
+    with pytest.raises(dd.UserError, match=r"a\.png is a colour picture"):
         create_dataset("depth_folder", tmp_path)[0]
 
 

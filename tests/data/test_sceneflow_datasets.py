@@ -181,6 +181,32 @@ def test_sintel_reads_flow_and_what_is_invalid(tmp_path):
     assert sample["flow_valid"].sum() == 47
 
 
+def test_the_disparity_at_t1_is_read_alone_too(tmp_path, kitti):
+    base = tmp_path / "fly"
+    for stem in ("0006", "0007"):
+        for view in ("left", "right"):
+            picture(base / f"frames_cleanpass/TRAIN/A/0000/{view}/{stem}.png")
+    pfm(base / "disparity/TRAIN/A/0000/left/0006.pfm", 20)
+    pfm(base / "disparity_change/TRAIN/A/0000/into_future/left/0006.pfm", 2)
+    flow = base / "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm"
+    pfm(flow, -3, 3)
+    for name, root in (("flyingthings3d", base), ("kitti2015_sceneflow", kitti)):
+        sample = dd.create_dataset(name, root=root, want=["disparity_next"])[0]
+        assert sample["disparity_next"].max() == 22
+        assert not {"disparity", "flow"} & sample.keys()
+    pfm(flow, -3)
+    with pytest.raises(dd.UserError, match="has one channel; flow has x and y"):
+        dd.create_dataset("flyingthings3d", root=base)[0]
+
+
+@pytest.mark.parametrize("folder", ["disp_noc_0", "obj_map"])
+def test_a_mask_of_another_size_is_named(folder, kitti):
+    path = kitti / "training" / folder / "000000_10.png"
+    formats.write_image(path, formats.read_raster(path)[:, :-2])
+    with pytest.raises(dd.UserError, match="is 6x6 px, its image 8x6"):
+        dd.create_dataset("kitti2015_sceneflow", root=kitti)[0]
+
+
 def test_a_truth_of_another_size_is_named(kitti):
     formats.write_disparity_png(kitti / "training/disp_occ_1/000000_10.png", np.ones((4, 4), np.float32))
     with pytest.raises(dd.UserError, match=r"disp_occ_1/000000_10\.png is 4x4 px, its image 8x6"):

@@ -97,6 +97,21 @@ def read_raster(path: PathLike) -> np.ndarray:
     return raster
 
 
+def read_grey(path: PathLike) -> np.ndarray:
+    """Return an image file of masks or numbers as stored, (H, W), any depth; alpha is dropped.
+
+    Raises:
+        UserError: missing, cut off, damaged, no image, or of colours.
+    """
+    raster = read_raster(path)
+    if raster.ndim == 2:
+        return raster
+    colours = raster[..., : 3 if raster.shape[2] >= 3 else 1]
+    if (colours != colours[..., :1]).any():
+        raise UserError(f"{path} is a colour picture; a map of values has one channel")
+    return np.ascontiguousarray(colours[..., 0])
+
+
 def read_image(path: PathLike) -> NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB uint8; grey is repeated, alpha dropped, 16-bit scaled, palettes
     resolved.
@@ -244,13 +259,21 @@ def read_disparity(path: PathLike, scale: float | None = None) -> FloatArray:
     elif suffix in IMAGE_SUFFIXES:
         if scale is None:
             return read_disparity_png(path)
-        raster = read_raster(path)
-        values = (raster if raster.ndim == 2 else raster[..., 0]).astype(np.float32)
+        values = read_grey(path).astype(np.float32)
     else:
         raise UserError(f"{path}: a disparity file is PFM, NPY or PNG")
     if values.ndim != 2:
         raise UserError(f"{path} has shape {values.shape}; a disparity map is (H, W)")
     return values if scale in (None, 1) else values / np.float32(scale)
+
+
+def check_size(path: PathLike, values: np.ndarray, size: tuple[int, ...]) -> None:
+    """Raise UserError where ground truth (H, W, …) from `path` has not the `size` (H, W) of its image."""
+    if values.shape[:2] != tuple(size):
+        raise UserError(
+            f"{path} is {values.shape[1]}x{values.shape[0]} px, its image {size[1]}x{size[0]}; "
+            "ground truth has the size of its image"
+        )
 
 
 def _read_npy(path: PathLike) -> FloatArray:

@@ -184,6 +184,8 @@ def test_the_data_set_renders_its_range_of_seeds():
         ({"size": [8, 80]}, "at least 16x16"),
         ({"size": [80]}, "size [height, width]"),
         ({"max_disparity": 0}, "above 0"),
+        ({"max_disparity": float("nan")}, "above 0"),
+        ({"seed": -1}, "0 or more, got -1"),
         ({"frames": 2, "want": ("boxes",)}, "no boxes"),
         ({"length": 0}, "1 or more"),
     ],

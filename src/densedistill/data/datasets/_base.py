@@ -271,9 +271,12 @@ class StereoFiles(FilesOnDisk):
         if "disparity_nonoccluded" in self.want and "disparity" in sample:
             mask = self.read_nonoccluded(frame, sample)
             if mask is not None:
+                where = frame.files.get("nonoccluded", Path(frame.name))
+                formats.check_size(where, mask, sample["disparity"].shape[-2:])
                 sample["disparity_nonoccluded"] = torch.from_numpy(mask)[None] & sample["disparity_valid"]
         if "objects" in self.want and "objects" in frame.files:
-            objects = formats.read_raster(frame.files["objects"])
+            objects = formats.read_grey(frame.files["objects"])
+            formats.check_size(frame.files["objects"], objects, left.shape[:2])
             sample["objects"] = torch.from_numpy(objects.astype(np.int64))
         sample["meta"] = {
             "name": frame.name,
@@ -286,11 +289,7 @@ class StereoFiles(FilesOnDisk):
 
     def _disparity(self, path: Path, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         values = self.read_disparity(path)
-        if values.shape != size:
-            raise UserError(
-                f"{path} is {values.shape[1]}x{values.shape[0]} px, its image {size[1]}x{size[0]}; "
-                "ground truth has the size of its image"
-            )
+        formats.check_size(path, values, size)
         disparity, valid = disparity_tensors(values)
         if not valid.any():
             raise UserError(
@@ -305,7 +304,7 @@ class StereoFiles(FilesOnDisk):
     def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
         """Return where the left view's pixels are seen in the right one, (H, W), or None if unknown."""
         path = frame.files.get("nonoccluded")
-        return None if path is None else formats.read_raster(path) == 255
+        return None if path is None else formats.read_grey(path) == 255
 
     def read_calibration(self, frame: Frame, size: tuple[int, ...]) -> calibration.Calibration | None:
         """Return the calibration of the pair, or None."""

@@ -84,11 +84,7 @@ class DepthFiles(FilesOnDisk):
         self, depth: NDArray[np.float32], frame: Frame, size: tuple[int, ...], window: tuple[slice, slice]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         where = frame.files.get("depth", frame.name)
-        if depth.shape != size:
-            raise UserError(
-                f"{where} is {depth.shape[1]}x{depth.shape[0]} px, its image {size[1]}x{size[0]}; "
-                "ground truth has the size of its image"
-            )
+        formats.check_size(where, depth, size)
         values, valid = disparity_tensors(np.ascontiguousarray(depth[window]))
         if not valid.any():
             raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +16,12 @@ from ..sample import Sample, disparity_tensors, full_view, image_tensor
 from ._base import Frame, StereoFiles
 
 _VIEWS = ("left", "right", "left_next", "right_next")
+# The role of the file that says where the pixels of a truth are seen in the other image, too.
+MASKS = {
+    "disparity": "nonoccluded",
+    "disparity_next": "nonoccluded_next",
+    "flow": "nonoccluded_flow",
+}
 
 
 class SequenceFiles(StereoFiles):
@@ -54,22 +59,25 @@ class SequenceFiles(StereoFiles):
                     f"{frame.files[view]} {image.shape[1]}x{image.shape[0]}"
                 )
             sample[view] = image_tensor(image)
-        if "disparity" in self.want and "disparity" in frame.files:
+        if self.want & {"disparity", "disparity_next"} and "disparity" in frame.files:
             found = self.read_disparities(frame)
-            for key, values in found.items():
-                self._check_size(frame.files.get(key, frame.files["disparity"]), values, size)
+            for key, values in ((key, found[key]) for key in found if key in self.want):
+                formats.check_size(frame.files.get(key, frame.files["disparity"]), values, size)
                 sample[key], sample[f"{key}_valid"] = disparity_tensors(values)
         if "flow" in self.want and "flow" in frame.files:
             flow, valid = self.read_flow(frame)
-            self._check_size(frame.files["flow"], valid, size)
+            formats.check_size(frame.files["flow"], valid, size)
             sample["flow"] = torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))
             sample["flow_valid"] = torch.from_numpy(np.ascontiguousarray(valid))[None]
         if "nonoccluded" in self.want:
             for key, mask in self.read_masks(frame).items():
                 if f"{key}_valid" in sample:
+                    formats.check_size(frame.files[MASKS[key]], mask, size)
                     sample[f"{key}_nonoccluded"] = torch.from_numpy(mask)[None] & sample[f"{key}_valid"]
         if "objects" in self.want and "objects" in frame.files:
-            sample["objects"] = torch.from_numpy(formats.read_raster(frame.files["objects"]).astype(np.int64))
+            objects = formats.read_grey(frame.files["objects"])
+            formats.check_size(frame.files["objects"], objects, size)
+            sample["objects"] = torch.from_numpy(objects.astype(np.int64))
         sample["meta"] = {
             "name": frame.name,
             "dataset": self.name,
@@ -78,13 +86,6 @@ class SequenceFiles(StereoFiles):
             "view": full_view(*size),
         }
         return sample
-
-    def _check_size(self, path: Path, values: NDArray[np.generic], size: tuple[int, ...]) -> None:
-        if values.shape[:2] != size:
-            raise UserError(
-                f"{path} is {values.shape[1]}x{values.shape[0]} px, its image {size[1]}x{size[0]}; "
-                "ground truth has the size of its image"
-            )
 
     def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
         """Return `disparity`, and `disparity_next` where it is known, (H, W) px; 0 is unknown."""

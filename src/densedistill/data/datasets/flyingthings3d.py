@@ -157,13 +157,16 @@ class FlyingThings3D(SequenceFiles):
 
     def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         path = frame.files["flow"]
-        flow = formats.read_flo(path) if path.suffix == ".flo" else formats.read_pfm(path)[..., :2]
+        flow = formats.read_flo(path) if path.suffix == ".flo" else formats.read_pfm(path)
+        if flow.ndim != 3:
+            raise UserError(f"{path} has one channel; flow has x and y")
+        flow = flow[..., :2]
         valid = np.asarray(np.isfinite(flow).all(-1), np.bool_)
         return np.where(valid[..., None], flow, np.float32(0)), valid
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
         path = frame.files.get("nonoccluded_flow")
-        return {} if path is None else {"flow": formats.read_raster(path) == 0}
+        return {} if path is None else {"flow": formats.read_grey(path) == 0}
 
 
 def _sign(path: Path) -> float:

@@ -19,7 +19,7 @@ from .. import formats
 from ..calibration import Calibration, read_calibration
 from . import DATASETS
 from ._base import Frame
-from ._sequence import SequenceFiles
+from ._sequence import MASKS, SequenceFiles
 
 ANNOTATED = 10  # the frame that has ground truth; it moves to the next
 LAST_START = 19
@@ -30,7 +30,6 @@ _FRAME = re.compile(r"(\d{6})_(\d\d)")
 _TRUTH = {"disparity": "disp_occ_0", "disparity_next": "disp_occ_1", "flow": "flow_occ"}
 _NONOCCLUDED = {"nonoccluded": "disp_noc_0", "nonoccluded_next": "disp_noc_1", "nonoccluded_flow": "flow_noc"}
 _PROXY = {"disparity": "disp_0", "disparity_next": "disp_1", "flow": "flow"}
-_MASK_OF = {"nonoccluded": "disparity", "nonoccluded_next": "disparity_next", "nonoccluded_flow": "flow"}
 
 
 class _KITTI(SequenceFiles):
@@ -124,7 +123,7 @@ class _KITTI(SequenceFiles):
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
         masks = {}
-        for role, key in _MASK_OF.items():
+        for key, role in MASKS.items():
             if role in frame.files:
                 path = frame.files[role]
                 flow = key == "flow"

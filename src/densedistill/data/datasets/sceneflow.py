@@ -134,4 +134,4 @@ class SceneFlow(StereoFiles):
 
     def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
         path = frame.files.get("nonoccluded")
-        return None if path is None else formats.read_raster(path) == 0
+        return None if path is None else formats.read_grey(path) == 0

@@ -93,9 +93,11 @@ class Sintel(SequenceFiles):
         flow = formats.read_flo(frame.files["flow"])
         valid = np.abs(flow).max(-1) < 1e9
         if "invalid" in frame.files:
-            valid &= formats.read_raster(frame.files["invalid"]) == 0
+            invalid = formats.read_grey(frame.files["invalid"])
+            formats.check_size(frame.files["invalid"], invalid, valid.shape)
+            valid &= invalid == 0
         return np.where(valid[..., None], flow, np.float32(0)), valid
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
         path = frame.files.get("nonoccluded_flow")
-        return {} if path is None else {"flow": formats.read_raster(path) == 0}
+        return {} if path is None else {"flow": formats.read_grey(path) == 0}
