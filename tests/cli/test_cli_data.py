@@ -70,6 +70,8 @@ def test_options_are_numbers_and_truths_not_their_text(capsys):
         (["check", "folder", "/nowhere"], "there is no folder /nowhere"),
         (["check", "folder", ".", "--option", "left"], "an option of a data set is KEY=VALUE, got 'left'"),
         (["check", "folder", ".", "--option", "lft=a"], "did you mean 'left'"),
+        (["check", "icl_nuim", "--option", "limit=few"], "cannot be made with"),
+        (["make", "/nowhere", "--seed", "-1"], "0 or more, got -1"),
         (["check", "world"], "not made of files"),
         (["check", "kitti2015"], "needs root"),
     ],
@@ -79,6 +81,19 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_options_are_read_as_evaluate_reads_them(pairs, capsys):
+    assert main(["data", "check", "folder", str(pairs), "--option", "limit=2"]) == 0
+    assert "2 samples read" in capsys.readouterr().out
+    assert main(["data", "list", "folder", str(pairs), "--option", "limit=1"]) == 0
+    assert capsys.readouterr().out == "left/a.png right/a.png disparity/a.pfm\n"
+
+
+def test_a_damaged_record_of_made_data_is_one_line(tmp_path, capsys):
+    (tmp_path / "world.json").write_text("{")
+    assert main(["data", "make", str(tmp_path)]) == 2
+    assert "world.json is damaged" in capsys.readouterr().err
 
 
 def test_made_data_is_read_as_sceneflow(tmp_path, capsys):

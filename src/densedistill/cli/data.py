@@ -81,7 +81,7 @@ def _list(args: argparse.Namespace) -> int:
     from ..files import write_text
     from .evaluate import data_options
 
-    options = data_options(args.option)
+    options = data_options(args.option, "--option")
     lines = list_lines(args.name, args.root, args.split, **options)
     warning = overlap(args.name, args.root, args.split or "", **options)
     if warning:
@@ -103,7 +103,7 @@ def _check(args: argparse.Namespace) -> int:
     from .evaluate import data_options
 
     console = table_console()
-    options = data_options(args.option)
+    options = data_options(args.option, "--option")
     if args.split:
         options["split"] = args.split
     with Progress(console=console, transient=True) as bar:

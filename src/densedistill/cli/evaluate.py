@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 NAME = "evaluate"
 HELP = "measure networks on a data set by a benchmark's protocol"
@@ -124,22 +125,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def data_options(given: list[str]) -> dict[str, object]:
+def data_options(given: list[str], flag: str = "--data-option") -> dict[str, Any]:
     """Return options as YAML reads them: 3 is a number, true is true, [256, 512] a list."""
-    import yaml
-
     from ..errors import UserError
+    from ..recipes.load import parse_value
 
-    found = {}
-    for option in given:
-        key, equals, value = option.partition("=")
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"an option of a data set is KEY=VALUE, got '{option}'")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"the value of '{option}' is not YAML") from None
-    return found
+            raise UserError(f"{flag} takes KEY=VALUE, got '{text}'")
+        options[key] = parse_value(value)
+    return options
 
 
 def _roots(given: list[str]) -> str | dict[str, str] | None:

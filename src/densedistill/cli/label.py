@@ -78,16 +78,17 @@ def run(args: argparse.Namespace) -> int:
     from ..labelling.engine import Settings
     from ..labelling.filters import parse_filter
     from ..networks.device import find_device
+    from .evaluate import data_options
 
     for flag, count in (("--workers", args.workers), ("--total", args.total)):
         if count is not None and count < 1:
             raise UserError(f"{flag}: must be at least 1, not {count}")
     frames: dict[str, Any] = {"frames": args.frames} if args.frames else {"data": args.data}
     if args.data:
-        given = {"root": args.root, "split": args.split, **_options(args.option, "--option")}
+        given = {"root": args.root, "split": args.split, **data_options(args.option, "--option")}
         frames |= {key: value for key, value in given.items() if value is not None}
     settings = Settings(
-        teacher=_teacher(args.teacher, _options(args.teacher_option, "--teacher-option")),
+        teacher=_teacher(args.teacher, data_options(args.teacher_option, "--teacher-option")),
         frames=frames,
         out=args.out,
         task=args.task,
@@ -145,16 +146,3 @@ def _teacher(text: str, options: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"no weights ship for network '{name}', so name a file: {name}=FILE")
         weights = "shipped"
     return {"name": name, **({"weights": weights} if weights else {}), **options}
-
-
-def _options(given: list[str], flag: str) -> dict[str, Any]:
-    from ..errors import UserError
-    from ..recipes.load import parse_value
-
-    options = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"{flag} takes KEY=VALUE, got '{text}'")
-        options[key] = parse_value(value)
-    return options

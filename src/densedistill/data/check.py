@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..registry import construct
 from .datasets import DATASETS
 from .datasets._base import ROLES, FilesOnDisk
 
@@ -93,7 +94,8 @@ def _survey(
     options: dict[str, Any],
 ) -> Survey:
     try:
-        samples = dataset(root, **{**dataset.everything(), **options, "split": split, "strict": False})
+        given = {"root": root, **dataset.everything(), **options, "split": split, "strict": False}
+        samples = construct("data set", dataset.name, dataset, given)
     except UserError as error:
         return Survey(split, absent=str(error))
     survey = Survey(split, len(samples), dataset.counts.get(split))

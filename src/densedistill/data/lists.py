@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import UserError
+from ..registry import construct
 from .datasets import DATASETS
 from .datasets._base import StereoFiles
 
@@ -59,4 +60,5 @@ def _files(name: str, root: Any, split: str | None, options: dict[str, Any]) -> 
     kind = DATASETS[name]
     if not (isinstance(kind, type) and issubclass(kind, StereoFiles)):
         raise UserError(f"data set '{name}' is not made of files; there is nothing to list")
-    return kind(root, split=split, want=("disparity",), **options)
+    given = {"root": root, "split": split, "want": ("disparity",), **options}
+    return cast(StereoFiles, construct("data set", name, kind, given))

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ...errors import UserError, unknown
 from ..sample import Sample
-from ..world import LABELS, check_options, get_bank, render
+from ..world import LABELS, check_options, check_seed, get_bank, render
 from ..world.cache import Cache
 from . import DATASETS
 
@@ -65,6 +65,7 @@ class World(Dataset[Sample]):
         options |= {"right": False} if task in SINGLE else {}
         if length < 1:
             raise UserError(f"data set 'world' needs length 1 or more, got {length}")
+        check_seed(seed)
         if len(size) != 2:
             raise UserError(f"data set 'world' needs size [height, width], got {list(size)}")
         self.length, self.seed = length, seed

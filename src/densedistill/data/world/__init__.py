@@ -2,7 +2,7 @@
 
 from .bank import get_bank
 from .compose import STYLES
-from .render import WANTS, check_options, render
+from .render import WANTS, check_options, check_seed, render
 from .scene import LABELS
 
-__all__ = ["LABELS", "STYLES", "WANTS", "check_options", "get_bank", "render"]
+__all__ = ["LABELS", "STYLES", "WANTS", "check_options", "check_seed", "get_bank", "render"]

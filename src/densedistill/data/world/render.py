@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,12 +64,18 @@ def check_options(height: int, width: int, want: Sequence[str] = ("disparity",),
         raise UserError(f"clutter of the world must be at least 0, got {options['clutter']}")
     for key in ("max_disparity", "focal", "frames"):
         value = options.get(key)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise UserError(f"{key} of the world must be above 0, got {value}")
     if options.get("frames") and "boxes" in want:
         raise UserError(
             "a sequence of the world has no boxes, their number changes; leave out frames or boxes"
         )
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError where `seed` is no number of a scene."""
+    if seed < 0:
+        raise UserError(f"seed of the world is the number of a scene, 0 or more, got {seed}")
 
 
 @torch.no_grad()
@@ -121,8 +128,9 @@ def render(
         right: draw the right view too; without it a single image takes half the time.
 
     Raises:
-        UserError: an unknown option, style or ground truth, or a size below 16 px.
+        UserError: an unknown option, style or ground truth, a seed below 0, or a size below 16 px.
     """
+    check_seed(seed)
     given = {"max_disparity": max_disparity, "style": style, "focal": focal, "frames": frames}
     check_options(height, width, want, **given, haze=haze, mirrors=mirrors, jpeg=jpeg, clutter=clutter)
     scene = compose(seed, height, width, max_disparity, style, focal, haze, mirrors, clutter)

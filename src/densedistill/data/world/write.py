@@ -16,7 +16,7 @@ from ...errors import UserError, unknown
 from ...files import write_text
 from .. import formats
 from .cache import VERSION
-from .render import check_options, render
+from .render import check_options, check_seed, render
 
 LAYOUTS = ("sceneflow",)
 _PER_SCENE = 100
@@ -59,6 +59,7 @@ def write_dataset(
         raise unknown("split to write", split, ("train", "test"))
     if length < 1:
         raise UserError(f"length is the number of pairs, 1 or more, got {length}")
+    check_seed(seed)
     height, width = (int(side) for side in size)
     check_options(height, width, **options)
     root = Path(out).expanduser()
@@ -79,7 +80,10 @@ def write_dataset(
 def _record(root: Path, split: str, options: dict[str, Any]) -> None:
     """Write down how the split is made, or refuse where it was made otherwise."""
     path = root / _RECORD
-    records = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        records = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        raise UserError(f"{path} is damaged; choose another folder") from None
     mine = json.loads(json.dumps(options))
     if records.get(split, mine) != mine:
         differ = [key for key in {**mine, **records[split]} if mine.get(key) != records[split].get(key)]
