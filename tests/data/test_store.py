@@ -69,6 +69,19 @@ def test_a_value_that_is_no_number_is_refused_by_name_and_nothing_is_written(tmp
     assert not (tmp_path / "shards").exists()
 
 
+def test_features_beyond_half_precision_are_refused_not_stored_as_infinite():
+    assert decode(*encode(np.array([65504.0, -65504.0], np.float32), "half")).tolist() == [65504, -65504]
+    with pytest.raises(dd.UserError, match="values beyond 65504"):
+        encode(np.array([1.0, -1e5], np.float32), "half")
+
+
+def test_a_manifest_that_is_none_is_one_line(tmp_path):
+    for content in ("[]", "{", "null"):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(dd.UserError, match=r"manifest\.json is damaged; label again"):
+            Store(tmp_path)
+
+
 def test_what_is_missing_or_damaged_is_one_line(tmp_path):
     with pytest.raises(dd.UserError, match=r"no stored answers.*manifest\.json"):
         Store(tmp_path)

@@ -55,7 +55,7 @@ def encode(values: NDArray[Any], kind: str) -> tuple[bytes, dict[str, Any]]:
             `float`, `mask` (bool), `share` (0 to 1, to within 1/510), `image` ((3, H, W) uint8) or `integer`.
 
     Raises:
-        UserError: a value that is not finite.
+        UserError: a value that is not finite, or beyond what half precision holds.
     """
     how: dict[str, Any] = {"kind": kind, "shape": list(values.shape)}
     if kind in ("fixed", "half", "float") and not np.isfinite(values).all():
@@ -71,6 +71,9 @@ def encode(values: NDArray[Any], kind: str) -> tuple[bytes, dict[str, Any]]:
         # All low bytes, then all high ones: of small differences the latter are nearly all alike.
         return zlib.compress(steps.astype("<i2").view(np.uint8).reshape(-1, 2).T.tobytes(), 1), how
     if kind in ("half", "float"):
+        largest = float(np.finfo(np.float16 if kind == "half" else np.float32).max)
+        if np.abs(values).max(initial=0) > largest:
+            raise UserError(f"values beyond {largest:g}, the largest that is stored ({kind})")
         return values.astype("<f2" if kind == "half" else "<f4").tobytes(), how
     if kind == "mask":
         return zlib.compress(np.packbits(values.astype(bool)).tobytes(), 1), how
@@ -279,7 +282,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
     except OSError:
         raise UserError(f"there are no stored answers in {root}: it has no {MANIFEST}") from None
     except ValueError:
-        raise UserError(f"{root / MANIFEST} is damaged; label again") from None
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{root / MANIFEST} is damaged; label again")
     return manifest
 
 
