@@ -200,6 +200,36 @@ def test_a_batch_of_no_image_adds_nothing(name):
     assert metric.compute().item() == pytest.approx(8 * 2**0.5 if name == "epe_flow" else 1)
 
 
+def test_the_protocol_prints_what_the_kit_prints_seen_and_occluded():
+    samples, answers, expected = [], [], {"noc": SceneFlowOutliers(), "occ": SceneFlowOutliers()}
+    for number in range(200):
+        prediction, target, objects = image(number, "occ")
+        if not target["disparity_valid"].any():
+            continue  # no sample to evaluate
+        for mask, metric in expected.items():
+            metric.update(*image(number, mask))
+        maps = ("disparity", "disparity_next", "flow")
+        for key in maps:
+            unknown = 0.0 if key == "flow" else -1.0
+            prediction[key] = fill_unknown(prediction[key], prediction[f"{key}_valid"], unknown)
+            target[f"{key}_nonoccluded"] = image(number, "noc")[1][f"{key}_valid"]
+        answers.append({key: prediction[key][None] for key in maps})
+        views = dict.fromkeys(("left", "right", "left_next", "right_next"), torch.zeros(3, 16, 24))
+        samples.append({**views, **target, "objects": objects.long(), "meta": {"name": str(number)}})
+
+    class Recorded:
+        name, precision, task = "recorded", "16-bit", dd.tasks.get_task("sceneflow")
+
+        def __call__(self, *images):
+            return answers.pop(0)
+
+    (row,) = dd.evaluate(Recorded(), samples, protocol="kitti2015_sceneflow").rows
+    for part in ("D1", "D2", "Fl", "SF"):
+        for column, mask, region in (("", "occ", "all"), ("_bg", "occ", "bg"), ("_noc", "noc", "all")):
+            printed = expected[mask].compute()[f"{part}_{region}"]
+            assert row[f"{part.lower()}{column}"] == pytest.approx(float(printed), abs=6e-7), (part, column)
+
+
 def test_the_protocol_reads_predictions_as_a_submission_holds_them():
     shape = (1, 2, 4)
     truth = {"disparity": torch.full(shape, 3.01), "disparity_next": torch.full(shape, 30.0)}
