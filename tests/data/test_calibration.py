@@ -183,3 +183,41 @@ def test_what_is_no_calibration_is_named_in_one_line(tmp_path, name, text, messa
         read_calibration(written(tmp_path / name, text))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_cameras_the_other_way_round_are_refused():
+    rig = a_rig()
+    swapped = RawRig(*(rig.left, rig.left_distortion) * 2, np.eye(3), np.array([0.12, 0, 0]))
+    with pytest.raises(UserError, match="right camera stands to the left"):
+        rectify(swapped, *[np.zeros((240, 320, 3), np.uint8)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.txt",
+            "P0: 7 0 6 0 0 7 2 0 0 0 1 0\nP1: 7 0 6 3 0 7 2 0 0 0 1 0\n",
+            "the baseline is -0.4.* stands to the left",
+        ),
+        (
+            "a.txt",
+            "P0: 0 0 6 0 0 0 2 0 0 0 1 0\nP1: 0 0 6 0 0 0 2 0 0 0 1 0\n",
+            "focal length is above 0 px, got 0 and 0",
+        ),
+        ("a.json", '{"P1": [1, 2], "P2": [3, 4]}', "no whole calibration"),
+        ("a.yml", "%YAML:1.0\n---\nQ: 3\n", "no whole calibration"),
+        (
+            "a.txt",
+            "S_rect_02: 5\nP_rect_02: 7 0 6 0 0 7 2 0 0 0 1 0\nP_rect_03: 7 0 6 -3 0 7 2 0 0 0 1 0\n",
+            "no whole calibration",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_calibration_without_a_pair_is_named_in_one_line(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_calibration(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -145,8 +145,25 @@ def read_calibration(path: PathLike, *more: PathLike, cameras: tuple[int, int] |
             one.
 
     Raises:
-        UserError: missing, of no known format, or without what a pair needs.
+        UserError: missing, of no known format, without what a pair needs, or of a right camera that stands to
+            the left.
     """
+    try:
+        found = _read(path, more, cameras)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, cv2.error) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is no whole calibration of a pair: {reason}") from None
+    if not 0 < min(found.fx, found.fy) < np.inf:
+        raise UserError(f"{path}: a focal length is above 0 px, got {found.fx:g} and {found.fy:g}")
+    # A single camera has none.
+    if not 0 <= found.baseline_m < np.inf:
+        raise UserError(
+            f"{path}: the baseline is {found.baseline_m:g} m, the right camera stands to the left"
+        )
+    return found
+
+
+def _read(path: PathLike, more: tuple[PathLike, ...], cameras: tuple[int, int] | None) -> Calibration:
     text = read_bytes(path).decode(errors="replace")
     if Path(path).suffix.lower() in (".yml", ".yaml", ".xml", ".json") or text.startswith(("%YAML", "<?xml")):
         return _opencv(path, *more)
@@ -277,6 +294,10 @@ def rectify(rig: RawRig, left: Image, right: Image) -> tuple[Image, Image, Calib
     r1, r2, p1, p2, *_ = cv2.stereoRectify(
         *cameras, size, rig.rotation, rig.translation.reshape(3, 1), flags=cv2.CALIB_ZERO_DISPARITY, alpha=0
     )
+    if p2[0, 3] > abs(p2[1, 3]):
+        raise UserError(
+            "the calibration's right camera stands to the left; give the views the other way round"
+        )
     if abs(p2[0, 3]) < abs(p2[1, 3]):
         raise UserError(
             "the calibration's cameras stand above each other; stereo networks need them side by side"
