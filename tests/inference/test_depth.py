@@ -215,3 +215,14 @@ def test_a_pixel_that_is_no_number_does_not_spoil_the_alignment(broken):
     assert not aligned[0, 0, 0, 0].isfinite()
     aligned[0, 0, 0, 0] = truth["depth"][0, 0, 0, 0]
     torch.testing.assert_close(aligned, truth["depth"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_medians_are_those_of_numpy(count):
+    rng = np.random.default_rng(count)
+    depth, truth = (torch.from_numpy(rng.uniform(1, 9, (1, 1, 1, count)).astype(np.float32)) for _ in "ab")
+    scaled = median_scaling(
+        {"depth": depth}, {"depth": truth, "depth_valid": torch.ones(1, 1, 1, count, dtype=torch.bool)}
+    )
+    expected = depth * (np.median(truth) / np.median(depth))
+    torch.testing.assert_close(scaled["depth"], expected)

@@ -26,7 +26,7 @@ def flip_average(predict: Predicts) -> Predicts:
 
 def median_scaling(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
     """Return depth (B, 1, H, W) with each image's median made that of its ground truth (Zhou et al., CVPR
-    2017); of an even count it is the mean of the middle two, as NumPy's."""
+    2017)."""
     depth = outputs["depth"].clone()
     for index, valid in enumerate(batch["depth_valid"]):
         if valid.any():
@@ -35,6 +35,7 @@ def median_scaling(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
 
 
 def _median(values: Tensor) -> Tensor:
+    """Return the median as NumPy, and so published evaluations, take it; torch's is the lower of two."""
     ordered = values.sort().values
     return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
 
