@@ -298,6 +298,12 @@ def test_a_file_that_is_not_nyus_is_refused(tmp_path):
         create_dataset("nyu", tmp_path)
 
 
+def test_a_list_without_depth_is_refused(tmp_path):
+    (tmp_path / "train.txt").write_text("/bedroom/rgb_0.jpg 518.8\n")
+    with pytest.raises(dd.UserError, match="a line names an image and its depth"):
+        create_dataset("nyu", tmp_path, list="train.txt")
+
+
 @pytest.mark.parametrize("columns", [2, 3, 4])
 def test_a_list_of_synchronised_frames_is_read(columns, tmp_path):
     words = ["/bedroom_0130/rgb_00000.jpg", "/bedroom_0130/sync_depth_00000.png"]

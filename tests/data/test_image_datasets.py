@@ -165,6 +165,8 @@ def test_a_folder_of_your_own_takes_numbers_ids_and_colours(tmp_path):
         ({"classes": ["sky"], "ids": {300: "sky"}}, "from 0 to 255, got '300'"),
         ({"colours": {"sky": [0, 0]}}, "colour of 'sky' is three numbers"),
         ({"classes": ["sky"], "ids": {}, "colours": {}}, "ids or colours, not both"),
+        ({"classes": "sky"}, r"classes is a list of names, got 'sky'; write \[sky\]"),
+        ({"classes": ["sky"], "ids": ["sky"]}, "ids is a mapping"),
         ({"classes": ["sky"], "labels": "nowhere"}, "there is no folder"),
     ],
 )
@@ -218,6 +220,7 @@ def test_boxes_follow_the_image_through_crop_and_mirror(cells):
 @pytest.mark.parametrize(
     ("thing", "says"),
     [
+        (("RBC", ("nan", 10, 20, 30), 0), "of a 'RBC' has no size"),
         (("RBC", (10, 10, 10, 30), 0), r"box \(9, 9, 10, 30\) of a 'RBC' has no size"),
         (("RBC", (10, 10, 95, 30), 0), "lies outside its image of 80x60 px"),
         (("RCB", (10, 10, 20, 30), 0), "class 'RCB', which .* does not have; did you mean 'RBC'"),

@@ -11,7 +11,7 @@ import torch
 
 import densedistill as dd
 from densedistill.data import formats
-from densedistill.metrics import as_kitti_png, error_quantile, fill_missing, kitti_errors
+from densedistill.metrics import as_kitti_flow_png, as_kitti_png, error_quantile, fill_missing, kitti_errors
 from densedistill.tasks.files import Predicted
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -125,6 +125,14 @@ def test_the_protocol_takes_a_prediction_as_the_file_that_is_sent(tmp_path):
     task.writers["png"].write(tmp_path / "a.png", predicted)
     sent = torch.from_numpy(formats.read_disparity_png(tmp_path / "a.png"))
     torch.testing.assert_close(as_kitti_png(given)[0, 0].nan_to_num(0.0), sent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_predictions_of_half_precision_are_read_in_single(dtype):
+    given = torch.tensor([0.001, 1.0, 3.3, 100.3, 300.0, 0.0, math.nan], dtype=dtype)
+    torch.testing.assert_close(as_kitti_png(given), as_kitti_png(given.double()).float(), equal_nan=True)
+    flow = torch.tensor([0.3, -100.3, 600.0, -600.0], dtype=dtype)
+    torch.testing.assert_close(as_kitti_flow_png(flow), as_kitti_flow_png(flow.double()).float())
 
 
 @pytest.mark.parametrize("truth", [20.0, 61.25, 100.0, 180.0])

@@ -69,8 +69,11 @@ def evaluate(
         An `Evaluation`: `rows`, `samples`, `write_json(path)`; printing it draws the table.
 
     Raises:
-        UserError: an unknown network, data set, protocol or metric, or a sample without ground truth.
+        UserError: an unknown network, data set, protocol or metric, a limit that nothing is below, or a
+            sample without ground truth.
     """
+    if max_disparity is not None and not max_disparity > 0:
+        raise UserError(f"max_disparity is above 0 px, got {max_disparity:g}: no ground truth would count")
     task = task_of_networks(networks)
     protocol = get_protocol(protocol, task)
     sources = find_sources(data, protocol, task, root, split, options)

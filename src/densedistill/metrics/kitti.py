@@ -17,13 +17,14 @@ def as_kitti_png(disparity: Tensor) -> Tensor:
     What is not finite or not above 0 is missing; the rest is rounded, to 1/256 at least. Above 255.996 px the
     format holds no number: that value stands for all.
     """
+    disparity = disparity.float()  # half precision holds neither the steps nor the largest value
     levels = (disparity * 256).round().clamp(1, 65535) / 256
     return levels.where(disparity.isfinite() & (disparity > 0), torch.nan)
 
 
 def as_kitti_flow_png(flow: Tensor) -> Tensor:
     """Return `flow` px as KITTI's 16-bit PNG holds it, in 64ths of a pixel from -512 to 511.98; NaN stays."""
-    return ((flow * 64 + 2**15).round().clamp(0, 65535) - 2**15) / 64
+    return ((flow.float() * 64 + 2**15).round().clamp(0, 65535) - 2**15) / 64
 
 
 def fill_unknown(values: Tensor, known: Tensor, mark: float = -1.0) -> Tensor:

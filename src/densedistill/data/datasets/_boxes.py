@@ -145,7 +145,7 @@ def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
 def _fault(box: Sequence[float], shape: Sequence[int]) -> str:
     """Return what is wrong with `box` in an image of `shape`, or nothing."""
     left, top, right, bottom = box
-    if right - left <= SLACK or bottom - top <= SLACK:
+    if not (right - left > SLACK and bottom - top > SLACK):  # nor has one whose side is no number
         return "has no size"
     height, width = shape[:2]
     if left < -SLACK or top < -SLACK or right > width + SLACK or bottom > height + SLACK:

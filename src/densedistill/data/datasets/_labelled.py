@@ -161,6 +161,13 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
+def class_names(classes: Sequence[str], name: str) -> tuple[str, ...]:
+    """Return the `classes` given to data set `name`; UserError for a text, whose letters are no classes."""
+    if isinstance(classes, str):
+        raise UserError(f"data set '{name}': classes is a list of names, got '{classes}'; write [{classes}]")
+    return tuple(classes)
+
+
 def lookup(known: Mapping[int, int]) -> NDArray[np.uint8]:
     """Return the table (256,) from stored values to classes; what is not `known` is void."""
     table = np.full(256, IGNORE_LABEL, np.uint8)

@@ -15,7 +15,7 @@ from .. import formats
 from ..sample import IGNORE_LABEL
 from . import DATASETS
 from ._base import Frame
-from ._labelled import ClassMaps, lookup, read_indices
+from ._labelled import ClassMaps, class_names, lookup, read_indices
 
 IMAGES = ("images", "image", "rgb", "img", "JPEGImages")
 LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "SegmentationClass")
@@ -54,7 +54,10 @@ class LabelledFolder(ClassMaps):
     ):
         if ids is not None and colours is not None:
             raise UserError("data set 'labelled_folder': give ids or colours, not both")
-        self.classes = tuple(classes) or tuple(colours or ())
+        for key, mapping in (("ids", ids), ("colours", colours)):
+            if not isinstance(mapping, Mapping | None):
+                raise UserError(f"data set 'labelled_folder': {key} is a mapping, got {mapping}")
+        self.classes = class_names(classes, self.name) or tuple(colours or ())
         if labelled and not self.classes:
             raise UserError(
                 "data set 'labelled_folder' needs classes, names in the order of their numbers, or colours"

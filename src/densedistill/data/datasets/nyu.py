@@ -75,6 +75,8 @@ class NYU(DepthFiles):
         frames = []
         for words in listed_frames(path, (2, 3, 4)):
             images = [word.lstrip("/") for word in words if not _is_number(word)]
+            if len(images) < 2:
+                raise UserError(f"{path}: a line names an image and its depth, got '{' '.join(words)}'")
             if self.dense and len(images) < 3:
                 raise UserError(f"{path}: lines name no dense depth, got '{' '.join(words)}'")
             depth = images[2] if self.dense else images[1]

@@ -16,7 +16,7 @@ from .. import formats
 from . import DATASETS
 from ._base import Frame
 from ._boxes import XmlBoxes
-from ._labelled import ClassMaps
+from ._labelled import ClassMaps, class_names
 
 OBJECTS = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -101,7 +101,7 @@ class VOCDetection(XmlBoxes):
     ):
         if not classes:
             raise UserError("data set 'voc_detection' needs classes, the names in the order of their numbers")
-        self.classes = tuple(classes)
+        self.classes = class_names(classes, self.name)
         super().__init__(root, split, **options)
 
 
