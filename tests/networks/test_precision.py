@@ -131,6 +131,18 @@ def twice(block, image):
     return block.norm(block.conv(block.conv(image)))
 
 
+def with_its_weight(block, image):
+    return block.norm(block.conv(image)) + nn.functional.conv2d(image, block.conv.weight, padding=1)
+
+
+class Residual(nn.Sequential):
+    """A sequence that reads between its parts."""
+
+    def forward(self, image):
+        raw = self[0](image)
+        return raw + self[1](raw)
+
+
 def chosen_by_value(block, image):
     return block.norm(block.conv(image)) if image.sum() > 0 else image
 
@@ -145,6 +157,9 @@ def chosen_by_value(block, image):
         (nn.Sequential(ScaledConv2d(4, 4, 3), nn.BatchNorm2d(4)), False),
         (Block(also_read), False),
         (Block(twice), False),
+        (Block(with_its_weight), False),
+        (Residual(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)), False),
+        (nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)), False),
         (Block(chosen_by_value), False),
     ],
 )
@@ -384,3 +399,12 @@ def test_an_activation_stays_where_somebody_calls_a_sequence_layer_by_layer():
     pack_weights(network)(image)
     assert isinstance(network.layers[0], PackedConv2d)
     torch.testing.assert_close(network(image), expected)
+
+
+def test_weights_that_a_hook_computes_are_not_packed():
+    network = settle(nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)))).requires_grad_(False)
+    image = torch.randn(1, 3, 6, 7)
+    expected = network(image)
+    pack_weights(network)
+    for _ in range(2):
+        assert torch.equal(network(image), expected)

@@ -98,7 +98,8 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     its output. What it computes beyond that, an activation, is left in its place, otherwise the identity, so
     that module paths, hence taps, stay. What the network computes stays, too, up to rounding; only the output
     of such a convolution itself, before its normalisation, is another. Where a hook reads one of the two, as
-    a tap does, both stay, and so does a convolution of another kind, which may compute its weights.
+    a tap does, both stay, and so does a convolution whose weights are computed at every call or read by the
+    module around it.
 
     Args:
         network: any network.
@@ -110,11 +111,16 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     network = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
     for parent, name, conv, norm in list(_pairs(network)):
-        if uses[id(conv)] == uses[id(norm)] == 1 and not conv._forward_hooks and not norm._forward_hooks:
+        if uses[id(conv)] == uses[id(norm)] == 1 and not _hooked(conv) and not _hooked(norm):
             plain, rest = _split(norm)
             _fold(conv, plain)
             parent._modules[name] = rest
     return network
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Return whether somebody reads what `module` gives, or computes its weights when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def pack_weights(network: Network) -> Network:
@@ -123,7 +129,8 @@ def pack_weights(network: Network) -> Network:
     Autocast casts weights that want no gradient at every call, and oneDNN lays them out anew. Those of frozen
     2D convolutions are packed when they are called on a CPU (`PackedConv2d`); those of all other convolutions
     and linear layers that run under autocast, and only under it, are cast for good after that run; an
-    activation behind a packed convolution in an `nn.Sequential` is computed with it. The same results from
+    activation behind a packed convolution in an `nn.Sequential` is computed with it. Layers whose weights a
+    hook computes at every call, as `spectral_norm` does, stay as they are. The same results from
     the first to the last run, and half the memory. From then on `network` must run as it did then, under
     autocast or not; other sizes are fine. What a hook reads stays.
 
@@ -150,7 +157,8 @@ def pack_weights(network: Network) -> Network:
             if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
                 _join_activations(module, calls)
 
-    layers = [m for m in network.modules() if isinstance(m, (*_CONVOLUTIONS, nn.Linear, nn.Sequential))]
+    kinds = (*_CONVOLUTIONS, nn.Linear, nn.Sequential)
+    layers = [m for m in network.modules() if isinstance(m, kinds) and not m._forward_pre_hooks]
     for layer in layers:
         PackedConv2d.take(layer)
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
@@ -177,7 +185,7 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield each module with a normalisation behind a convolution, the former's name, and both."""
     holders = [module for module in network.modules() if any(map(_folds, module.children()))]
     for parent in holders:
-        if isinstance(parent, nn.Sequential):
+        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
             for (_, conv), (name, norm) in itertools.pairwise(parent.named_children()):
                 if type(conv) in _FOLDABLE and _folds(norm):
                     yield parent, name, conv, norm
@@ -203,16 +211,18 @@ def _traced_pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]
             return True
 
     try:
-        calls = [node for node in Tracer().trace(parent).nodes if node.op == "call_module"]
+        nodes = list(Tracer().trace(parent).nodes)
     except Exception:  # whatever a `forward` does with a size or a value that it has not got
         return
+    calls = [node for node in nodes if node.op == "call_module"]
+    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
     times = Counter(call.target for call in calls)
     for call in calls:
         behind = [use for use in call.users if use.op == "call_module"]
         if len(call.users) == len(behind) == times[call.target] == 1 and times[behind[0].target] == 1:
             path, _, name = str(behind[0].target).rpartition(".")
             conv, norm = parent.get_submodule(str(call.target)), parent.get_submodule(str(behind[0].target))
-            if type(conv) in _FOLDABLE and _folds(norm):
+            if type(conv) in _FOLDABLE and _folds(norm) and str(call.target) not in read:
                 yield parent.get_submodule(path), name, conv, norm
 
 
