@@ -20,7 +20,7 @@ from .taps import Spec
 from .teachers import TEACHERS, NetworkTeacher
 
 Answer = dict[str, Tensor]
-"""What is kept for an image: `outputs/KEY` and `taps/KEY/LEVEL`, in half precision."""
+"""What is kept for an image: `outputs/KEY` and `taps/KEY/LEVEL`, in half precision, on the CPU."""
 
 
 class RememberingTeacher(NetworkTeacher):
@@ -68,7 +68,8 @@ class RememberingTeacher(NetworkTeacher):
                 parts[i] = part = _part(answer, position, len(unknown), self.outputs)
                 self._keep(keys[i], part)
         placement = self.input_spec.place(*images[0].shape[-2:])  # type: ignore[union-attr]
-        return {**_joined([part for part in parts if part is not None]), "placement": placement}
+        known = [part for part in parts if part is not None]
+        return {**_joined(known, images[0].device), "placement": placement}
 
     def _recall(self, key: str) -> Answer | None:
         if key in self._known or self.folder is None:
@@ -120,19 +121,19 @@ def _part(answer: Mapping[str, Any], index: int, count: int, outputs: bool) -> A
         for level, tensor in enumerate(tensors):
             if len(tensor) != count:
                 raise UserError(f"teacher 'remember': the tap {name} has not one entry an image")
-            part[f"taps/{name}/{level}"] = tensor[index].half().contiguous()
+            part[f"taps/{name}/{level}"] = tensor[index].half().contiguous().cpu()
     if outputs:
         kept = {key: value for key, value in answer.items() if isinstance(value, Tensor)}
-        part |= {f"outputs/{key}": value[index].half().contiguous() for key, value in kept.items()}
+        part |= {f"outputs/{key}": value[index].half().contiguous().cpu() for key, value in kept.items()}
     return part
 
 
-def _joined(parts: list[Answer]) -> dict[str, Any]:
-    """Return answers for single images as one for a batch."""
+def _joined(parts: list[Answer], device: torch.device) -> dict[str, Any]:
+    """Return answers for single images as one for a batch on `device`."""
     answer: dict[str, Any] = {}
     levels: dict[str, dict[int, Tensor]] = {}
     for key in parts[0]:
-        together = torch.stack([part[key].float() for part in parts])
+        together = torch.stack([part[key] for part in parts]).to(device).float()
         kind, _, name = key.partition("/")
         if kind == "outputs":
             answer[name] = together

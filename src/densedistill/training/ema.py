@@ -29,10 +29,11 @@ class WeightAverage:
         """Take in the network's weights after `step` steps."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         for name, value in self.network.state_dict().items():
+            average = self.state[name] = self.state[name].to(value.device)  # training moves the network
             if value.is_floating_point():
-                self.state[name].lerp_(value.to(self.state[name].dtype), share)
+                average.lerp_(value.to(average.dtype), share)
             else:
-                self.state[name].copy_(value)
+                average.copy_(value)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Continue from a saved `state`."""
