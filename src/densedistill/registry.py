@@ -95,6 +95,8 @@ def discover(package: str | None, file: str) -> tuple[str, ...]:
 
 def _import(path: str, what: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
+    if not module_name or module_name.startswith("."):
+        raise UserError(f"{what} '{path}': a module is named from the top, as in package.module:Name")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

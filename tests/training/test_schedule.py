@@ -71,3 +71,12 @@ def test_poly_falls_as_a_power_and_holds_its_last_rate():
         assert published.factor(step, 0.0) == pytest.approx(expected, abs=1e-6), step
     with pytest.raises(UserError, match=r"schedule\.hold"):
         Schedule(steps=10, name="poly", hold=1.0)
+    with pytest.raises(UserError, match=r"schedule\.hold"):
+        Schedule(steps=10, name="one_cycle", hold=0.95)
+    with pytest.raises(UserError, match=r"schedule\.epochs: must have an end"):
+        Schedule(epochs=float("inf"))
+
+
+def test_milestones_may_stand_in_any_order():
+    course = Course(Schedule(steps=10, milestones=[5, 1]), steps_per_epoch=10)
+    assert [course.factor(step, 0.0) for step in (0, 2, 7)] == [1, 0.5, 0.25]

@@ -296,6 +296,46 @@ def test_a_resumed_run_may_be_made_longer(tmp_path):
     assert longer.recipe.schedule.steps == 9
 
 
+def test_a_finished_run_may_be_made_longer(tmp_path):
+    run = train(toy.recipe(schedule__steps=3), run=tmp_path / "run")
+    longer = train(resume=run.path, overrides={"schedule.steps": 20})
+    whole = train(toy.recipe(schedule__steps=20), run=tmp_path / "whole")
+    assert same(weights(longer), weights(whole))
+    assert [line["step"] for line in longer.history if "validate/epe" in line] == [1, 2, 3, *range(4, 21, 2)]
+
+
+def test_what_is_changed_on_resuming_is_what_is_trained(tmp_path):
+    run = train(toy.recipe(schedule__steps=3), run=tmp_path / "run")
+    train(resume=run.path, overrides={"schedule.steps": 5, "optimizer.weight_decay": 0.1})
+    assert load_checkpoint(run.last)["optimizer"]["param_groups"][0]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student.width": 4}, "does not fit the recipe: size mismatch"),
+        ({"optimizer.name": "sgd"}, "does not fit the recipe: it is of another optimizer"),
+        ({"student.freeze": ["head"]}, "does not fit the recipe: loaded state dict"),
+        ({"objective.features.loss": "l11"}, "there is no loss 'l11'"),
+    ],
+)
+def test_a_change_that_cannot_be_resumed_leaves_the_run_as_it_was(tmp_path, change, message):
+    run = train(toy.recipe(schedule__steps=1), run=tmp_path / "run")
+    before = run.recipe
+    with pytest.raises(UserError, match=message):
+        train(resume=run.path, overrides={"schedule.steps": 2, **change})
+    assert run.recipe == before
+    assert run.finished
+
+
+def test_a_resolved_recipe_may_be_changed_and_has_no_twin(tmp_path):
+    recipe = load_recipe(toy.recipe(schedule__steps=1))
+    assert train(recipe, run=tmp_path / "run", overrides={"seed": 5}).recipe.seed == 5
+    assert recipe.seed == 1
+    with pytest.raises(UserError, match="has no twin"):
+        train(recipe, run=tmp_path / "twin", twin=True)
+
+
 def test_bfloat16_trains_float32_weights(tmp_path):
     run = train(toy.recipe(trainer__precision="bf16"), run=tmp_path / "run")
     assert all(value.dtype == torch.float32 for value in weights(run).values() if value.is_floating_point())
@@ -364,6 +404,9 @@ def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
             "teachers.teacher: it is of depth and sees image; the recipe is of stereo, which has left, right",
         ),
         ({"student__name": "os:sep"}, "network 'os:sep' is a str; a class or a function is wanted"),
+        ({"student__name": "toy:recipe"}, "network 'toy:recipe' gives a dict; a torch.nn.Module is wanted"),
+        ({"teachers__teacher__name": "toy:recipe"}, "teacher 'toy:recipe' is a dict"),
+        ({"student__name": ".toy:Tiny"}, "network '.toy:Tiny': a module is named from the top"),
         ({"data__protocol": "kiti2015"}, "there is no protocol 'kiti2015'; did you mean 'kitti2015'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -47,6 +48,13 @@ def read_recipe(args: argparse.Namespace, overrides: dict[str, Any]) -> Recipe |
     """Return the recipe, None when a run is resumed; to be called before torch is imported, so that a
     misspelt field is told at once."""
     return None if args.resume else load_recipe(args.recipe, twin=args.twin, overrides=overrides)
+
+
+def directory_of(args: argparse.Namespace, recipe: Recipe | Stages | None) -> str | Path | None:
+    """Return where the run of `recipe` goes; None when one is resumed."""
+    from ..training.run import choose_directory
+
+    return args.run or (None if recipe is None else choose_directory(recipe, args.twin))
 
 
 def read_flags(rest: list[str]) -> dict[str, Any]:

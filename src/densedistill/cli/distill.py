@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._recipe import add_recipe_arguments, overrides_of, read_recipe
+from ._recipe import add_recipe_arguments, directory_of, overrides_of, read_recipe
 
 TAKES_RECIPE_FLAGS = True
 
@@ -30,7 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from ..training.run import is_first_process
     from ..verbs import distill
 
-    done = distill(recipe, run_dir=args.run, resume=args.resume, overrides=overrides)
+    directory = directory_of(args, recipe)
+    # A recipe that was read has them already.
+    done = distill(
+        recipe, run_dir=directory, resume=args.resume, overrides=overrides if args.resume else None
+    )
     if is_first_process():
         if done.evaluation is not None:
             print(done.evaluation)

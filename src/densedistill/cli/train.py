@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._recipe import add_recipe_arguments, overrides_of, read_recipe
+from ._recipe import add_recipe_arguments, directory_of, overrides_of, read_recipe
 
 TAKES_RECIPE_FLAGS = True
 
@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
     from ..training import train
     from ..training.run import is_first_process
 
-    done = train(recipe, run=args.run, resume=args.resume, twin=args.twin, overrides=overrides)
+    directory = directory_of(args, recipe)
+    # A recipe that was read has them already.
+    done = train(recipe, run=directory, resume=args.resume, overrides=overrides if args.resume else None)
     if is_first_process():
         print(f"wrote {done.student if done.student.is_file() else done.path}")
     return 0

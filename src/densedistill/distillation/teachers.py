@@ -316,6 +316,8 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
             if option not in accepted:
                 raise UserError(f"teacher '{name}' takes no option '{option}'{nearest(option, accepted)}")
     made = construct("teacher", name, make, options)
+    if not isinstance(made, nn.Module):
+        raise UserError(f"teacher '{name}' is a {type(made).__name__}; a torch.nn.Module is wanted")
     if weights is not None:  # of a network that leaves loading to us
         if isinstance(made, Teacher):
             raise UserError(f"teacher '{name}' takes no option 'weights'")

@@ -82,6 +82,8 @@ def create_model(
         stored_scale = options.pop("scale", None)
         scale = stored_scale if scale is None else scale
     network = construct("network", name, constructor, options)
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network '{name}' gives a {type(network).__name__}; a torch.nn.Module is wanted")
     network.name, network.options = name, options
     if scale is not None:
         network.input_spec = (getattr(network, "input_spec", None) or InputSpec()).scaled(scale)

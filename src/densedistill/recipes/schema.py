@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -171,9 +172,11 @@ class Schedule:
             said = "all of " + ", ".join(lengths) if lengths else "none"
             raise UserError(f"schedule: give one of epochs, steps and minutes; there is {said}")
         _above_zero("schedule", self, lengths[0])
+        if math.isinf(self.length):
+            raise UserError(f"schedule.{lengths[0]}: must have an end, not {self.length}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"schedule.warmup: a share of the whole, from 0 to below 1, not {self.warmup}")
-        if not 0 <= self.hold < 1 - self.warmup:
+        if not 0 <= self.hold < 1 - self.rise:
             raise UserError(f"schedule.hold: a share of the whole beside the warm-up, not {self.hold}")
 
     @property
@@ -185,6 +188,11 @@ class Schedule:
     def length(self) -> float:
         """How many of the unit."""
         return float(getattr(self, self.unit))
+
+    @property
+    def rise(self) -> float:
+        """The share of the whole during which the rate rises."""
+        return self.warmup or (0.05 if self.name == "one_cycle" else 0.0)
 
 
 @dataclass(kw_only=True)

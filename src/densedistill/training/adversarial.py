@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..distillation.exact import exact_gradients
 from .module import TrainingModule
+from .optimizer import continue_from
 
 
 class AdversarialModule(TrainingModule):
@@ -47,7 +48,7 @@ class AdversarialModule(TrainingModule):
         optimizers += [torch.optim.SGD(r.adversary.parameters(), **r.adversary_options) for r in self.rivals]
         if state is not None:
             for optimizer, its in zip(optimizers, state["all"], strict=True):
-                optimizer.load_state_dict(its)
+                continue_from(optimizer, its)
         return optimizers
 
     def optimizer_states(self) -> dict[str, Any]:

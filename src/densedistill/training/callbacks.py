@@ -122,16 +122,13 @@ class Pilot(L.Callback):
             return module.step % every == 0
         if schedule.unit == "epochs":
             return module.step % module.course.steps_per_epoch == 0
-        return self._agree(trainer, self._tenths(module) > module.counters.validations)
-
-    @staticmethod
-    def _tenths(module: TrainingModule) -> int:
-        return int(module.course.progress(module.step, module.watch.seconds) * 10)
+        done = module.course.tenths(module.step, module.watch.seconds)
+        return self._agree(trainer, done > module.counters.validations)
 
     def _validate(self, trainer: L.Trainer, module: TrainingModule) -> None:
         assert self.validator is not None
         figure = self.validator.run(module, self.run_log)
-        module.counters.validations = self._tenths(module)
+        module.counters.validations = module.course.tenths(module.step, module.watch.seconds)
         if self.validator.improves(figure, module.counters.best):
             module.counters.best, module.counters.best_step = figure, module.step
             if trainer.is_global_zero:

@@ -86,6 +86,12 @@ def restore(module: TrainingModule, state: dict[str, Any]) -> None:
     if module.average:
         module.average.load(state["student"])
     module.optimizer_state = state["optimizer"]
+    module.configure_optimizers()  # which says what does not fit
+    module.optimizer_state = state["optimizer"]
+    # Of a longer schedule fewer tenths are done.
+    counters = module.counters
+    done = module.course.tenths(counters.step, counters.seconds)
+    counters.validations = min(counters.validations, done)
 
 
 def save_batch(run: Run, batch: dict[str, Any], step: int, rank: int) -> Path:

@@ -19,7 +19,7 @@ from ..errors import DataWarning, UserError
 from ..recipes import Recipe
 from .checkpoint import Counters
 from .ema import WeightAverage
-from .optimizer import build_optimizer
+from .optimizer import build_optimizer, continue_from
 from .run import Run
 from .schedule import Course
 
@@ -100,7 +100,7 @@ class TrainingModule(L.LightningModule):
         """Return the optimiser, where it stood."""
         optimizer = build_optimizer(self.recipe.optimizer, trained_parameters(self))
         if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
+            continue_from(optimizer, self.optimizer_state)
             self.optimizer_state = None
         return optimizer
 

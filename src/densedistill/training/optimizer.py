@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,26 @@ def build_optimizer(config: recipes.Optimizer, parameters: Sequence[nn.Parameter
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], config.lr, betas, config.eps, fused=fused)
+
+
+def continue_from(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Bring `optimizer` to where `state` was taken; weight decay, momentum and the like stay its own.
+
+    Raises:
+        UserError: the state is of another kind of optimiser, or of other parameters.
+    """
+    own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        if ("betas" in own[0]) != ("betas" in state["param_groups"][0]):
+            raise ValueError("it is of another optimizer")
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise UserError(
+            f"the checkpoint does not fit the recipe: {error}; a resumed run keeps its optimizer.name and "
+            "student.freeze"
+        ) from None
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
 
 
 def freeze(network: nn.Module, paths: Sequence[str]) -> None:

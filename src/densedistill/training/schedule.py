@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 
 from ..recipes import Schedule
@@ -32,6 +31,10 @@ class Course:
         done = seconds / 60 / self.schedule.length if self.steps is None else step / self.steps
         return min(1.0, done)
 
+    def tenths(self, step: int, seconds: float) -> int:
+        """Return how many tenths are done."""
+        return int(self.progress(step, seconds) * 10)
+
     def finished(self, step: int, seconds: float) -> bool:
         """Return whether training ends here."""
         return self.progress(step, seconds) >= 1.0
@@ -39,9 +42,7 @@ class Course:
     def factor(self, step: int, seconds: float) -> float:
         """Return what the largest learning rate is multiplied with in the step that starts here."""
         schedule, progress = self.schedule, self.progress(step, seconds)
-        warmup = schedule.warmup
-        if schedule.name == "one_cycle":
-            warmup = warmup or 0.05
+        warmup = schedule.rise
         if self.steps is not None:
             # The first step has a rate above zero and the last of the warm-up the full one.
             progress_in = min(1.0, (step + 1) / max(1.0, warmup * self.steps)) if warmup else 1.0
@@ -50,7 +51,8 @@ class Course:
         if progress_in < 1.0:
             return progress_in
         if schedule.name == "milestones":
-            return schedule.gamma ** bisect.bisect_right(schedule.milestones, self._position(step, seconds))
+            position = self._position(step, seconds)
+            return schedule.gamma ** sum(milestone <= position for milestone in schedule.milestones)
         rest = (progress - warmup) / (1 - warmup - schedule.hold)
         rest = min(1.0, max(0.0, rest))
         if schedule.name == "poly":

@@ -20,11 +20,16 @@ def stage_runs(stages: Stages, run: Run) -> dict[str, Run]:
     }
 
 
-def train_stages(stages: Stages, run: Run) -> Run:
-    """Train every stage that is not finished yet, in order; a chain's student is its last stage's."""
+def train_stages(stages: Stages, run: Run, changed: bool) -> Run:
+    """Train every stage that is not finished yet, in order; a chain's student is its last stage's.
+
+    Where recipes were `changed` since the run was begun, their files are written anew.
+    """
     from .train import train_one
 
     runs = stage_runs(stages, run)
+    if changed and is_first_process() and all(stage.finished for stage in runs.values()):
+        run.write_recipe(stages)
     for number, (name, recipe) in enumerate(stages.recipes.items(), 1):
         stage = runs[name]
         if stage.finished:
@@ -33,7 +38,8 @@ def train_stages(stages: Stages, run: Run) -> Run:
             print(f"{stages.kind} {number}/{len(runs)}: {name}", file=sys.stderr)
             if not stage.begun:
                 stage.create(recipe)
-        train_one(with_earlier(recipe, runs), stage)
+        said: list[tuple[Run, Recipe | Stages]] = [(run, stages), (stage, recipe)]
+        train_one(with_earlier(recipe, runs), stage, said if changed else [])
     if stages.kind == "chain" and is_first_process():
         _copy(runs[list(runs)[-1]].student, run.student)
     return run

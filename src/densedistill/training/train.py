@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def train(
         run: the directory; None for `runs/RECIPE`, numbered when taken.
         resume: the directory of a run that was stopped; its own recipe is used.
         twin: the recipe at CPU size.
-        overrides: dotted fields to values, also for a resumed run (a longer schedule, other devices).
+        overrides: dotted fields to values, also for a resumed run (other devices, a longer schedule, by which a
+            finished one goes on, too).
 
     Raises:
         UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
@@ -66,37 +67,49 @@ def train(
     else:
         if recipe is None:
             raise UserError("there is nothing to train: give a recipe, or the run to resume")
-        chosen = recipe if isinstance(recipe, Recipe | Stages) else load_recipe(recipe, twin, overrides)
+        chosen = _chosen(recipe, twin, overrides)
         directory = Run(run or choose_directory(chosen, twin))
         for name, one in chosen.recipes.items() if isinstance(chosen, Stages) else [("", chosen)]:
             rehearse(one, name)
+    changed = bool(resume and overrides)
     if not is_first_process():
-        return _train(chosen, directory)
+        return _train(chosen, directory, changed)
     with locked(directory.path, "training"):
         if resume is None:
             directory.create(chosen)
-        elif overrides:
-            directory.write_recipe(chosen)
         # Processes that this one starts must write, and read, the same run.
         os.environ["DENSEDISTILL_RUN"] = str(directory.path)
         try:
-            return _train(chosen, directory)
+            return _train(chosen, directory, changed)
         finally:
             os.environ.pop("DENSEDISTILL_RUN", None)
 
 
-def _train(recipe: Recipe | Stages, run: Run) -> Run:
+def _chosen(
+    recipe: Recipe | Stages | str | Path | Mapping[str, Any], twin: bool, overrides: Mapping[str, Any] | None
+) -> Recipe | Stages:
+    if isinstance(recipe, Recipe | Stages):
+        if not (twin or overrides):
+            return recipe
+        recipe = recipe.to_dict()
+    return load_recipe(recipe, twin, overrides)
+
+
+def _train(recipe: Recipe | Stages, run: Run, changed: bool) -> Run:
     if isinstance(recipe, Stages):
         from .stages import train_stages
 
-        return train_stages(recipe, run)
-    return train_one(recipe, run)
+        return train_stages(recipe, run, changed)
+    return train_one(recipe, run, [(run, recipe)] if changed else [])
 
 
-def train_one(recipe: Recipe, run: Run) -> Run:
-    """Train a single recipe in `run`, from its last checkpoint when it has one; a finished run is left as it
-    is."""
-    if run.finished:
+def train_one(recipe: Recipe, run: Run, changed: Sequence[tuple[Run, Recipe | Stages]] = ()) -> Run:
+    """Train a single recipe in `run`, from its last checkpoint when it has one.
+
+    A finished run is left as it is, unless its recipe was `changed`: runs with what their `recipe.yaml` is to
+    say, once it is known that the checkpoint fits.
+    """
+    if run.finished and not (changed and run.last.is_file()):
         return run
     state = load_checkpoint(run.last) if run.last.is_file() else None
     counters = Counters(**state["counters"]) if state else Counters()
@@ -117,8 +130,12 @@ def train_one(recipe: Recipe, run: Run) -> Run:
             restore(module, state)
         if trainer.is_global_zero:
             run.forget_after(counters.step)
+            for one, said in changed:
+                one.write_recipe(said)
         # A run may have been cut off between its last step and the end.
         if not module.course.finished(module.step, module.watch.seconds):
+            if trainer.is_global_zero:
+                run.student.unlink(missing_ok=True)  # of a schedule that is longer now
             _fit(trainer, module, loader, pilot)
     if pilot.interrupted:
         raise Interrupted(f"stopped at step {module.step}; go on with: --resume {run.path}")
