@@ -286,6 +286,14 @@ def test_in_evaluation_mode_the_final_output_stands_for_all_levels():
         ({"t": {**TRUTH, "levels": [0, 0]}}, "every level has weight 0"),
         ({"t": {**TRUTH, "levels": 3}}, "levels is a list of weights, got 3"),
         ({"t": {**TRUTH, "decay": {"epoch": [1]}}}, "decay is {epochs"),
+        ({"t": {**TRUTH, "decay": 3}}, "decay is {epochs.*got 3"),
+        ({"t": {**TRUTH, "decay": {"epochs": 3}}}, "decay is {epochs"),
+        ({"t": {**TRUTH, "decay": {"epochs": ["a"]}}}, "an epoch or factor of decay is a number"),
+        ({"t": {**TRUTH, "decay": {"epochs": [1], "factor": "a"}}}, "factor of decay is a number"),
+        ({"t": {**TRUTH, "max_disparity": "far"}}, "max_disparity is a number, got 'far'"),
+        ({"t": {**VOLUME, "clone": "no"}}, "clone is true or false, got 'no'"),
+        ({"t": {**VOLUME, "adapter": 3}}, "an adapter is its kind or .*got 3"),
+        ({"t": {**VOLUME, "loss": "mgd"}}, "objective.t: loss 'mgd' cannot be made with no options"),
     ],
 )
 def test_a_wrong_term_is_refused_on_creation(terms, message):

@@ -120,6 +120,10 @@ def test_a_module_that_returns_several_tensors_gives_them_all(image):
         ({"join": "views"}, "needs 'path'"),
         ({"path": "volume", "join": "heads"}, "join is 'views', got 'heads'"),
         ("volume[]", "an index is a number"),
+        ([], "a tap is a name, a module path or a list of these"),
+        ({"path": 3}, "a tap is a name, a module path or a list of these, got 3"),
+        (["features.0[0]", "volume"], "it takes all calls of each"),
+        ([{"path": "volume", "clone": True}], "join and clone stand around it"),
     ],
 )
 def test_what_is_not_there_is_refused(spec, message):

@@ -199,6 +199,17 @@ def test_merging_replaces_what_has_another_name_and_keeps_the_rest():
 def test_flags_are_read_as_yaml_and_numbers_need_no_point():
     values = [parse_value(text) for text in ("1e-4", "2.5E+3", "3", "[256, 512]", "null", "true", "a: b: c")]
     assert values == [1e-4, 2500.0, 3, [256, 512], None, True, "a: b: c"]
+    assert parse_value("[1e-1, 2]") == [0.1, 2]
+
+
+def test_numbers_of_a_file_need_no_point(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "recipe: dsnet/sceneflow\nobjective: {volume: {weight: 1e-1}, output: {levels: [-2E+3, 1.5e0]}}"
+    )
+    objective = load_recipe(path).objective
+    assert objective["volume"]["weight"] == 0.1
+    assert objective["output"]["levels"] == [-2000.0, 1.5]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ class _ChannelMean(nn.Module):
 
 def check_adapter(config: Mapping[str, Any]) -> None:
     """Raise UserError unless `config` is `{kind: …, on: student|teacher}`."""
+    if not isinstance(config, Mapping):
+        raise UserError(f"an adapter is its kind or {{kind: ..., on: student}}, got {config!r}")
     for key in config:
         if key not in ("kind", "on"):
             raise UserError(f"an adapter has no field '{key}'{nearest(key, ('kind', 'on'))}")

@@ -211,11 +211,9 @@ def _tensors(output: Any) -> list[Tensor]:
 
 def tap_key(spec: Spec) -> str:
     """Return what a tap is called: its name, or its paths."""
-    if isinstance(spec, str):
-        return spec
     if isinstance(spec, Mapping):
         return tap_key(spec.get("path", "")) + (" joined" if "join" in spec else "")
-    return ", ".join(map(str, spec))
+    return ", ".join(map(str, spec)) if isinstance(spec, list | tuple) else str(spec)
 
 
 def _merged(taps: Iterable[Tap]) -> Iterable[Tap]:
@@ -241,9 +239,16 @@ def resolve_tap(net: nn.Module, spec: Spec, clone: bool = False) -> Tap:
         if spec.get("join", "views") != "views":
             raise UserError(f"tap '{key}': join is 'views', got '{spec['join']}'")
         join, clone, spec = "join" in spec, bool(spec.get("clone", clone)), spec["path"]
+    if isinstance(spec, list | tuple) and spec:
+        items = [resolve_tap(net, item) for item in spec]
+        if any(item.calls != _ALL or item.join_views or item.clone for item in items):
+            raise UserError(
+                f"tap '{key}': a list has names and paths; join and clone stand around it, as in "
+                "{path: [...], clone: true}, and it takes all calls of each"
+            )
+        return Tap(key, tuple(path for item in items for path in item.paths), join_views=join, clone=clone)
     if not isinstance(spec, str):
-        paths = tuple(path for item in spec for path in resolve_tap(net, item).paths)
-        return Tap(key, paths, join_views=join, clone=clone)
+        raise UserError(f"a tap is a name, a module path or a list of these, got {spec!r}")
     declared: Mapping[str, tuple[str, ...]] = getattr(unwrap(net), "taps", None) or {}
     modules = dict(unwrap(net).named_modules())
     match = _INDEXED.fullmatch(spec)
@@ -259,7 +264,8 @@ def resolve_tap(net: nn.Module, spec: Spec, clone: bool = False) -> Tap:
             return Tap(key, paths[slice(*index)], join_views=join, clone=clone)
         return Tap(key, paths, optional=index == _ALL, calls=index, join_views=join, clone=clone)
     if not name or name not in modules:
-        raise UserError(f"the network has no tap or module '{name}'{nearest(name, [*declared, *modules])}")
+        choices = {*declared, *modules} - {""}
+        raise UserError(f"the network has no tap or module '{name}'{nearest(name, choices)}")
     return Tap(key, (name,), calls=index, join_views=join, clone=clone)
 
 

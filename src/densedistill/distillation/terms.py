@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from ..errors import UserError, nearest
+from ..registry import construct
 from .adapters import check_adapter
 from .losses import LOSSES
 from .taps import Spec
@@ -154,6 +155,10 @@ def _term(name: str, given: Any, outputs: Sequence[str]) -> Term:
     if isinstance(values.get("adapter"), str):
         values["adapter"] = {"kind": values["adapter"]}
     values["weight"] = _number("the weight", values.get("weight", 1.0))
+    if values.get("max_disparity") is not None:
+        values["max_disparity"] = _number("max_disparity", values["max_disparity"])
+    if not isinstance(values.get("clone", False), bool):
+        raise UserError(f"clone is true or false, got {values['clone']!r}")
     return Term(name=name, options=options, **values)
 
 
@@ -176,7 +181,7 @@ def _loss(term: Term) -> Loss:
             raise UserError(f"neither a term nor loss '{term.loss}' has a field '{option}'{hint}")
     if not inspect.isclass(loss):
         return loss
-    return cast(Loss, loss(**term.options))
+    return cast(Loss, construct("loss", term.loss, loss, term.options))
 
 
 def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[str]) -> None:
@@ -202,9 +207,11 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
     if term.levels is not None and not any(term.levels):
         raise UserError("every level has weight 0")
     if term.decay is not None:
-        extra = next((key for key in term.decay if key not in ("epochs", "factor")), None)
-        if extra is not None or "epochs" not in term.decay:
-            raise UserError(f"decay is {{epochs: [...], factor: 0.1}}, got {dict(term.decay)}")
+        epochs = term.decay.get("epochs") if isinstance(term.decay, Mapping) else None
+        if not isinstance(epochs, list | tuple) or set(term.decay) - {"epochs", "factor"}:
+            raise UserError(f"decay is {{epochs: [...], factor: 0.1}}, got {term.decay}")
+        for number in (*epochs, term.decay.get("factor", 0.1)):
+            _number("an epoch or factor of decay", number)
 
 
 def takes_mask(loss: Loss) -> bool:

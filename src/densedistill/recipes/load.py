@@ -119,7 +119,8 @@ def _is_path(name: str | Path) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which only true and false are truth values: `on: teacher` says where, not yes."""
+    """YAML in which only true and false are truth values, `on: teacher` says where, not yes, and in which
+    1e-4 is a number."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -129,6 +130,8 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
 
 
 def read_document(name: str | Path) -> Document:
@@ -256,11 +259,9 @@ def _numbered(path: str) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """Return what a flag's `text` means, read as YAML; `1e-4` is a number."""
-    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text):
-        return float(text)
+    """Return what a flag's `text` means, read as the YAML of recipes."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError:
         return text
 

@@ -53,8 +53,8 @@ def train(
         run: the directory; None for `runs/RECIPE`, numbered when taken.
         resume: the directory of a run that was stopped; its own recipe is used.
         twin: the recipe at CPU size.
-        overrides: dotted fields to values, also for a resumed run (other devices, a longer schedule, by which a
-            finished one goes on, too).
+        overrides: dotted fields to values, also for a resumed run: other devices, a longer schedule, by which
+            a finished one goes on, too.
 
     Raises:
         UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
