@@ -8,6 +8,7 @@ from test_train import run_in_another_process
 from toy import recipe
 
 from densedistill.training import open_run
+from densedistill.training.final import finish
 
 CHANGES = {
     "data__batch_size": 4,
@@ -19,17 +20,21 @@ CHANGES = {
 }
 
 
+def start(tmp_path, processes, **changes):
+    fields = recipe(**{**CHANGES, **changes})
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(fields))
+    return run_in_another_process(
+        tmp_path, "train", "toy.yaml", "--run", f"run{processes}", "--devices", f"{processes}"
+    )
+
+
 def curve(run):
     return torch.tensor([line["loss/total"] for line in run.history if "loss/total" in line])
 
 
 def both(tmp_path, **changes):
-    fields = recipe(**{**CHANGES, **changes})
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(fields))
     for number in (1, 2):
-        done = run_in_another_process(
-            tmp_path, "train", "toy.yaml", "--run", f"run{number}", "--devices", f"{number}"
-        )
+        done = start(tmp_path, number, **changes)
         assert done.returncode == 0, done.stderr
     return open_run(tmp_path / "run1"), open_run(tmp_path / "run2")
 
@@ -55,3 +60,22 @@ def test_samples_without_truth_are_weighted_over_all_processes(tmp_path):
     ]
     one, two = both(tmp_path, student__frozen_bn=True, data__train=mixed)
     torch.testing.assert_close(curve(two), curve(one), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.full
+def test_what_stops_one_process_stops_the_others_in_one_line(tmp_path):
+    term = {"loss": "toy:nan_in_another_process", "of": "features", "to": "teacher"}
+    done = start(tmp_path, 2, objective__features=term)
+    assert done.returncode == 2, done.stderr
+    assert "step 0: the loss is nan (term features); the batch is in" in done.stderr
+    assert "step 0: another process has stopped" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.full
+def test_a_validation_measures_what_is_handed_over(tmp_path):
+    """Statistics differ between processes; those of the first are kept."""
+    assert start(tmp_path, 2, trainer__ema=0.9).returncode == 0
+    run = open_run(tmp_path / "run2")
+    found = finish(run).evaluate().rows[0]["epe"]
+    assert run.history[-1]["validate/epe"] == pytest.approx(found, rel=1e-5)

@@ -154,6 +154,11 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
         there = "go on from the last checkpoint with" if run.last.is_file() else "begin again with"
         raise Interrupted(f"stopped at once; {there}: --resume {run.path}") from None
     except RuntimeError as error:  # torch.OutOfMemoryError, of a GPU, is one, too
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(
+                f"step {module.step}: another process has stopped, and may say why ({reason})"
+            ) from None
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         config = module.recipe.trainer

@@ -71,6 +71,9 @@ class Validator:
         `improves` on another or not."""
         student = module.student
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed:  # what is measured, and may be kept as the best, is what the first process has
+            for tensor in (module.average.state if module.average else student.state_dict()).values():
+                torch.distributed.broadcast(tensor, 0)
         precision = "float32" if module.trainer.precision == "32-true" else "bfloat16"
         student.eval()
         try:
