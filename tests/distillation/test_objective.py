@@ -8,7 +8,7 @@ from tiny_stereo import Replay, TinyStereo, stereo_batch
 from torch import nn
 
 import densedistill as dd
-from densedistill.distillation.teachers import Teacher
+from densedistill.distillation.teachers import NetworkTeacher, Teacher
 from densedistill.networks import InputSpec
 
 TRUTH = {"loss": "smooth_l1", "of": "disparity", "to": "ground_truth"}
@@ -592,3 +592,18 @@ def test_a_student_compiled_after_the_objective_learns_the_same():
         torch.testing.assert_close(compiled.grad, plain.grad)
     with pytest.raises(dd.UserError, match="compiled already"):
         dd.Objective(terms, objective.student, {"teacher": TinyStereo()})
+
+
+def test_a_student_is_not_its_own_teacher():
+    student = TinyStereo()
+    with pytest.raises(dd.UserError, match="teacher 'teacher' is the student"):
+        dd.Objective({"t": {**TRUTH, "to": "teacher"}}, student, {"teacher": student})
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_a_teacher_whose_taps_another_objective_took_is_refused():
+    student, teacher = TinyStereo(), NetworkTeacher(TinyStereo())
+    first = dd.Objective({"t": VOLUME}, student, {"teacher": teacher})
+    dd.Objective({"t": {**VOLUME, "of": "features"}}, student, {"teacher": teacher})
+    with pytest.raises(dd.UserError, match=r"objective.t: another objective reads 'teacher' by now"):
+        first.check()

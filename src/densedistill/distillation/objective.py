@@ -72,6 +72,11 @@ class Objective(nn.Module):
     ):
         super().__init__()
         self.task: Task = get_task(getattr(unwrap(student), "task", None) or "stereo")
+        for name, teacher in (teachers or {}).items():
+            if unwrap(teacher) is unwrap(student):
+                raise UserError(
+                    f"teacher '{name}' is the student, and teachers do not learn: give a copy of it"
+                )
         made = {name: as_teacher(teacher) for name, teacher in (teachers or {}).items()}
         self.terms, self._losses = parse_terms(terms, self.task.outputs, list(made))
         self.own_losses = nn.ModuleDict(
@@ -192,7 +197,9 @@ class Objective(nn.Module):
             yield from self._truth_pairs(term, answers, mask)
             return
         of, to = tap_key(term.student_spec), tap_key(term.teacher_spec)
-        students, teachers = self._taps[of], answers.teachers[term.to]["taps"][to]
+        students, teachers = self._taps[of], answers.teachers[term.to].get("taps", {}).get(to)
+        if teachers is None:
+            raise UserError(f"another objective reads '{term.to}' by now: give each a teacher of its own")
         if len(students) != len(teachers):
             raise UserError(
                 f"the student has {len(students)} tensors at '{of}', '{term.to}' {len(teachers)} at '{to}': "

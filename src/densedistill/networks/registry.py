@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -84,6 +84,7 @@ def create_model(
     network = construct("network", name, constructor, options)
     if not isinstance(network, nn.Module):
         raise UserError(f"network '{name}' gives a {type(network).__name__}; a torch.nn.Module is wanted")
+    network = cast(Any, network)  # whose attributes are its own
     network.name, network.options = name, options
     if scale is not None:
         network.input_spec = (getattr(network, "input_spec", None) or InputSpec()).scaled(scale)
