@@ -217,6 +217,7 @@ def test_numbers_of_a_file_need_no_point(tmp_path):
     [
         ("task: [", "line 2: not YAML"),
         ("- a", "a recipe is a mapping"),
+        ("seed: 1\nobjective:\n  a: {}\n  a: {}", "line 4: not YAML: 'a' stands there twice"),
         ("recipe: dsnet/scenflow", "there is no recipe 'dsnet/scenflow'; did you mean 'dsnet/sceneflow'"),
         ("recipe: dsnet/sceneflow\nladder: {rugs: {}}", "ladder has the field rungs"),
         ("task: stereo", "the recipe lacks the field 'student'"),

@@ -119,8 +119,19 @@ def _is_path(name: str | Path) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which only true and false are truth values, `on: teacher` says where, not yes, and in which
-    1e-4 is a number."""
+    """YAML in which only true and false are truth values, `on: teacher` says where, not yes, in which 1e-4 is
+    a number, and in which a field, such as a term of an objective, stands but once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of `node`; ConstructorError for a field that stands twice."""
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"'{key.value}' stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
