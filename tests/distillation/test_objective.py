@@ -318,7 +318,7 @@ def test_a_wrong_term_is_refused_on_creation(terms, message):
         (
             {"t": VOLUME},
             {"channels": 8},
-            r"is \(2, 2, 8, 24, 32\).* \(2, 4, 8, 24, 32\); give the term an adapter",
+            r"is \(2, 2, 8, 32, 48\).* \(2, 4, 8, 32, 48\); give the term an adapter",
         ),
         ({"t": {**VOLUME, "adapter": "resize"}}, {"channels": 8}, "'resize' cannot turn 2 channels into 4"),
         ({"t": {**VOLUME, "loss": "pairwise"}}, {}, "'pairwise' wants 4 dimensions"),
@@ -607,3 +607,12 @@ def test_a_teacher_whose_taps_another_objective_took_is_refused():
     dd.Objective({"t": {**VOLUME, "of": "features"}}, student, {"teacher": teacher})
     with pytest.raises(dd.UserError, match=r"objective.t: another objective reads 'teacher' by now"):
         first.check()
+
+
+def test_a_network_that_halves_its_images_five_times_is_checked():
+    class Deep(TinyStereo):
+        def forward(self, left, right):
+            assert not any(side % 32 for side in left.shape[-2:]), "sizes are multiples of 32"
+            return super().forward(left, right)
+
+    dd.Objective({"t": VOLUME}, Deep(), {"teacher": Deep()}).check()
