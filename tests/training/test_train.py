@@ -21,6 +21,7 @@ from densedistill.errors import DataWarning, UserError
 from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import load_checkpoint
+from densedistill.training.final import finish
 from densedistill.training.train import make_objective
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -377,6 +378,13 @@ def test_a_teacher_without_weights_is_told(tmp_path, capsys):
 def test_ground_truth_that_is_all_beyond_the_maximum_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"every disparity of the first batch \(dots.* of 1, the least is"):
         train(toy.recipe(student__max_disparity=1), run=tmp_path / "run")
+
+
+def test_a_range_of_disparities_is_that_of_the_image_whatever_a_network_sees(tmp_path):
+    student = {"name": "toy:Tiny", "max_disparity": 1, "scale": 0.125}
+    run = train(toy.recipe(student=student, objective__features=None), run=tmp_path / "run")
+    assert run.history[-1]["validate/epe"] > 0  # there is something to measure
+    assert finish(run).max_disparity == 8
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 from ..distillation.teachers import NetworkTeacher, create_teacher
 from ..inference.evaluate import Evaluation, evaluate
 from ..inference.predictor import Predictor
+from ..networks.input_spec import search_range
 from ..networks.registry import create_model
 from ..recipes import Recipe
 from .run import Run
@@ -23,7 +24,7 @@ class Final:
         predictors: the students and their teachers by name.
         datasets: validation data by label.
         protocol: of the evaluation; None for the task's plain one.
-        max_disparity: of the students, where they have one.
+        max_disparity: of the students, where they have one, px of the image.
     """
 
     predictors: dict[str, Predictor]
@@ -62,10 +63,11 @@ def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Final | N
     if not datasets:
         return None
     predictors: dict[str, Predictor] = {}
-    reach = None
+    reach: int | None = None
     for label, (own, run) in students.items():
         student = create_model(own.student.name, weights=str(run.student), **own.student.options).eval()
-        reach = getattr(student, "max_disparity", reach)
+        own_reach = search_range(student)
+        reach = reach if own_reach is None else own_reach
         predictors[label] = Predictor(student)
     for own, _ in students.values():
         for name, config in own.teachers.items():

@@ -16,6 +16,7 @@ from ..distillation.exact import exact_gradients
 from ..distillation.objective import Objective
 from ..distillation.recompute import recomputed_activations
 from ..errors import DataWarning, UserError
+from ..networks.input_spec import search_range
 from ..recipes import Recipe
 from .checkpoint import Counters
 from .ema import WeightAverage
@@ -142,7 +143,7 @@ class TrainingModule(L.LightningModule):
     def total(self, batch: dict[str, Any]) -> Tensor:
         """Return the objective's total for `batch`; UserError when it is not a number."""
         if not self._batch:
-            refuse_out_of_range(batch, getattr(self.student, "max_disparity", None))
+            refuse_out_of_range(batch, search_range(self.student))
             if not self._learns_from(batch):
                 warnings.warn(
                     "every term is to the ground truth, and the first batch has none; nothing is learned "
@@ -197,17 +198,17 @@ class TrainingModule(L.LightningModule):
         )
 
 
-def refuse_out_of_range(batch: Mapping[str, Any], max_disparity: float | None) -> None:
-    """Raise UserError when `batch` has true disparities and all lie beyond what the student can tell."""
-    if max_disparity is None or "disparity" not in batch:
+def refuse_out_of_range(batch: Mapping[str, Any], reach: int | None) -> None:
+    """Raise UserError when `batch` has true disparities and all lie beyond the student's `reach`, px."""
+    if reach is None or "disparity" not in batch:
         return
     valid = batch["disparity_valid"]
-    if valid.any() and not (valid & (batch["disparity"] < max_disparity)).any():
+    if valid.any() and not (valid & (batch["disparity"] < reach)).any():
         least = batch["disparity"][valid].min().item()
         names = ", ".join(str(meta.get("name", "?")) for meta in batch.get("meta", []))
         raise UserError(
             f"every disparity of the first batch ({names}) is beyond the student's max_disparity of "
-            f"{max_disparity}, the least is {least:g} px: raise student.max_disparity or scale images down"
+            f"{reach}, the least is {least:g} px: raise student.max_disparity or scale images down"
         )
 
 

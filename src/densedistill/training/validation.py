@@ -15,6 +15,7 @@ from ..inference.evaluate import evaluate
 from ..inference.predictor import Predictor
 from ..inference.sources import keep_measurable
 from ..metrics import metric_info
+from ..networks.input_spec import search_range
 from ..recipes import DataSet, Recipe
 from ..tasks import get_task
 from .pictures import picture
@@ -83,7 +84,7 @@ class Validator:
                     {"student": predictor},
                     self.datasets,
                     self.protocol,
-                    max_disparity=getattr(student, "max_disparity", None),
+                    max_disparity=search_range(student),
                     distributed=distributed,
                 )
                 if log.first:
