@@ -14,6 +14,7 @@ from torch import nn
 import densedistill as dd
 from densedistill.distillation.losses import LOSSES
 from densedistill.networks.published import fit_entries
+from densedistill.recipes.load import load_recipe
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 _spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
@@ -130,31 +131,7 @@ def _golden_network(name, factors):
 def published_step():
     student = _golden_network("dsnet_bb21_ed2_n16", STEP["factors"]["student"])
     teacher = _golden_network("acvnet_dsnet_teacher", STEP["factors"]["teacher"])
-    terms = {
-        "truth": {
-            "loss": "log_l1_published",
-            "of": "disparity",
-            "to": "ground_truth",
-            "levels": [0.5, 0.7, 1.0],
-        },
-        # Published: left and right apart, each with weight 1; here one tensor holds both views.
-        "features": {"loss": "cosine", "of": "features.early", "to": "teacher", "levels": [2, 2]},
-        "volume": {"loss": "cosine", "of": "volume", "to": "teacher", "levels": [5]},
-        "soft": {
-            "loss": "soft_kl",
-            "of": "aggregation",
-            "to": "teacher",
-            "levels": [0, 0.5, 1],
-            "weight": 0.2,
-        },
-        "pixel": {
-            "loss": "smooth_l1",
-            "of": "disparity",
-            "to": "teacher",
-            "mask": "ground_truth",
-            "weight": 0.1,
-        },
-    }
+    terms = load_recipe("dsnet/sceneflow").objective
     objective = dd.Objective(terms, student.train(), {"teacher": teacher})
     for module in student.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -166,17 +143,18 @@ def published_step():
     }
     total, parts = objective(batch)
     total.backward()
-    return student, total, parts
+    weighted = {term.name: term.weight * parts[term.name] for term in objective.terms}
+    return student, total, weighted
 
 
 def test_parts_and_total_of_the_published_step(published_step):
     _, total, parts = published_step
     values = STEP["values"]
-    assert parts["truth"].item() == pytest.approx(values["gt"], rel=1e-4)
+    assert parts["ground_truth"].item() == pytest.approx(values["gt"], rel=1e-4)
     assert (parts["features"] + parts["volume"]).item() == pytest.approx(values["feat"], rel=1e-4)
-    assert parts["soft"].item() == pytest.approx(values["soft"], rel=1e-4)
+    assert parts["aggregation"].item() == pytest.approx(0.2 * values["soft"], rel=1e-4)
     # Golden weights give logits of 10^5: rounding in single precision moves the disparities' fourth digit.
-    assert parts["pixel"].item() == pytest.approx(values["pixel"], rel=3e-4)
+    assert parts["output"].item() == pytest.approx(0.1 * values["pixel"], rel=3e-4)
     assert total.item() == pytest.approx(values["total"], rel=1e-4)
 
 
