@@ -16,6 +16,8 @@ TERMS = {
     "truth": {"loss": "smooth_l1", "of": "disparity", "to": "ground_truth", "levels": [0.5, 1.0]},
     "volume": {"loss": "cosine", "of": "volume", "to": "teacher", "mask": "ground_truth"},
     "aggregation": {"loss": "kl", "of": "aggregation", "to": "teacher", "mask": "ground_truth"},
+    "summed": {"loss": "soft_kl", "of": "aggregation", "to": "teacher"},
+    "summed_where_known": {"loss": "soft_kl", "of": "aggregation", "to": "teacher", "mask": "ground_truth"},
     "features": {"loss": "mse", "of": "features", "to": "teacher"},
 }
 

@@ -258,7 +258,9 @@ def test_frozen_parts_do_not_move_and_frozen_statistics_neither(tmp_path):
 
 
 def test_accumulated_parts_make_the_step_of_the_whole_batch(tmp_path):
+    summed = {"loss": "pixel_wise_published", "of": "features", "to": "teacher", "weight": 0.1}
     fields = {"student__frozen_bn": True, "data__batch_size": 4, "optimizer__name": "sgd"}
+    fields["objective__summed"] = summed
     whole = train(toy.recipe(**fields), run=tmp_path / "whole")
     parts = train(toy.recipe(**fields, trainer__accumulate=2), run=tmp_path / "parts")
     assert load_checkpoint(parts.last)["counters"]["step"] == 7

@@ -111,31 +111,36 @@ class Objective(nn.Module):
         active = {term.name for term in self._active}
         return {n: loss for n, loss in self.own_losses.items() if n in active and hasattr(loss, "adversary")}
 
-    def forward(self, batch: Mapping[str, Any], epoch: float = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, batch: Mapping[str, Any], epoch: float = 0, parts: int = 1
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the terms, and each term's own value, without its weight and gradient.
 
         Args:
             batch: as the task has it, on the student's device. Ground truth may be missing for some samples
                 or all: terms to it skip those.
             epoch: for terms whose weight decays; the first is 0.
+            parts: batches that make a step, of whose totals the step takes the mean: a loss that sums over
+                samples, as some published ones do, then counts as that of all of them.
         """
         with self._taps.step():
             answers = self._ask(batch)
             terms, weights, values, counts = [], [], [], []
             for term in self._active:
+                grows = getattr(self._losses[term.name], "grows", False)
                 with _named(term):
                     for pair in self._pairs(term, answers):
                         terms.append(term.name)
-                        weights.append(pair.weight)
+                        weights.append(pair.weight * (parts * self._processes() if grows else 1))
                         values.append(self._compare(term, pair, answers))
                         counts.append(_count(pair, getattr(self._losses[term.name], "sums", False)))
         shares = self._shares(torch.stack(counts))
-        parts: dict[str, Tensor] = {}
+        own: dict[str, Tensor] = {}
         for name, weight, value, share in zip(terms, weights, values, shares, strict=True):
             weighted = weight * value * share.to(value.dtype)
-            parts[name] = parts[name] + weighted if name in parts else weighted
-        total = torch.stack([term.weight_at(epoch) * parts[term.name] for term in self._active]).sum()
-        return total, {name: value.detach() for name, value in parts.items()}
+            own[name] = own[name] + weighted if name in own else weighted
+        total = torch.stack([term.weight_at(epoch) * own[term.name] for term in self._active]).sum()
+        return total, {name: value.detach() for name, value in own.items()}
 
     def check(self, batch: Mapping[str, Any] | None = None) -> None:
         """Compare once without learning from it, and create the adapters; the student stays as it is.

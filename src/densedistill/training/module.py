@@ -156,7 +156,8 @@ class TrainingModule(L.LightningModule):
         # A compiler decides itself what is kept, and what is computed how.
         eager = not config.compile
         with recomputed_activations(config.recompute and eager), exact_gradients(eager):
-            total, self.parts = self.objective(batch, epoch=self.step // self.course.steps_per_epoch)
+            epoch = self.step // self.course.steps_per_epoch
+            total, self.parts = self.objective(batch, epoch, config.accumulate)
         self.parts = {"total": total.detach(), **{k: v.detach() for k, v in self.parts.items()}}
         if not torch.isfinite(total):
             culprits = [k for k, v in self.parts.items() if k != "total" and not torch.isfinite(v)]

@@ -23,6 +23,7 @@ def register_loss(
     dims: tuple[int, ...] = (),
     takes_truth: bool = False,
     sums: bool = False,
+    grows: bool = False,
     casts: bool = False,
 ) -> Callable[[Loss], Loss]:
     """Decorate `f(student, teacher, [mask,] **options)` to be a loss under its own name and `aliases`.
@@ -35,6 +36,7 @@ def register_loss(
         dims: the numbers of dimensions that are taken; any when empty.
         takes_truth: compares a tap, such as the logits of a head, with the ground truth itself.
         sums: over pixels, so that among processes it weighs by samples, not by the pixels that count.
+        grows: sums over the samples of the batch, so that a batch in parts takes the parts' sum.
         casts: computes in float32 itself, from tensors of whatever type, without a copy of them.
     """
 
@@ -54,7 +56,7 @@ def register_loss(
                 return function(student, teacher, *args[1:], **options)
 
         loss.same_shape, loss.dims = same_shape, dims  # type: ignore[attr-defined]
-        loss.takes_truth, loss.sums = takes_truth, sums  # type: ignore[attr-defined]
+        loss.takes_truth, loss.sums, loss.grows = takes_truth, sums, grows  # type: ignore[attr-defined]
         for key in (name, *aliases):
             LOSSES.register(key)(loss)
         return loss  # type: ignore[return-value]

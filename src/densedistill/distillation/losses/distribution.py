@@ -54,7 +54,7 @@ def kl(
     return disparity_kl(student, teacher, mask=mask, temperature=temperature, **options) * temperature**2
 
 
-@register_loss(same_shape=False, dims=(4, 5))
+@register_loss(same_shape=False, dims=(4, 5), grows=True)
 def soft_kl(
     student: Tensor,
     teacher: Tensor,
@@ -86,7 +86,7 @@ def soft_kl(
     return disparity_cross_entropy(student, teacher, mask=mask, reduction="published", **options)
 
 
-@register_loss(dims=(5,))
+@register_loss(dims=(5,), grows=True)
 def soft_kl4d(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return `soft_kl` over the channels of a volume, summed over batch and disparities (DSNet's
     "soft_kl4D").
@@ -102,7 +102,7 @@ def soft_kl4d(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
     return _channel_cross_entropy(student, teacher, mask) * (batch * levels)
 
 
-@register_loss(dims=(5,))
+@register_loss(dims=(5,), grows=True)
 def soft_kl4d_v2(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return `soft_kl` over the channels of a volume, averaged over disparities (DSNet's "soft_kl4D_v2").
 
@@ -116,7 +116,7 @@ def soft_kl4d_v2(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     return _channel_cross_entropy(student, teacher, mask) * student.shape[0]
 
 
-@register_loss(dims=(3, 4, 5))
+@register_loss(dims=(3, 4, 5), grows=True)
 def kld(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return `-sum(teacher ln student) / (H W)` of probabilities, summed over the batch (DSNet's "KLDLoss").
 

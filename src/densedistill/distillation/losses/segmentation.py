@@ -122,7 +122,7 @@ def standardised_kl(
     return pixel_wise(student, teacher, mask, temperature=temperature, standardise=True)
 
 
-@register_loss(dims=(4,))
+@register_loss(dims=(4,), grows=True)
 def pixel_wise_published(student: Tensor, teacher: Tensor) -> Tensor:
     """Return `-sum(p_T ln p_S) / (h w)`, summed over the batch, as the published code computes it.
 
