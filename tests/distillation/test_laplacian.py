@@ -34,12 +34,15 @@ def test_it_is_least_for_the_laplacian_itself():
     assert value < laplacian_cross_entropy(fitting + torch.randn_like(fitting), truth)
 
 
-def test_masked_pixels_do_not_count():
-    logits, truth = torch.randn(1, LEVELS, 2, 4), torch.full((1, 1, 2, 4), 3.0)
+def test_masked_pixels_do_not_count_whatever_their_truth():
+    logits, truth = torch.randn(1, LEVELS, 2, 4).requires_grad_(), torch.full((1, 1, 2, 4), 3.0)
     mask = torch.tensor([True, True, False, False]).expand(1, 1, 2, 4)
     expected = laplacian_cross_entropy(logits[..., :2], truth[..., :2])
     truth = truth.masked_fill(~mask, float("nan"))
-    torch.testing.assert_close(laplacian_cross_entropy(logits, truth.nan_to_num(0), mask=mask), expected)
+    value = laplacian_cross_entropy(logits, truth, mask=mask)
+    torch.testing.assert_close(value, expected)
+    gradients = [torch.autograd.grad(each, logits)[0] for each in (value, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_logits_at_a_quarter_are_upsampled_as_the_network_does():

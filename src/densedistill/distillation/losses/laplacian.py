@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...networks.layers.regression import upsample_logits
-from ._shared import masked_mean, register_loss
+from ._shared import fill_masked, masked_mean, register_loss
 
 
 @register_loss(same_shape=False, takes_truth=True)
@@ -34,6 +34,7 @@ def laplacian_cross_entropy(
         size: (H, W) of the comparison; default the truth's.
         align_corners: how the network upsamples its logits.
     """
+    (teacher,) = fill_masked(mask, teacher)
     levels = max_disparity or student.shape[-3]
     logits = upsample_logits(student, levels, size or (teacher.shape[-2], teacher.shape[-1]), align_corners)
     disparity = torch.arange(levels, dtype=logits.dtype, device=logits.device).view(1, -1, 1, 1)
