@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import timm
@@ -408,3 +409,43 @@ def test_weights_that_a_hook_computes_are_not_packed():
     pack_weights(network)
     for _ in range(2):
         assert torch.equal(network(image), expected)
+
+
+def test_a_run_of_another_thread_waits_for_the_first_to_end(monkeypatch):
+    """Else its activation would go between its convolution and itself."""
+    image, compute = torch.randn(1, 3, 16, 16), PackedConv2d.forward
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval().requires_grad_(False)
+    wanted, found = network(image), []
+    begun, ended = threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: found.append(network(image)))
+
+    def slowly(conv, image):
+        result = compute(conv, image)
+        if threading.current_thread() is other:
+            begun.set()
+            ended.wait(5)
+        elif not begun.is_set():
+            other.start()
+            begun.wait(0.3)
+        return result
+
+    monkeypatch.setattr(PackedConv2d, "forward", slowly)
+    found.append(pack_weights(network)(image))
+    ended.set()
+    other.join()
+    for answer in found:
+        torch.testing.assert_close(answer, wanted)
+
+
+def test_a_first_run_that_fails_leaves_the_next_to_be_the_first():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval().requires_grad_(False)
+    image, found = torch.randn(1, 3, 16, 16), []
+    wanted = network(image)
+    pack_weights(network)
+    with pytest.raises(RuntimeError):
+        network(image[:, :2])
+    other = threading.Thread(target=lambda: found.append(network(image)), daemon=True)
+    other.start()
+    other.join(10)
+    torch.testing.assert_close(*found, wanted)
+    assert not network._forward_hooks

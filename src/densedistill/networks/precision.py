@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -130,14 +131,20 @@ def pack_weights(network: Network) -> Network:
     2D convolutions are packed when they are called on a CPU (`PackedConv2d`); those of all other convolutions
     and linear layers that run under autocast, and only under it, are cast for good after that run; an
     activation behind a packed convolution in an `nn.Sequential` is computed with it. Layers whose weights a
-    hook computes at every call, as `spectral_norm` does, stay as they are. The same results from
-    the first to the last run, and half the memory. From then on `network` must run as it did then, under
-    autocast or not; other sizes are fine. What a hook reads stays.
+    hook computes at every call, as `spectral_norm` does, stay as they are. The same results from the first to
+    the last run, and half the memory. From then on `network` must run as it did then, under autocast or not;
+    other sizes are fine. What a hook reads stays. Other threads wait for the first run's end.
 
     Packed weights cannot be changed or saved any more: this is for a network that nobody else uses.
     """
     dtypes: dict[nn.Module, torch.dtype | None] = {}
     calls: Counter[nn.Module] = Counter()
+    first = threading.RLock()  # a run that began before the layers change and ended after would be wrong
+
+    def begin(*_: Any) -> None:
+        first.acquire()
+        if not hooks:  # another thread's run was the first
+            first.release()
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         calls[layer] += 1
@@ -146,23 +153,28 @@ def pack_weights(network: Network) -> Network:
             dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
             dtypes[layer] = dtype if dtypes.get(layer, dtype) == dtype else None
 
-    def settle(*_: Any) -> None:
-        for hook in hooks:
-            hook.remove()
-        for layer, dtype in dtypes.items():
-            packed = isinstance(layer, PackedConv2d) and layer.packed is not None
-            for parameter in layer.parameters(recurse=False) if dtype and not packed else ():
-                parameter.data = parameter.data.to(dtype)
-        for module in list(calls):
-            if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-                _join_activations(module, calls)
+    def settle(_: nn.Module, __: Any, result: Any) -> None:
+        if not hooks:
+            return
+        if result is not None:  # else the run failed
+            while hooks:
+                hooks.pop().remove()
+            for layer, dtype in dtypes.items():
+                packed = isinstance(layer, PackedConv2d) and layer.packed is not None
+                for parameter in layer.parameters(recurse=False) if dtype and not packed else ():
+                    parameter.data = parameter.data.to(dtype)
+            for module in list(calls):
+                if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+                    _join_activations(module, calls)
+        first.release()
 
     kinds = (*_CONVOLUTIONS, nn.Linear, nn.Sequential)
     layers = [m for m in network.modules() if isinstance(m, kinds) and not m._forward_pre_hooks]
     for layer in layers:
         PackedConv2d.take(layer)
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    hooks.append(network.register_forward_hook(settle))
+    hooks.append(network.register_forward_pre_hook(begin, prepend=True))
+    hooks.append(network.register_forward_hook(settle, always_call=True))
     return network
 
 
