@@ -205,3 +205,18 @@ def test_losses_pass_gradcheck_in_double_precision(loss):
     student = draw((3, 2, 3), batch=1, scale=1.0, dtype=torch.float64).requires_grad_()
     teacher = draw((3, 2, 3), batch=1, scale=1.0, seed=1, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: loss(x, teacher, 7, (5, 6)), student)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: regress_disparity(x, 16, (6, 10)),
+        lambda x: disparity_kl(x, torch.ones(1, 1, 4, 3, 5), 16, (6, 10)),
+    ],
+)
+def test_a_gradient_of_the_gradient_is_refused(function):
+    logits = draw((4, 3, 5), batch=1).requires_grad_()
+    for loss in (function(logits).sum(), function(logits).square().sum()):
+        (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"twice|does not require grad"):
+            gradient.sum().backward()

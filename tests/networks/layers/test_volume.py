@@ -114,3 +114,12 @@ def test_volume_names_what_does_not_fit():
         groupwise_correlation_volume(left, right, 4, 4)
     with pytest.raises(ValueError, match=r"\(1, 10, 4, 8\) and \(1, 10, 4, 7\)"):
         concatenation_volume(left, right[..., :7], 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_of_the_gradient_is_refused(kind):
+    left, right = draw((1, 6, 2, 5))
+    loss = KINDS[kind][0](left, right, 3).square().sum()
+    (gradient,) = torch.autograd.grad(loss, left, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        gradient.sum().backward()

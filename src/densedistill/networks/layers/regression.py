@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import regression_chunked as chunked
 from .exporting import is_exporting
@@ -285,6 +286,7 @@ def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(logits)
 
 
+@once_differentiable
 def _differentiate_regression(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     (logits,) = ctx.saved_tensors
     backward = torch.ops.densedistill.regress_disparity_backward
@@ -296,6 +298,7 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(output[1])
 
 
+@once_differentiable
 def _differentiate_divergence(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     (student_gradient,) = ctx.saved_tensors
     return (student_gradient * gradient.to(student_gradient.dtype), *[None] * 9)

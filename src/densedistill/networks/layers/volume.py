@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from . import volume_chunked as chunked
 from .exporting import is_exporting
@@ -189,6 +190,7 @@ def _save_features(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(left, right)
 
 
+@once_differentiable
 def _differentiate_correlation(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     backward = torch.ops.densedistill.groupwise_correlation_backward
     return *backward(gradient, *ctx.saved_tensors, *ctx.options), None, None
@@ -198,6 +200,7 @@ def _save_options(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, _, *ctx.options = inputs
 
 
+@once_differentiable
 def _differentiate_concatenation(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return *torch.ops.densedistill.concatenation_backward(gradient, *ctx.options), None, None
 
