@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from densedistill import cli
+from densedistill.data import formats
 from densedistill.distillation.replacement import ReplaceBlock
 from densedistill.errors import DataWarning, UserError
 from densedistill.recipes import load_recipe
@@ -375,6 +377,16 @@ def test_a_teacher_without_weights_is_told(tmp_path, capsys):
     train(fields, run=tmp_path / "run")
     said = "warning: teachers.teacher: 'dsnet_slim' was given no weights and answers at random\n"
     assert said in capsys.readouterr().err
+
+
+def test_validation_data_without_ground_truth_is_refused_before_the_first_step(tmp_path):
+    for view in ("left", "right"):
+        (tmp_path / "rig" / view).mkdir(parents=True)
+        formats.write_image(tmp_path / "rig" / view / "a.png", np.zeros((32, 64, 3), np.uint8))
+    fields = toy.recipe(data__validate={"name": "folder", "root": str(tmp_path / "rig")})
+    with pytest.raises(UserError, match="sample 'a' has no 'disparity' to evaluate stereo on"):
+        train(fields, run=tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_ground_truth_that_is_all_beyond_the_maximum_is_refused(tmp_path):

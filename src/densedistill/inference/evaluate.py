@@ -109,7 +109,7 @@ def evaluate(
             for index, sample in zip(steps, _read_ahead(source.samples, steps), strict=True):
                 name = _sample_name(sample, source, index)
                 sample = protocol.crop(sample, task.inputs[0])
-                _require(sample, task, measures[source.label], source.label, name)
+                require_measurable(sample, task, measures[source.label], source.label, name)
                 for label, tally in tallies.items():
                     evaluation.samples.append(tally.add(sample, name))
                     advance(source.label, label, len(steps) * len(tallies))
@@ -308,7 +308,7 @@ def _sample_name(sample: Mapping[str, Any], source: Source, index: int) -> str:
     return str(sample.get("meta", {}).get("name", f"{source.label}[{index}]"))
 
 
-def _require(
+def require_measurable(
     sample: Mapping[str, Any], task: Task, measures: Sequence[MetricInfo], data: str, name: str
 ) -> None:
     """Refuse a sample without an input or without ground truth for any of `measures`."""

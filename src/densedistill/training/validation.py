@@ -11,7 +11,7 @@ import torch
 
 from ..data.lists import shared
 from ..data.loader import open_dataset
-from ..inference.evaluate import evaluate
+from ..inference.evaluate import evaluate, require_measurable
 from ..inference.predictor import Predictor
 from ..inference.sources import keep_measurable
 from ..metrics import metric_info
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
 
 def open_validation(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's validation data sets by label."""
+    """Return the recipe's validation data sets by label; UserError for one that cannot be measured on."""
+    task = get_task(recipe.task)
+    measures = [metric_info(name) for name in task.metrics]
     datasets: dict[str, Any] = {}
     for entry in recipe.data.validate:
         label = _label(entry)
-        samples = keep_measurable(open_dataset(entry, recipe.task), get_task(recipe.task))
+        samples = keep_measurable(open_dataset(entry, recipe.task), task)
+        first = samples[0]  # what is measurable was kept, so it tells of all, before hours of training
+        require_measurable(first, task, measures, label, str(first.get("meta", {}).get("name", "0")))
         datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = samples
     return datasets
 
