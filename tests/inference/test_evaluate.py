@@ -204,6 +204,7 @@ def test_generalisation_takes_the_data_sets_it_is_given(constant, tmp_path):
         ({"networks": []}, "no network to evaluate"),
         ({"networks": 3}, "a network is a module, a name"),
         ({"data": "kitti2016"}, "there is no data set 'kitti2016'; "),
+        ({"data": "sample"}, "there is no data set 'sample'; did you mean 'samples'"),
         ({"data": None}, "nothing to evaluate on"),
         ({"data": "samples", "split": "test"}, "the samples that ship are one set"),
         ({"data": "samples", "options": {"resolution": "Q"}}, "the samples that ship are one set"),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.datasets import open_dataset
+from ..data.datasets import DATASETS, open_dataset
 from ..data.datasets._base import FilesOnDisk
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..tasks import Task
 from .protocols import Protocol
 
@@ -62,6 +62,8 @@ def _one(
     options: Mapping[str, Any] | None,
 ) -> Source:
     if isinstance(data, str):
+        if ":" not in data and data not in DATASETS:
+            raise unknown("data set", data, ["samples", *DATASETS])
         chosen = root.get(data) if isinstance(root, Mapping) else root
         samples = open_dataset(data, task.name, root=chosen, split=split, **(options or {}))
         return Source(label or data, keep_measurable(samples, task))
