@@ -52,6 +52,15 @@ def test_table_lists_what_matches_at_the_size_wanted(capsys):
     assert "dsnet_slim" in text
     assert "GMACs at 32x64" in text
     assert "acvnet" not in text
+    assert "default search range" in " ".join(text.split())
+
+
+def test_names_and_tasks_are_whole_in_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("espnet*") == 0
+    text = capsys.readouterr().out
+    assert "espnet_upstream_city" in text
+    assert "segmentation" in text
 
 
 def test_a_table_takes_the_width_that_it_needs_where_there_is_no_terminal(monkeypatch):

@@ -88,9 +88,11 @@ def _print_table(rows: list[dict[str, Any]], size: str) -> None:
 
     from ._console import table_console
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    stereo = any(row["task"] == "stereo" for row in rows)
+    caption = "stereo: GMACs with the default search range, most often 192 px" if stereo else None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     table.add_column("network", no_wrap=True)
-    table.add_column("task")
+    table.add_column("task", no_wrap=True)
     for heading in ("params M", f"GMACs at {size}"):
         table.add_column(heading, justify="right")
     table.add_column("weights")

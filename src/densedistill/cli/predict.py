@@ -17,8 +17,10 @@ examples:
       --write ply --out predictions
   densedistill predict runs/depth --image photo.jpg --out predictions
   densedistill predict runs/segmentation --video drive.mp4 --out predictions --write png,overlay
-  densedistill predict dsnet=student.safetensors --submission kitti2015 --root data/KITTI2015 --out submission
-kinds of output
+  densedistill predict dsnet_slim=mine.safetensors --submission kitti2015 --root data/KITTI2015 \\
+      --out submission
+
+kinds of output:
   stereo        png (KITTI's 16-bit), pfm, npy, color, depth (metres), ply (point cloud)
   depth         png (KITTI's 16-bit), pfm, npy, color, ply
   sceneflow     disp_0, disp_1, flow (KITTI's), flo, npy, color, color_disparity
