@@ -312,6 +312,14 @@ def test_the_verb_predicts_a_folder_and_says_what_it_wrote(folder, tmp_path, cap
     assert "2 pairs were there already" in capsys.readouterr().out
 
 
+def test_images_of_a_folder_that_are_skipped_are_called_images(plane, tmp_path, capsys):
+    formats.write_image(tmp_path / "photos" / "a.png", plane()[0])
+    arguments = ["depth_slim", "--folder", tmp_path / "photos", "--out", tmp_path / "out", "--write", "npy"]
+    assert run_verb(*arguments) == 0
+    assert run_verb(*arguments) == 0
+    assert "1 images were there already" in capsys.readouterr().out
+
+
 def test_the_verb_takes_one_pair_of_any_size_with_shipped_or_given_weights(folder, tmp_path):
     net = dd.create_model("dsnet_bb21_ed2_n16", max_disparity=16)
     from safetensors.torch import save_file

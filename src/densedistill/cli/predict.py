@@ -142,8 +142,9 @@ def run(args: argparse.Namespace) -> int:
     if len(result.written) > 6:
         say(f"… and {len(result.written) - 6} more files in {args.out}")
     if result.skipped:
-        what = task_of_network(args.network).takes
-        say(f"{result.skipped} {what}s were there already (--overwrite predicts them again)")
+        kinds = {"image": "images", "pair": "pairs", "sequence": "frames"}
+        what = kinds[task_of_network(args.network).takes]
+        say(f"{result.skipped} {what} were there already (--overwrite predicts them again)")
     return 0
 
 
