@@ -59,7 +59,7 @@ def losses() -> str:
 
     lines = ["| name in a recipe | what it returns |", "|---|---|"]
     for name in LOSSES:
-        first = (inspect.getdoc(LOSSES[name]) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        first = _first_sentence(LOSSES[name])
         lines.append(f"| `{name}` | {first.removeprefix('Return ')} |")
     return "\n".join(lines)
 
@@ -70,7 +70,7 @@ def datasets() -> str:
 
     lines = ["| name | what it reads |", "|---|---|"]
     for name in (n for n in DATASETS if getattr(DATASETS[n], "task", "stereo") == "stereo"):
-        first = (inspect.getdoc(DATASETS[name]) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+        first = _first_sentence(DATASETS[name])
         lines.append(f"| `{name}` | {first} |")
     return "\n".join(lines)
 
@@ -89,6 +89,12 @@ def protocols() -> str:
             row = (task.name, f"`{name}`", protocol.says, metrics, protocol.average)
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def _first_sentence(entry: Any) -> str:
+    """The first paragraph of a docstring on one line of a table; within backticks `|` parts no cells."""
+    text = (inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")
+    return re.sub(r"`[^`]*`|\|", lambda match: "\\|" if match[0] == "|" else match[0], text)
 
 
 class _Wide(argparse.RawDescriptionHelpFormatter):

@@ -129,6 +129,9 @@ def test_every_mark_in_the_docs_is_filled_from_the_program():
         assert f"usage: densedistill {verb}" in page
     table = hook.on_page_markdown("<!-- generated: recipes -->").splitlines()
     assert len(table) == 2 + len(list_recipes())
+    losses = hook.on_page_markdown("<!-- generated: losses -->")
+    assert "`ln(|student - teacher| + epsilon)`" in losses
+    assert r"KL(teacher \|\| student)" in losses
 
 
 def test_the_front_page_starts_with_the_picture_and_the_two_commands():
