@@ -68,7 +68,7 @@ def test_options_are_numbers_and_truths_not_their_text(capsys):
     [
         (["check", "foldr", "."], "there is no data set 'foldr'; did you mean 'folder'?"),
         (["check", "folder", "/nowhere"], "there is no folder /nowhere"),
-        (["check", "folder", ".", "--option", "left"], "an option of a data set is KEY=VALUE, got 'left'"),
+        (["check", "folder", ".", "--option", "left"], "--option takes KEY=VALUE, got 'left'"),
         (["check", "folder", ".", "--option", "lft=a"], "did you mean 'left'"),
         (["check", "icl_nuim", "--option", "limit=few"], "cannot be made with"),
         (["make", "/nowhere", "--seed", "-1"], "0 or more, got -1"),

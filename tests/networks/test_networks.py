@@ -69,7 +69,7 @@ COPIES = (
 )
 
 
-@pytest.mark.parametrize("name", [by_weight(name) for name in sorted(MODELS)])
+@pytest.mark.parametrize("name", [by_weight(name) for name in dd.list_models()])
 def test_channels_last_weights_make_all_maps_channels_last(name):
     """Else every convolution copies its input, which made a step of DWARF or TSNnet a third longer."""
     network = channels_last(create(name)).train()

@@ -72,8 +72,8 @@ def evaluate(
         UserError: an unknown network, data set, protocol or metric, a limit that nothing is below, or a
             sample without ground truth.
     """
-    if max_disparity is not None and not max_disparity > 0:
-        raise UserError(f"max_disparity is above 0 px, got {max_disparity:g}: no ground truth would count")
+    if max_disparity is not None and not 0 < max_disparity < math.inf:
+        raise UserError(f"max_disparity is a number of px above 0, got {max_disparity:g}")
     task = task_of_networks(networks)
     protocol = get_protocol(protocol, task)
     sources = find_sources(data, protocol, task, root, split, options)
@@ -81,8 +81,6 @@ def evaluate(
         source.label: _measures(metrics or source.metrics or protocol.metrics or task.metrics, task)
         for source in sources
     }
-    if max_disparity is not None and not 0 < max_disparity < math.inf:
-        raise UserError(f"max_disparity is a number of px above 0, got {max_disparity:g}")
     reach = None if max_disparity is None else math.ceil(max_disparity)
     predictors = load_predictors(networks, reach, device, precision, runtime)
     bound = protocol.max_disparity if max_disparity is None else max_disparity

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from .input_spec import InputSpec
 from .layers.aggregation import Head
 from .layers.backbone import ResidualBlock
-from .layers.convolution import ConvNorm2d, ConvNorm3d, TransposedConvNorm3d, initialise, part_views
+from .layers.convolution import (
+    ConvNorm2d,
+    ConvNorm3d,
+    JoiningConv2d,
+    TransposedConvNorm3d,
+    initialise,
+    part_views,
+)
 from .layers.pair import check_max_disparity, check_pair, check_window
 from .layers.regression import regress_disparity
 from .layers.volume import GroupwiseCorrelation
@@ -105,30 +112,18 @@ class Hourglass(nn.Module):
         return F.relu(self.decode1(half) + volume)
 
 
-class Join(ConvNorm2d):
-    """A 1x1 convolution of features at stride 4 and of those at stride 2, of which four pixels are one.
-
-    The latter's part is computed as what it is, a 2x2 convolution with a stride of 2, so nothing is copied.
-    """
-
-    conv: nn.Conv2d
-    norm: nn.BatchNorm2d
-    relu: nn.ReLU
+class Join(nn.Module):
+    """Features at stride 4 and at stride 2, mixed by one convolution, normalised, with ReLU."""
 
     def __init__(self, half: int, quarter: int, outputs: int):
-        super().__init__(4 * half + quarter, outputs, 1)
+        super().__init__()
+        self.conv = JoiningConv2d(half, quarter, outputs)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, half: Tensor, quarter: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, half: Tensor, quarter: Tensor) -> Tensor:
         """Return (B, outputs, h, w) for `half` (B, C, 2h, 2w) and `quarter` (B, C', h, w)."""
-        weight, inputs = self.conv.weight, half.shape[1]
-        fine, coarse = weight[:, : 4 * inputs].reshape(-1, inputs, 2, 2), weight[:, 4 * inputs :]
-        joined = F.conv2d(half, fine, stride=2) + F.conv2d(quarter, coarse, self.conv.bias)
-        return self.relu(self.norm(joined))
-
-    def macs(self, inputs: tuple[Tensor, ...]) -> int:
-        """Return the multiply-accumulates of a call."""
-        bias = 0 if self.conv.bias is None else self.conv.out_channels
-        return inputs[1][:, 0].numel() * (self.conv.weight.numel() + bias)
+        return self.relu(self.norm(self.conv(half, quarter)))
 
 
 class Upsampling(nn.Module):

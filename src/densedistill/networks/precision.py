@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..machine import cpu_flags, cpu_model
 from ..threads import held
 from .layers.activated_norm import ActivatedNorm
-from .layers.convolution import Conv3d, DepthwiseConv2d, TransposedConv3d
+from .layers.convolution import Conv3d, DepthwiseConv2d, JoiningConv2d, TransposedConv3d
 from .layers.packed import PackedConv2d, activation_of
 from .layers.volume_compared import PairConvolution
 
@@ -24,7 +24,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Those that compute by `weight` and `bias` as they are.
-_FOLDABLE = (*_CONVOLUTIONS, Conv3d, DepthwiseConv2d, PairConvolution, TransposedConv3d)
+_FOLDABLE = (*_CONVOLUTIONS, Conv3d, DepthwiseConv2d, JoiningConv2d, PairConvolution, TransposedConv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _WIDE = 128  # input channels up to which AVX2 has a fast gradient of 3x3 convolutions, channels-last
 

@@ -198,6 +198,22 @@ def part_views(features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     return left, right
 
 
+class JoiningConv2d(nn.Conv2d):
+    """A 1x1 convolution of features and of those at half their stride, of which four pixels are one.
+
+    The latter's part is computed as what it is, a 2x2 convolution with a stride of 2, so nothing is copied.
+    """
+
+    def __init__(self, fine: int, coarse: int, outputs: int):
+        super().__init__(4 * fine + coarse, outputs, 1, bias=False)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:  # type: ignore[override]
+        """Return (B, outputs, h, w) for `fine` (B, C, 2h, 2w) and `coarse` (B, C', h, w)."""
+        inputs = fine.shape[1]
+        strided = self.weight[:, : 4 * inputs].reshape(-1, inputs, 2, 2)
+        return F.conv2d(fine, strided, stride=2) + F.conv2d(coarse, self.weight[:, 4 * inputs :], self.bias)
+
+
 def join(*maps: Tensor) -> Tensor:
     """Return maps (B, C, H, W) side by side, channels-last where one of them is.
 
