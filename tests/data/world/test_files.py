@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from densedistill.data import create_dataset
-from densedistill.data.world import render
+from densedistill.data.world import cache, render
 from densedistill.data.world.write import write_dataset
-from densedistill.errors import UserError
+from densedistill.errors import DataWarning, UserError
 
 OPTIONS = {"size": [48, 80], "max_disparity": 24}
 
@@ -43,6 +45,21 @@ def test_other_options_have_a_cache_of_their_own(tmp_path):
     two = create_dataset("world", length=1, cache=tmp_path, **OPTIONS, style="outdoor")[0]
     assert not torch.equal(one["left"], two["left"])
     assert len(list(tmp_path.rglob("*.npz"))) == 2
+
+
+def test_an_earlier_versions_cache_is_not_read_and_that_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "VERSION", 1)
+    create_dataset("world", length=1, cache=tmp_path, **OPTIONS)[0]
+    (old,) = tmp_path.rglob("*.npz")
+    old.write_bytes(b"other scenes")
+    monkeypatch.undo()
+    with pytest.warns(DataWarning, match=f"{old.parents[1]} are of an earlier version; they are made anew"):
+        data = create_dataset("world", length=1, cache=tmp_path, **OPTIONS)
+    assert data[0]["left"].shape == (3, 48, 80)
+    assert old.read_bytes() == b"other scenes"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_dataset("world", length=1, cache=tmp_path, **OPTIONS)
 
 
 def test_written_scenes_are_read_back_as_sceneflow(tmp_path):

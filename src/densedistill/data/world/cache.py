@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,17 +15,18 @@ import cv2
 import numpy as np
 import torch
 
+from ...errors import DataWarning
 from ...files import atomic_write
 from ..sample import Sample
 from .render import describe
 
 # Raised whenever the same seed gives other scenes, so that no old cache is taken for a new one.
-VERSION = 1
+VERSION = 2
 _PER_FOLDER = 1000
 
 
 class Cache:
-    """Samples by seed in a folder of their own options.
+    """Samples by seed in a folder of their own options and `VERSION`; an earlier version's is not read.
 
     Args:
         root: the cache's folder, shared by any number of data sets and processes.
@@ -32,9 +34,18 @@ class Cache:
     """
 
     def __init__(self, root: str | os.PathLike[str], **options: Any):
-        described = json.dumps({"version": VERSION, **options}, sort_keys=True, default=str)
-        key = hashlib.sha256(described.encode()).hexdigest()[:16]
-        self.folder = Path(root).expanduser() / key
+        *earlier, self.folder = [
+            Path(root).expanduser() / _key({"version": version, **options})
+            for version in range(1, VERSION + 1)
+        ]
+        old = [str(folder) for folder in earlier if folder.is_dir()]
+        if old and not self.folder.is_dir():
+            warnings.warn(
+                f"the scenes in {', '.join(old)} are of an earlier version; they are made anew, and that "
+                "folder can be removed",
+                DataWarning,
+                stacklevel=2,
+            )
 
     def path(self, seed: int) -> Path:
         """Return the file of a sample."""
@@ -59,6 +70,11 @@ class Cache:
         packed["meta"] = np.array(json.dumps([rig.fx, rig.baseline_m, sample["meta"]["style"]]))
         with atomic_write(self.path(seed)) as part, open(part, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **packed)
+
+
+def _key(described: dict[str, Any]) -> str:
+    text = json.dumps(described, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _pack(value: torch.Tensor) -> np.ndarray:
