@@ -34,7 +34,8 @@ from densedistill.inference.evaluate import evaluate
 from densedistill.inference.predictor import Predictor
 from densedistill.machine import cpu_model
 from densedistill.networks.counting import count_model
-from densedistill.networks.precision import channels_last, fastest_dtype, fold_batch_norm
+from densedistill.networks.folding import fold_batch_norm
+from densedistill.networks.precision import channels_last, fastest_dtype
 from densedistill.networks.published import shipped_weights
 from densedistill.networks.registry import create_model
 from densedistill.runtimes import load_runtime

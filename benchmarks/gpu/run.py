@@ -41,8 +41,9 @@ from densedistill.distillation.objective import Objective
 from densedistill.distillation.recompute import recomputed_activations
 from densedistill.environment import environment
 from densedistill.networks import create_model, list_models
+from densedistill.networks.folding import fold_batch_norm
 from densedistill.networks.layers.regression import regress_disparity, regress_disparity_reference
-from densedistill.networks.precision import channels_last, fold_batch_norm
+from densedistill.networks.precision import channels_last
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task
 

@@ -10,7 +10,7 @@ from torch import nn
 from densedistill.deployment.check import measure_difference, real_images
 from densedistill.deployment.export import export
 from densedistill.inference.predictor import Predictor
-from densedistill.networks.precision import fold_batch_norm
+from densedistill.networks.folding import fold_batch_norm
 from densedistill.networks.registry import task_of
 from densedistill.runtimes import load_runtime
 from densedistill.tasks import get_task

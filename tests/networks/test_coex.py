@@ -9,7 +9,7 @@ from torch import nn
 
 import densedistill as dd
 from densedistill.networks.coex import CoEx, Join, Upsampling
-from densedistill.networks.precision import fold_batch_norm
+from densedistill.networks.folding import fold_batch_norm
 
 
 def upsampling(favoured):

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import densedistill as dd
-from densedistill.networks.precision import channels_last, fold_batch_norm, pack_weights
+from densedistill.networks.folding import fold_batch_norm
+from densedistill.networks.precision import channels_last, pack_weights
 from densedistill.networks.published import save_weights
 from densedistill.networks.registry import MODELS, task_of
 from densedistill.tasks import get_task

@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
 from ..errors import UserError
+from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import InputSpec
-from ..networks.precision import fold_batch_norm
 from ..networks.restore import restore_output
 from ..tasks import Task, task_of
 from .check import undecoded

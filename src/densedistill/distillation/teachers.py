@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..data.augment import Options
 from ..errors import UserError, nearest, unknown
 from ..networks import InputSpec, create_model, list_models
+from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import search_range
-from ..networks.precision import fold_batch_norm, pack_weights
+from ..networks.precision import pack_weights
 from ..networks.published import load_weights
 from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError, unknown
 from ..networks.device import find_device
+from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import InputSpec
-from ..networks.precision import fastest_dtype, fold_batch_norm, pack_weights, without_tf32
+from ..networks.precision import fastest_dtype, pack_weights, without_tf32
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
 from ..tasks import Task, task_of

@@ -1,31 +1,23 @@
-"""Number and memory formats in which a network runs fastest, and batch normalisation folded away."""
+"""Number and memory formats in which a network runs fastest."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import itertools
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..machine import cpu_flags, cpu_model
 from ..threads import held
-from .layers.activated_norm import ActivatedNorm
-from .layers.convolution import Conv3d, DepthwiseConv2d, JoiningConv2d, TransposedConv3d
 from .layers.packed import PackedConv2d, activation_of
-from .layers.volume_compared import PairConvolution
 
 Network = TypeVar("Network", bound=nn.Module)
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Those that compute by `weight` and `bias` as they are.
-_FOLDABLE = (*_CONVOLUTIONS, Conv3d, DepthwiseConv2d, JoiningConv2d, PairConvolution, TransposedConv3d)
-_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _WIDE = 128  # input channels up to which AVX2 has a fast gradient of 3x3 convolutions, channels-last
 
 
@@ -89,39 +81,6 @@ def trains_channels_last(network: nn.Module, dtype: torch.dtype, device: torch.d
     weights = [module.weight for module in network.modules() if isinstance(module, _CONVOLUTIONS)]
     wide = [w for w in weights if w.ndim == 4 and w.shape[1] > _WIDE and w.shape[2:].numel() > 1]
     return 2 * sum(w.numel() for w in wide) < sum(w.numel() for w in weights)
-
-
-def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
-    """Return `network` for inference, its batch normalisation folded into the convolutions before.
-
-    A normalisation is folded where it follows a 2D, 3D or transposed convolution in an `nn.Sequential`, or in
-    the `forward` of a module that torch.fx can trace, as timm's and torchvision's blocks, and takes all of
-    its output. What it computes beyond that, an activation, is left in its place, otherwise the identity, so
-    that module paths, hence taps, stay. What the network computes stays, too, up to rounding; only the output
-    of such a convolution itself, before its normalisation, is another. Where a hook reads one of the two, as
-    a tap does, both stay, and so does a convolution whose weights are computed at every call or read by the
-    module around it.
-
-    Args:
-        network: any network.
-        in_place: fold `network` itself, rather than a copy.
-
-    Returns:
-        The folded network in evaluation mode, without gradients.
-    """
-    network = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
-    uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
-    for parent, name, conv, norm in list(_pairs(network)):
-        if uses[id(conv)] == uses[id(norm)] == 1 and not _hooked(conv) and not _hooked(norm):
-            plain, rest = _split(norm)
-            _fold(conv, plain)
-            parent._modules[name] = rest
-    return network
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Return whether somebody reads what `module` gives, or computes its weights when it is called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def pack_weights(network: Network) -> Network:
@@ -191,90 +150,3 @@ def _join_activations(sequence: nn.Sequential, calls: Counter[nn.Module]) -> Non
         conv = None
         if isinstance(child, PackedConv2d) and calls[child] == calls[sequence] and not child._forward_hooks:
             conv = child
-
-
-def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
-    """Yield each module with a normalisation behind a convolution, the former's name, and both."""
-    holders = [module for module in network.modules() if any(map(_folds, module.children()))]
-    for parent in holders:
-        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
-            for (_, conv), (name, norm) in itertools.pairwise(parent.named_children()):
-                if type(conv) in _FOLDABLE and _folds(norm):
-                    yield parent, name, conv, norm
-        elif _is_block(parent):
-            yield from _traced_pairs(parent)
-
-
-def _is_block(module: nn.Module) -> bool:
-    """Return whether no part of `module` holds normalisations but in sequences.
-
-    Networks around an encoder call its parts one by one, and read between them; those of a block they do not.
-    """
-    parts = (part for part in module.modules() if part is not module and not isinstance(part, nn.Sequential))
-    return not any(_folds(child) for part in parts for child in part.children())
-
-
-def _traced_pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
-    """Yield the pairs among `parent`'s children, as `_pairs` does, by the order in which it calls them."""
-    from torch import fx  # takes a while, which networks made of sequences do not need
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            return True
-
-    try:
-        nodes = list(Tracer().trace(parent).nodes)
-    except Exception:  # whatever a `forward` does with a size or a value that it has not got
-        return
-    calls = [node for node in nodes if node.op == "call_module"]
-    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
-    times = Counter(call.target for call in calls)
-    for call in calls:
-        behind = [use for use in call.users if use.op == "call_module"]
-        if len(call.users) == len(behind) == times[call.target] == 1 and times[behind[0].target] == 1:
-            path, _, name = str(behind[0].target).rpartition(".")
-            conv, norm = parent.get_submodule(str(call.target)), parent.get_submodule(str(behind[0].target))
-            if type(conv) in _FOLDABLE and _folds(norm) and str(call.target) not in read:
-                yield parent.get_submodule(path), name, conv, norm
-
-
-def _folds(norm: nn.Module) -> bool:
-    """Return whether `norm` is a batch normalisation that `_split` knows and that has statistics."""
-    known = type(norm) in _NORMS or isinstance(norm, ActivatedNorm) or _is_of_timm(norm)
-    return known and getattr(norm, "running_mean", None) is not None
-
-
-def _is_of_timm(norm: nn.Module) -> bool:
-    return isinstance(norm, _NORMS) and type(norm).__name__ == "BatchNormAct2d"
-
-
-def _split(norm: Any) -> tuple[Any, nn.Module]:
-    """Return `norm` as a plain normalisation, and what it computes after that."""
-    if isinstance(norm, ActivatedNorm):
-        return norm.split()
-    if _is_of_timm(norm):
-        return norm, nn.Sequential(OrderedDict(norm.named_children()))  # dropout and activation
-    return norm, nn.Identity()
-
-
-def _fold(conv: Any, norm: Any) -> None:
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -mean if conv.bias is None else conv.bias.double() - mean
-    bias = shift * scale if norm.bias is None else shift * scale + norm.bias.double()
-    weight = conv.weight
-    conv.weight = nn.Parameter(_scaled(conv, scale).to(weight), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(weight), requires_grad=False)
-
-
-def _scaled(conv: Any, scale: Tensor) -> Tensor:
-    """Return the weight of `conv` with each output channel multiplied by its entry of `scale`, float64."""
-    weight = conv.weight.double()
-    ones = [1] * (weight.ndim - 2)
-    if not conv.transposed:
-        return weight * scale.view(-1, 1, *ones)
-    # Transposed: (in, out / groups, ...), the inputs of one group after the other.
-    grouped = weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, *ones)
-    return grouped.flatten(0, 1)
