@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import timm
 import torch
@@ -175,6 +178,89 @@ def test_parts_of_an_encoder_that_somebody_calls_one_by_one_are_not_folded():
     folded = fold_batch_norm(network)
     assert norms(folded) == ["encoder.bn1"]
     torch.testing.assert_close(folded(image), network(image))
+
+
+class Stepping(nn.Module):
+    """A network that calls the parts of its sequences one by one, as `order` says."""
+
+    def __init__(self, order):
+        super().__init__()
+        layers = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.body, self.others, self.order = layers, nn.ModuleList([copy.deepcopy(layers)]), order
+
+    def forward(self, image):
+        return self.order(self, image)
+
+
+def keeping(network, image):
+    kept = []
+    for layer in network.body:
+        image = layer(image)
+        kept.append(image)
+    return sum(kept)
+
+
+def keeping_of_a_list(network, image):
+    kept = []
+    for block in network.others:
+        for layer in block:
+            image = layer(image)
+            kept.append(image)
+    return network.body(sum(kept))
+
+
+def stepping_past_what_a_trace_sees(network, image):
+    raw = network.body[0](image)
+    if raw.sum() > 0:
+        return network.body[1](raw) + raw
+    return raw
+
+
+def with_the_norm_alone(network, image):
+    return network.body(image) + network.body[1](image)
+
+
+def with_the_weight_of_a_part(network, image):
+    return network.body(image) + nn.functional.conv2d(image, network.body[0].weight, padding=1)
+
+
+def keeping_nothing(network, image):
+    for layer in network.body:
+        image = layer(image)
+    return network.others[0](image)
+
+
+@pytest.mark.parametrize(
+    ("order", "left"),
+    [
+        (keeping, ["body.1"]),
+        (keeping_of_a_list, ["others.0.1"]),
+        (stepping_past_what_a_trace_sees, ["body.1"]),
+        (with_the_norm_alone, ["body.1"]),
+        (with_the_weight_of_a_part, ["body.1"]),
+        (keeping_nothing, []),
+    ],
+)
+def test_a_sequence_that_somebody_steps_through_is_folded_where_nobody_reads_in_between(order, left):
+    network = settle(Stepping(order)).double()
+    folded = fold_batch_norm(nn.Sequential(network, nn.Identity()))
+    assert [path.removeprefix("0.") for path in norms(folded)] == left
+    image = torch.randn(2, 4, 5, 6, dtype=torch.float64).abs()
+    torch.testing.assert_close(folded(image), network(image))
+
+
+def test_tracing_leaves_the_network_as_it_was_and_other_threads_alone():
+    class Noting(Stepping):
+        def forward(self, image):
+            self.noted = image
+            found.append(other.submit(nn.Identity(), 3).result())
+            return self.body(image)
+
+    found, network = [], Noting(None)
+    with ThreadPoolExecutor(1) as other:
+        folded = fold_batch_norm(network)
+    assert found == [3]
+    assert not hasattr(folded, "noted")
 
 
 @pytest.mark.parametrize("slope", [None, 0.01])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ _OF_TORCH = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Those that compute by `weight` and `bias` as they are.
 _FOLDABLE = (*_OF_TORCH, Conv3d, DepthwiseConv2d, JoiningConv2d, PairConvolution, TransposedConv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+_tracing = threading.Lock()  # what torch.fx changes while it traces, another trace must not find changed
 
 
 def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
@@ -33,6 +35,10 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     a tap does, both stay, and so does a convolution whose weights are computed at every call or read by the
     module around it.
 
+    Both stay, too, where a module steps through a sequence by itself and takes more from it than the sequence
+    would: found as far as torch.fx can trace that module. One that it cannot trace up to there, as it decides
+    by sizes or values before, must call its sequences as a whole, or not be folded.
+
     Args:
         network: any network.
         in_place: fold `network` itself, rather than a copy.
@@ -42,8 +48,11 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     """
     network = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
-    for parent, name, conv, norm in list(_pairs(network)):
-        if uses[id(conv)] == uses[id(norm)] == 1 and not _hooked(conv) and not _hooked(norm):
+    pairs = list(_pairs(network))
+    parted = _parted(network, [(conv, norm) for *_, conv, norm in pairs])
+    for parent, name, conv, norm in pairs:
+        whole = uses[id(conv)] == uses[id(norm)] == 1 and conv not in parted
+        if whole and not _hooked(conv) and not _hooked(norm):
             plain, rest = _split(norm)
             _fold(conv, plain)
             parent._modules[name] = rest
@@ -78,26 +87,72 @@ def _is_block(module: nn.Module) -> bool:
 
 def _traced_pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield the pairs among `parent`'s children, as `_pairs` does, by the order in which it calls them."""
-    from torch import fx  # takes a while, which networks made of sequences do not need
-
-    class Tracer(fx.Tracer):
-        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            return True
-
-    try:
-        nodes = list(Tracer().trace(parent).nodes)
-    except Exception:  # whatever a `forward` does with a size or a value that it has not got
+    nodes, whole = _trace(parent)
+    if not whole:
         return
     calls = [node for node in nodes if node.op == "call_module"]
-    read = {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
     times = Counter(call.target for call in calls)
     for call in calls:
         behind = [use for use in call.users if use.op == "call_module"]
         if len(call.users) == len(behind) == times[call.target] == 1 and times[behind[0].target] == 1:
             path, _, name = str(behind[0].target).rpartition(".")
             conv, norm = parent.get_submodule(str(call.target)), parent.get_submodule(str(behind[0].target))
-            if type(conv) in _FOLDABLE and _folds(norm) and str(call.target) not in read:
+            if type(conv) in _FOLDABLE and _folds(norm):
                 yield parent.get_submodule(path), name, conv, norm
+
+
+def _parted(network: nn.Module, pairs: list[tuple[Any, Any]]) -> set[Any]:
+    """Return the convolutions among `pairs` that somebody computes with otherwise than with both of them."""
+    norms, convs = dict(pairs), {norm: conv for conv, norm in pairs}
+    paired, found = {*norms, *convs}, set()
+    for parent in network.modules():
+        if _is_container(parent) or parent in paired or paired.isdisjoint(parent.modules()):
+            continue
+        nodes, whole = _trace(parent)
+        modules = {node: parent.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"}
+        for node, module in modules.items():
+            behind = [modules.get(use) for use in node.users]
+            before = [modules.get(given) for given in node.all_input_nodes]
+            if module in norms and not (whole and behind == [norms[module]]):
+                found.add(module)
+            if module in convs and not (whole and before == [convs[module]]):
+                found.add(convs[module])
+        read = [str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"]
+        found.update(module for module in map(parent.get_submodule, read) if module in norms)
+    return found
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Return whether `module` calls nothing but, as a plain sequence, its parts one after the other."""
+    forward = type(module).forward
+    return forward is nn.Sequential.forward or forward is nn.Module.forward
+
+
+def _trace(parent: nn.Module) -> tuple[list[Any], bool]:
+    """Return what `parent` does in `forward`, in which its parts are one node each, and whether that is all:
+    a trace ends where `forward` does something with a size or a value, that it has not got."""
+    from torch import fx
+
+    thread = threading.get_ident()
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return True
+
+        def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+            if threading.get_ident() != thread:  # fx looks at the calls of all modules, wherever
+                return forward(*args, **kwargs)
+            return super().call_module(m, forward, args, kwargs)
+
+    tracer, whole = Tracer(), True
+    with _tracing:
+        try:
+            # A copy: what `forward` notes in its module is no part of the network.
+            tracer.trace(copy.copy(parent))
+        except Exception:
+            whole = False
+    graph = getattr(tracer, "graph", None)
+    return list(graph.nodes) if graph else [], whole
 
 
 def _folds(norm: nn.Module) -> bool:
