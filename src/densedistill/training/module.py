@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import warnings
 from collections.abc import Mapping
@@ -134,7 +135,7 @@ class TrainingModule(L.LightningModule):
         """Seed this process for the part of the step that `batch_idx` is."""
         part = batch_idx % self.recipe.trainer.accumulate
         entropy = [self.recipe.seed, self.step, part, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        seed_all(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
         """Return the objective's total for `batch`; UserError when it is not a number."""
@@ -197,6 +198,13 @@ class TrainingModule(L.LightningModule):
             f"step {self.step}: {what}; the batch is in {path}; "
             "a smaller optimizer.lr or trainer.clip often helps"
         )
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global source of random numbers: somebody's own network or loss may draw from any."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 def refuse_out_of_range(batch: Mapping[str, Any], reach: int | None) -> None:

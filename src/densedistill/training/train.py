@@ -31,7 +31,7 @@ from .callbacks import AtOnce, Interrupted, Pilot
 from .checkpoint import Counters, load_checkpoint, restore
 from .ema import WeightAverage
 from .log import RunLog
-from .module import TrainingModule
+from .module import TrainingModule, seed_all
 from .optimizer import freeze
 from .run import Run, choose_directory, is_first_process, open_run
 from .schedule import Course
@@ -309,7 +309,7 @@ def at_random(recipe: Recipe) -> list[str]:
 
 def make_objective(recipe: Recipe) -> Objective:
     """Return the recipe's objective over its new student and the teachers that its terms name."""
-    torch.manual_seed(recipe.seed)
+    seed_all(recipe.seed)
     config = recipe.student
     student = create_model(config.name, weights=config.weights, **config.options)
     if task_of(student).name != recipe.task:
