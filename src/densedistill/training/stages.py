@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ..files import write_bytes
@@ -23,11 +24,15 @@ def stage_runs(stages: Stages, run: Run) -> dict[str, Run]:
 def train_stages(stages: Stages, run: Run, changed: bool) -> Run:
     """Train every stage that is not finished yet, in order; a chain's student is its last stage's.
 
-    Where recipes were `changed` since the run was begun, their files are written anew.
+    Where recipes were `changed` since the run was begun, their files are written anew; what a finished stage
+    was trained by stays.
     """
     from .train import train_one
 
     runs = stage_runs(stages, run)
+    if changed:
+        kept = {name: _as_trained(recipe, runs[name]) for name, recipe in stages.recipes.items()}
+        stages = replace(stages, recipes=kept)
     if changed and is_first_process() and all(stage.finished for stage in runs.values()):
         run.write_recipe(stages)
     for number, (name, recipe) in enumerate(stages.recipes.items(), 1):
@@ -53,6 +58,15 @@ def with_earlier(recipe: Recipe, runs: dict[str, Run]) -> Recipe:
         if user.weights and user.weights.startswith("stage:"):
             user.weights = os.fspath(runs[user.weights.removeprefix("stage:")].student)
     return recipe
+
+
+def _as_trained(recipe: Recipe, stage: Run) -> Recipe:
+    """Return what a finished `stage` was trained by, evaluated as `recipe` says, which it may be at any
+    time."""
+    trained = stage.recipe if stage.finished else recipe
+    assert isinstance(trained, Recipe)
+    data = replace(trained.data, validate=recipe.data.validate, protocol=recipe.data.protocol)
+    return replace(trained, data=data)
 
 
 def _copy(source: Path, target: Path) -> None:
