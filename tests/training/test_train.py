@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -123,6 +124,29 @@ def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
 
 
+def test_own_networks_and_losses_may_draw_random_numbers_from_anywhere(tmp_path, monkeypatch):
+    def jittered(student, teacher, mask):
+        return (student - teacher)[mask].abs().mean() * (random.random() + np.random.rand())  # noqa: NPY002
+
+    class Drawn(toy.Tiny):
+        def __init__(self):
+            super().__init__()
+            self.head.bias.data.fill_(np.random.rand() + random.random())  # noqa: NPY002
+
+    monkeypatch.setattr(toy, "jittered", jittered, raising=False)
+    monkeypatch.setattr(toy, "Drawn", Drawn, raising=False)
+    fields = toy.recipe(
+        student__name="toy:Drawn",
+        teachers={},
+        objective={"own": {"loss": "toy:jittered", "of": "disparity", "to": "ground_truth"}},
+        schedule={"steps": 6, "milestones": [100]},
+    )
+    whole = train(fields, run=tmp_path / "whole")
+    parted = train(fields, run=tmp_path / "parted", overrides={"schedule.steps": 3})
+    resumed = train(resume=parted.path, overrides={"schedule.steps": 6})
+    assert same(weights(whole), weights(resumed))
+
+
 @pytest.mark.parametrize(("sent", "workers"), [("SIGINT", 0), ("SIGINT", 1), ("SIGTERM", 1)])
 def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(
     tmp_path, one_thread, monkeypatch, capsys, sent, workers
@@ -171,6 +195,19 @@ def test_a_loss_that_is_no_number_fails_at_once_and_saves_the_batch(tmp_path):
     batch = load_file(path)
     assert batch["left"].dtype == torch.uint8
     assert batch["left"].shape == (2, 3, 16, 32)
+
+
+def test_an_option_of_the_wrong_kind_is_one_line_without_teachers_too(tmp_path):
+    fields = toy.recipe(teachers={}, objective__features=None, objective__ground_truth__beta="wide")
+    with pytest.raises(UserError, match=r"^objective.ground_truth: loss 'smooth_l1' failed: [^\n]*beta"):
+        train(fields, run=tmp_path / "run")
+
+
+def test_a_fault_in_somebodys_own_loss_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "faulty", lambda student, teacher, mask: len(3), raising=False)
+    fields = toy.recipe(teachers={}, objective__features=None, objective__ground_truth__loss="toy:faulty")
+    with pytest.raises(TypeError, match="has no len"):
+        train(fields, run=tmp_path / "run")
 
 
 def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ class Objective(nn.Module):
         self._intervene()
         self._taps = self._attach(self._active)
         self._taps.pause()
-        self._rehearsing = False
+        self._rehearsing = self._compared = False
         if any(term.adapter is not None for term in self._active):
             self.check()
 
@@ -134,6 +134,7 @@ class Objective(nn.Module):
                         weights.append(pair.weight * (parts * self._processes() if grows else 1))
                         values.append(self._compare(term, pair, answers))
                         counts.append(_count(pair, getattr(self._losses[term.name], "sums", False)))
+        self._compared = True
         shares = self._shares(torch.stack(counts))
         own: dict[str, Tensor] = {}
         for name, weight, value, share in zip(terms, weights, values, shares, strict=True):
@@ -342,8 +343,11 @@ class Objective(nn.Module):
                 value = value + turned - turned.detach()
             return value
         except (RuntimeError, ValueError, TypeError) as error:
-            if self._rehearsing:
-                raise UserError(f"loss '{term.loss}' failed: {str(error).splitlines()[0]}") from error
+            # Without a rehearsal it is the first comparison that tells an option of the wrong kind.
+            first = not (self._compared or isinstance(error, RuntimeError) or ":" in term.loss)
+            if self._rehearsing or first:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise UserError(f"loss '{term.loss}' failed: {reason}") from error
             raise
 
     def _facts(self, term: Term, placement: Placement) -> dict[str, Any]:
