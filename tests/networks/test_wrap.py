@@ -1,10 +1,13 @@
 """A third party's network answers like ours, or says in one line what is wrong."""
 
+import argparse
+
 import pytest
 import torch
 from torch import nn
 
 import densedistill as dd
+from densedistill.networks.published import save_weights, stored_options
 
 
 class Theirs(nn.Module):
@@ -14,6 +17,24 @@ class Theirs(nn.Module):
 
     def forward(self, left, right):
         return [self.trunk(left - right)]
+
+
+class Named(Theirs):
+    """Whose `name` and `options` are its own, and mean something else."""
+
+    task = "stereo"
+    input_spec = dd.InputSpec(multiple=1)
+
+    def __init__(self, width=3):
+        super().__init__()
+        self.options = argparse.Namespace(width=width)
+
+    @property
+    def name(self):
+        return "somebody's"
+
+    def forward(self, left, right):
+        return {"disparity": self.trunk(left - right)[:, : self.options.width]}
 
 
 class OneArgument(nn.Module):
@@ -35,6 +56,27 @@ def test_outputs_are_those_of_the_network():
     assert (network.task, network.name) == ("stereo", "Theirs")
     assert network.get_submodule(network.taps["trunk"][0]) is theirs.trunk[0]
     assert network.input_spec.multiple == 1
+
+
+def test_a_network_of_its_own_name_and_options_keeps_them_and_is_called_by_what_made_it(tmp_path):
+    made_by = f"{__name__}:Named"
+    network = dd.create_model(made_by, width=1, scale=0.5)
+    assert network.name == "somebody's"
+    assert network.options == argparse.Namespace(width=1)
+    assert dd.Predictor(network).name == made_by
+    path = save_weights(network, tmp_path / "named.safetensors")
+    assert stored_options(made_by, path) == {"width": 1, "scale": 0.5}
+    again = dd.create_model(made_by, weights=str(path))
+    assert again.options.width == 1
+    assert again.input_spec.scale == 0.5
+    with pytest.raises(dd.UserError, match=f"no weights ship for network '{made_by}'"):
+        dd.create_model(made_by, weights="shipped")
+
+
+def test_a_network_that_nobody_made_by_name_has_its_own_name_and_no_options_of_ours(tmp_path):
+    path = save_weights(Named(), tmp_path / "named.safetensors")
+    assert stored_options("somebody's", path) == {}
+    assert dd.Predictor(Named()).name == "somebody's"
 
 
 def test_inputs_are_joined_as_the_network_wants_them():

@@ -27,6 +27,7 @@ from ..inference.classical import SGBM
 from ..inference.load import short_path
 from ..inference.predictor import Predictor
 from ..networks.counting import count
+from ..networks.registry import name_of
 from ..runtimes import RUNTIMES, Runtime, is_exported
 from ..runtimes.runtime import SUFFIXES
 from ..tasks import task_of
@@ -340,9 +341,7 @@ def _memory(source: dict[str, Any], row: Row) -> int | None:
 
 
 def _word(network: Any) -> str:
-    return (
-        str(network) if isinstance(network, (str, Path)) else getattr(network, "name", type(network).__name__)
-    )
+    return str(network) if isinstance(network, (str, Path)) else name_of(network)
 
 
 def _cell(value: float | None, unit: float, digits: int) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 from .. import __version__
 from ..errors import UserError, as_count, unknown
 from ..networks.input_spec import search_range
+from ..networks.registry import name_of
 from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import require_runtime
 from ..tasks import task_of
@@ -94,7 +95,7 @@ def make_artifact(
         batch = as_count("batch", batch)
     elif size is not None:
         batch = 1
-    name = getattr(network, "name", type(network).__name__)
+    name = name_of(network)
     decoding = getattr(network, "decoding", None)
     if not task_of(network).maps and decoding is None:
         raise UserError(

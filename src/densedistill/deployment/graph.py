@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from ..errors import UserError
 from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import InputSpec
+from ..networks.registry import name_of
 from ..networks.restore import restore_output
 from ..tasks import Task, task_of
 from .check import undecoded
@@ -125,7 +126,7 @@ def output_names(graph: Graph) -> tuple[str, ...]:
         UserError: it cannot be run, or gives none of the task's outputs.
     """
     images = [torch.rand(1, 3, *traced_size(graph)) for _ in graph.task.inputs]
-    name = getattr(graph.network, "name", type(graph.network).__name__)
+    name = name_of(graph.network)
     try:
         with torch.inference_mode():
             given = graph.network(*map(graph._prepare, images))
@@ -199,7 +200,7 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
             raise
         except Exception as error:  # whatever stands in a network that is not ours
             reason = error
-    name = getattr(graph.network, "name", type(graph.network).__name__)
+    name = name_of(graph.network)
     line = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
     raise UserError(f"torch.export cannot trace {name}: {line}") from reason
 

@@ -13,7 +13,7 @@ from ..errors import UserError, unknown
 from ..inference.load import create_named, load_predictor, split_scale
 from ..inference.predictor import Predictor
 from ..networks.published import shipped_weights
-from ..networks.registry import MODELS
+from ..networks.registry import MODELS, name_of
 from ..runtimes import RUNTIMES, is_exported, load_runtime
 from .export import export
 
@@ -63,11 +63,11 @@ def resolve(
     made = _make(network, max_disparity)
     if not isinstance(made, nn.Module):
         raise UserError(f"{network} is no network that could be exported for {runtime}")
-    file = Path(folder) / f"{getattr(made, 'name', type(made).__name__)}-{runtime}{_SUFFIX[runtime]}"
+    file = Path(folder) / f"{name_of(made)}-{runtime}{_SUFFIX[runtime]}"
     if not file.is_file():
         export(made, file, size, batch=batch)
     predict, source = _open(file, runtime, precision, device)
-    predict.name, predict.counted = getattr(made, "name", type(made).__name__), made  # type: ignore[attr-defined]
+    predict.name, predict.counted = name_of(made), made  # type: ignore[attr-defined]
     return predict, source
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..networks.input_spec import InputSpec, Placement
+from ..networks.registry import name_of
 from ..networks.restore import restore_output
 from ..tasks import Task
 from .taps import unwrap
@@ -66,5 +67,4 @@ def input_spec(network: nn.Module) -> InputSpec:
 
 def network_name(network: nn.Module) -> str:
     """Return what `network` is called in messages."""
-    root = unwrap(network)
-    return str(getattr(root, "name", None) or type(root).__name__)
+    return name_of(unwrap(network))

@@ -16,6 +16,7 @@ from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import search_range
 from ..networks.precision import pack_weights
 from ..networks.published import load_weights
+from ..networks.registry import name_of
 from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime
 from ..tasks import Task, get_task
@@ -88,7 +89,7 @@ class NetworkTeacher(Teacher):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         root = unwrap(network)
-        self.name = getattr(root, "name", type(root).__name__)
+        self.name = name_of(root)
         self.task: Task = get_task(getattr(root, "task", None) or "stereo")
         self.max_disparity = getattr(root, "max_disparity", None)
         self.align_corners = getattr(root, "align_corners", False)

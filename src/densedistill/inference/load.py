@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import UserError, unknown
 from ..networks.published import shipped_weights, stored_options
-from ..networks.registry import MODELS, create_model, list_models
+from ..networks.registry import MODELS, create_model, list_models, name_of, note_making, options_of
 from ..networks.registry import task_of as task_of_name
 from ..runtimes import Card, is_exported, load_runtime, read_card
 from ..tasks import Task, get_task, task_of
@@ -247,7 +247,7 @@ def _seen(name: str, max_disparity: int, scale: float | None) -> int:
 
 def _at_scale(network: Any, scale: float | None) -> nn.Module:
     if scale is not None:
-        network.name = f"{network.name}@{scale:g}"
+        note_making(network, f"{name_of(network)}@{scale:g}", options_of(network))
     return network
 
 

@@ -15,6 +15,7 @@ from ..networks.device import find_device
 from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import InputSpec
 from ..networks.precision import fastest_dtype, pack_weights, without_tf32
+from ..networks.registry import name_of
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
 from ..tasks import Task, task_of
@@ -59,7 +60,7 @@ class Predictor:
             net, computes = net.to(device), computes.to(device)
         self.net = net
         self._computes = computes
-        self.name: str = getattr(net, "name", type(net).__name__)
+        self.name: str = name_of(net)
         self.task: Task = task_of(net)
         own: InputSpec = getattr(net, "input_spec", None) or InputSpec()
         self.input_spec = input_spec or own

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from ._layout import Layout
-from .registry import MODELS
+from .registry import MODELS, given_name, name_of, options_of
 from .tensorflow import from_tensorflow, is_tensorflow_file, read_variables
 from .wrap import Wrapped
 
@@ -145,8 +145,8 @@ def save_weights(
         value = value.detach().cpu()
         entries[key] = (value.half() if half and value.is_floating_point() else value).contiguous()
     metadata = {
-        "network": str(getattr(network, "name", type(network).__name__)),
-        "options": json.dumps(getattr(network, "options", {})),
+        "network": name_of(network),
+        "options": json.dumps(options_of(network)),
         **(metadata or {}),
     }
     write_bytes(path, save(entries, {key: str(value) for key, value in metadata.items()}))
@@ -201,7 +201,7 @@ def find_weights(network: nn.Module, source: str | Path) -> Path:
         return path
     if isinstance(source, Path) or "/" in text or "\\" in text or text.endswith(_SUFFIXES):
         raise UserError(f"there is no weights file {path}{' (it is a folder)' if path.is_dir() else ''}")
-    name = getattr(network, "name", "")
+    name = given_name(network)
     shipped = shipped_weights(name) if name else {}
     if text in shipped:
         return shipped[text]
@@ -343,7 +343,7 @@ def _download(address: str) -> Path:
 
 
 def _describe(network: nn.Module) -> str:
-    name = getattr(network, "name", None)
+    name = given_name(network)
     return f"network '{name}'" if name else type(network).__name__
 
 
@@ -357,7 +357,7 @@ def _some(keys: list[str], count: int = 3) -> str:
 
 
 def _made_with(network: nn.Module, source: str | Path) -> str:
-    options = stored_options(getattr(network, "name", ""), source)
+    options = stored_options(name_of(network), source)
     return f"; it was made with {', '.join(f'{k}={v}' for k, v in options.items())}" if options else ""
 
 

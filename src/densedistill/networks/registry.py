@@ -85,13 +85,38 @@ def create_model(
     if not isinstance(network, nn.Module):
         raise UserError(f"network '{name}' gives a {type(network).__name__}; a torch.nn.Module is wanted")
     network = cast(Any, network)  # whose attributes are its own
-    network.name, network.options = name, options
     if scale is not None:
         network.input_spec = (getattr(network, "input_spec", None) or InputSpec()).scaled(scale)
-        network.options = {**options, "scale": scale}
+        options = {**options, "scale": scale}
+    note_making(network, name, options)
     if name in _TASKS:
         network.task = _TASKS[name]
     if weights is not None:
         load_weights(network, weights)
         network.eval()
     return network
+
+
+def note_making(network: Any, name: str, options: dict[str, Any]) -> None:
+    """Note what `network` was made by, and say so in its `name` and `options`, unless it is somebody else's
+    module, whose attributes of these names are its own."""
+    network.__dict__["_made_by"] = (name, options)
+    if ":" not in name:
+        network.name, network.options = name, options
+
+
+def given_name(network: Any) -> str | None:
+    """Return the name that `network` was made by or has; None where it has none."""
+    made_by = getattr(network, "_made_by", ("", {}))[0]
+    name = made_by if ":" in made_by else getattr(network, "name", None)
+    return name if isinstance(name, str) and name else None
+
+
+def name_of(network: Any) -> str:
+    """Return what `network` is called: its `given_name`, or else its class's."""
+    return given_name(network) or type(network).__name__
+
+
+def options_of(network: Any) -> dict[str, Any]:
+    """Return the options that `create_model` made `network` with; none where it did not make it."""
+    return getattr(network, "_made_by", ("", {}))[1]
