@@ -171,9 +171,12 @@ def test_one_image_is_mirrored_as_it_is():
 def test_boxes_follow_and_vanish_with_what_they_hold(plane):
     boxes = torch.tensor([[10.0, 10, 30, 20], [80, 50, 90, 60]])
     sample = {**plane, "boxes": boxes, "classes": torch.tensor([3, 4])}
+    sample |= {"ignored_boxes": boxes.flip(0), "ignored_classes": torch.tensor([5, 6])}
     window = build_augmentation({"crop": [30, 40], "position": "centre"})(sample, rng())
     assert window["boxes"].tolist() == [[0, 0, 5, 5]]  # the crop begins at (25, 15)
     assert window["classes"].tolist() == [3]
+    assert window["ignored_boxes"].tolist() == [[0, 0, 5, 5]]
+    assert window["ignored_classes"].tolist() == [6]
     mirrored = build_augmentation({"flip_vertical": 1.0, "scale": (1.0, 1.0)})(sample, rng())
     assert mirrored["boxes"].tolist() == [[20, 80, 60, 100], [160, 0, 180, 20]]
 

@@ -207,7 +207,21 @@ def test_boxes_in_xml_count_pixels_from_one(cells):
     assert sample["classes"].tolist() == [0, 1]
     small = create_dataset("bccd", root=cells.parent, size=[30, 40])[0]
     assert small["boxes"].tolist() == [[0, 0, 40, 30], [5, 10, 15, 20]]
-    assert len(create_dataset("bccd", root=cells.parent, difficult=True)[0]["boxes"]) == 3
+
+
+def test_difficult_objects_stand_aside_unless_they_are_to_count(cells):
+    sample = create_dataset("bccd", root=cells.parent)[0]
+    assert sample["ignored_boxes"].tolist() == [[4, 4, 9, 9]]
+    assert sample["ignored_classes"].tolist() == [1]
+    small = create_dataset("bccd", root=cells.parent, size=[30, 40])[0]
+    assert small["ignored_boxes"].tolist() == [[2, 2, 4.5, 4.5]]
+    counted = create_dataset("bccd", root=cells.parent, difficult=True)[0]
+    assert counted["boxes"].tolist() == [[0, 0, 80, 60], [10, 20, 30, 40], [4, 4, 9, 9]]
+    assert "ignored_boxes" not in counted
+    write_cells(cells, ("WBC", (11, 21, 30, 40), 0), ("WBC", (5, 5, 5, 9), 1), ("part", (5, 5, 9, 9), 1))
+    spoilt = create_dataset("bccd", root=cells.parent, bad_boxes="refuse")[0]
+    assert spoilt["boxes"].tolist() == [[10, 20, 30, 40]]
+    assert "ignored_boxes" not in spoilt
 
 
 def test_boxes_follow_the_image_through_crop_and_mirror(cells):
@@ -263,7 +277,7 @@ def test_coco_tells_images_of_one_name_in_two_folders_apart(tmp_path):
     assert [sample["boxes"].tolist() for sample in dataset] == [[[0, 5, 20, 35]], [[10, 5, 30, 35]]]
 
 
-def test_coco_numbers_its_categories_in_order_and_leaves_crowds_out(tmp_path):
+def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
     for name in ("000000000001.jpg", "000000000002.jpg"):
         picture(tmp_path / "val2017" / name, (40, 50))
     content = {
@@ -281,9 +295,15 @@ def test_coco_numbers_its_categories_in_order_and_leaves_crowds_out(tmp_path):
     assert dataset.classes == ("person", "toothbrush")
     assert dataset[0]["boxes"].tolist() == [[10, 5, 30, 35]]
     assert dataset[0]["classes"].tolist() == [1]
+    assert dataset[0]["ignored_boxes"].tolist() == [[0, 0, 5, 5]]
+    assert dataset[0]["ignored_classes"].tolist() == [0]
     assert dataset[1]["boxes"].shape == (0, 4)
+    assert "ignored_boxes" not in dataset[1]
     batch = collate([dataset[0], dataset[1]])
     assert batch["classes"].tolist() == [[1], [-1]]
+    assert batch["ignored_boxes"].shape == (2, 1, 4)
+    assert batch["ignored_classes"].tolist() == [[0], [-1]]
+    assert "boxes_valid" not in batch
     del content["categories"]
     path.write_text(json.dumps(content))
     with pytest.raises(dd.UserError, match="is not in COCO's format"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .sample import KINDS, Sample
+from .sample import BOXES, KINDS, Sample
 
 # Between two surfaces bilinear interpolation invents a depth that neither has: where it leaves the nearest
 # measured value by more than this, the nearest is taken. Px of the source; of a measure such as depth, whose
@@ -109,7 +108,9 @@ def apply(window: Window, sample: Sample, tilt: tuple[float, float] = (0.0, 0.0)
         elif kind in ("disparity", "flow", "measure"):
             maps[key] = kind
         elif kind == "boxes":
-            result |= _boxes(window, value, sample.get("classes"))
+            result[key], kept = _boxes(window, value)
+            if BOXES[key] in sample:
+                result[BOXES[key]] = sample[BOXES[key]][kept]
         elif kind == "nearest":
             result[key] = _nearest(window, value)
     for key, kind in maps.items():
@@ -204,7 +205,8 @@ def _measured(window: Window, values: Tensor, valid: Tensor | None, kind: str) -
     return torch.from_numpy(np.where(same, smooth, near))
 
 
-def _boxes(window: Window, boxes: Tensor, classes: Tensor | None) -> dict[str, Any]:
+def _boxes(window: Window, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `window` shows of `boxes`, and which of them (N) it shows."""
     y, x = window.scale
     moved = boxes.float() * torch.tensor([x, y, x, y])
     if "h" in window.flip:
@@ -216,4 +218,4 @@ def _boxes(window: Window, boxes: Tensor, classes: Tensor | None) -> dict[str, A
     moved[:, 0::2].clamp_(0, width)
     moved[:, 1::2].clamp_(0, height)
     kept = ((moved[:, 2:] - moved[:, :2]) >= 1).all(dim=1)
-    return {"boxes": moved[kept]} | ({} if classes is None else {"classes": classes[kept]})
+    return moved[kept], kept

@@ -18,6 +18,9 @@ IMAGES = ("left", "right", "left_next", "right_next", "image")
 DISPARITIES = ("disparity", "disparity_right", "disparity_next")
 IGNORE_LABEL = 255
 
+# Boxes and their classes: what is to be found, and what counts neither for nor against when it is.
+BOXES = {"boxes": "classes", "ignored_boxes": "ignored_classes"}
+
 # What each key of a sample is, which says how it is cropped, scaled and mirrored (`geometry.apply`): an
 # `image`; a `disparity` or a `flow`, px, which scale with their axes; a `measure` that does not, such as
 # metres; `boxes` and their `classes`. All else, masks and labels, takes the nearest pixel. A task with a key
@@ -27,12 +30,12 @@ KINDS = {
     **dict.fromkeys(DISPARITIES, "disparity"),
     "flow": "flow",
     "depth": "measure",
-    "boxes": "boxes",
-    "classes": "classes",
+    **dict.fromkeys(BOXES, "boxes"),
+    **dict.fromkeys(BOXES.values(), "classes"),
 }
 
 # What stands for ground truth that a sample of the batch does not have; other keys are filled with zero.
-_FILL = {"labels": IGNORE_LABEL, "classes": -1}
+_FILL = {"labels": IGNORE_LABEL, **dict.fromkeys(BOXES.values(), -1)}
 
 
 def full_view(height: int, width: int) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
     batch: Sample = {"meta": [dict(sample.get("meta", {})) for sample in samples]}
     for key in dict.fromkeys(key for sample in samples for key in sample if key != "meta"):
         values = [sample.get(key) for sample in samples]
-        if key in ("boxes", "classes"):
+        if KINDS.get(key) in ("boxes", "classes"):
             batch[key] = _stack_padded(key, values)
             if key == "boxes" and any(value is None for value in values):
                 batch["boxes_valid"] = torch.tensor([[value is not None] for value in values])

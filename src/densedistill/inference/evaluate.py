@@ -156,7 +156,7 @@ class _Counting:
     def truth(self, sample: Mapping[str, Any], mask: str, device: torch.device) -> dict[str, Any]:
         """Return the sample's ground truth as a batch of one, with `KEY_valid`: what counts by `mask`."""
         bound = None if self.average == "published" else self.bound  # the published average limits by itself
-        batch: dict[str, Any] = {}
+        batch = {key: sample[key][None].to(device) for key in self.task.aside if key in sample}
         for target in dict.fromkeys(self.task.targets.values()):
             if target in sample:
                 counted = self.protocol.counted(sample, self.task, target, mask, bound)

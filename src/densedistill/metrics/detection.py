@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
+from ..data.sample import BOXES
 from ..errors import UserError
 from .registry import register_metric
 
@@ -23,7 +24,9 @@ def mean_average_precision(
 
     Args:
         outputs: `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N), -1 for padding.
-        truth: `boxes` (B, M, 4) and `classes` (B, M), -1 for padding.
+        truth: `boxes` (B, M, 4) and `classes` (B, M), -1 for padding; `ignored_boxes` (B, K, 4) and
+            `ignored_classes` (B, K), if any, count as COCO's crowds: an answer of that class that hits no
+            true box, and of which at least the overlap's share lies in an ignored one, is overlooked.
         overlap: least intersection over union of a hit; None: the mean over 0.5, 0.55, … 0.95.
     """
     metric = AveragePrecision() if overlap is None else AveragePrecision50()
@@ -59,14 +62,24 @@ class _Precision(MeanAveragePrecision):
             kept = outputs["classes"][index] >= 0
             boxes, scores, labels = (outputs[key][index][kept].detach().cpu() for key in OUTPUTS)
             found.append({"boxes": boxes.float(), "scores": scores.float(), "labels": labels.long()})
-            there = truth["classes"][index] >= 0
-            boxes, labels = (truth[key][index][there].cpu() for key in ("boxes", "classes"))
-            known.append({"boxes": boxes.float(), "labels": labels.long()})
+            known.append(_true_boxes(truth, index))
         super().update(found, known)
 
     def compute(self) -> Tensor:  # type: ignore[override]
         value = super().compute()[self.figure]
         return torch.where(value < 0, torch.nan, value)  # -1 stands for no true box there
+
+
+def _true_boxes(truth: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Return the true boxes of one image as torchmetrics takes them."""
+    boxes, labels, crowds = [], [], []
+    for key, of_classes in BOXES.items():
+        if key in truth:
+            there = truth[of_classes][index] >= 0
+            boxes.append(truth[key][index][there].cpu().float())
+            labels.append(truth[of_classes][index][there].cpu().long())
+            crowds.append(torch.full_like(labels[-1], key != "boxes"))
+    return {"boxes": torch.cat(boxes), "labels": torch.cat(labels), "iscrowd": torch.cat(crowds)}
 
 
 @register_metric("map", of=OUTPUTS, unit="%", heading="mAP")
@@ -78,6 +91,6 @@ class AveragePrecision(_Precision):
 
 @register_metric("map50", of=OUTPUTS, unit="%", heading="AP50")
 class AveragePrecision50(_Precision):
-    """Mean average precision at an overlap of 0.5, Pascal VOC's measure."""
+    """Mean average precision at an overlap of 0.5, that of Pascal VOC; recalls and crowds are COCO's."""
 
     figure = "map_50"

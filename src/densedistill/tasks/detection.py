@@ -53,6 +53,7 @@ TASK = Task(
     raw=("class_logits", "distances", "centerness"),
     pixels=frozenset({"distances"}),
     ignore={"classes": -1},
+    aside=("ignored_boxes", "ignored_classes"),
     restore={"boxes": "boxes"},
     metrics=("map", "map50"),
     takes="image",

@@ -26,6 +26,7 @@ class Task:
             in place of `outputs`; such a network has `raw` and `decoding`.
         targets: output key to the batch key of its ground truth. `KEY_valid` is its mask; see `ignore`.
         ignore: ground truth without a mask to the value that says that nothing is known there.
+        aside: further batch keys, which metrics alone read.
         pixels: outputs measured in pixels of the image, which scale with its size.
         restore: output key to how it comes back to the size of the source: a map by `bilinear` or `nearest`
             interpolation, or `boxes`. Other outputs are left as they are.
@@ -52,6 +53,7 @@ class Task:
     targets: Mapping[str, str]
     raw: tuple[str, ...] = ()
     ignore: Mapping[str, int] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
     pixels: frozenset[str] = frozenset()
     restore: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()

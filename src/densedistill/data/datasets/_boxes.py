@@ -20,10 +20,12 @@ SLACK = 1.0  # px that a box may reach beyond the image: several tools count its
 
 
 class Annotated(NamedTuple):
-    """One object: its class by name, and its sides in px."""
+    """One object, or several: its class by name, its sides in px, and whether answers there count neither for
+    nor against."""
 
     label: str
     box: tuple[float, float, float, float]
+    ignored: bool = False
 
 
 class Boxes(ImageFiles):
@@ -49,9 +51,10 @@ class Boxes(ImageFiles):
         super().__init__(root, split, **options)
 
     def truth_of(self, objects: Sequence[Annotated], image: NDArray[np.uint8], where: Path) -> dict[str, Any]:
-        """Return `boxes` (N, 4) float32 xyxy px and `classes` (N) int64 of `objects`."""
+        """Return `boxes` (N, 4) float32 xyxy px and `classes` (N) int64 of `objects`, and where some are
+        ignored `ignored_boxes` and `ignored_classes` of those; an ignored one at fault is left out."""
         boxes, classes = [], []
-        for thing in objects:
+        for thing in (thing for thing in objects if not thing.ignored):
             if thing.label not in self.classes:
                 raise UserError(
                     f"{where} holds an object of class '{thing.label}', which data set '{self.name}' does "
@@ -66,18 +69,24 @@ class Boxes(ImageFiles):
             if not fault:
                 boxes.append(thing.box)
                 classes.append(self.classes.index(thing.label))
-        limits = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
-        return {
-            "boxes": np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits),
-            "classes": np.array(classes, np.int64),
-        }
+        truth = _arrays(boxes, classes, image)
+        ignored = [
+            thing
+            for thing in objects
+            if thing.ignored and thing.label in self.classes and not _fault(thing.box, image.shape)
+        ]
+        if ignored:
+            numbers = [self.classes.index(thing.label) for thing in ignored]
+            aside = _arrays([thing.box for thing in ignored], numbers, image)
+            truth |= {f"ignored_{key}": value for key, value in aside.items()}
+        return truth
 
 
 class XmlBoxes(Boxes):
     """Boxes in Pascal VOC's XML, with a list file for each split.
 
     Args:
-        difficult: keep objects that are marked difficult.
+        difficult: objects that are marked difficult count like any other; else they are ignored.
         **options: as every data set of boxes.
     """
 
@@ -117,7 +126,7 @@ def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
 
     Args:
         path: of the XML file.
-        difficult: keep objects that are marked difficult.
+        difficult: objects that are marked difficult count like any other; else they are ignored.
 
     Raises:
         UserError: the file is damaged or a box is incomplete.
@@ -128,18 +137,27 @@ def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
         raise UserError(f"{path} is no XML: {error}") from None
     objects = []
     for element in tree.iter("object"):
-        if element.findtext("difficult", "0").strip() == "1" and not difficult:
-            continue
+        ignored = element.findtext("difficult", "0").strip() == "1" and not difficult
         try:
             sides = [
                 float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
             ]
         except ValueError:
             raise UserError(f"{path}: an object lacks a side of its box (xmin, ymin, xmax, ymax)") from None
-        objects.append(
-            Annotated(element.findtext("name", "").strip(), (sides[0] - 1, sides[1] - 1, sides[2], sides[3]))
-        )
+        box = (sides[0] - 1, sides[1] - 1, sides[2], sides[3])
+        objects.append(Annotated(element.findtext("name", "").strip(), box, ignored))
     return objects
+
+
+def _arrays(
+    boxes: Sequence[Sequence[float]], classes: Sequence[int], image: NDArray[np.uint8]
+) -> dict[str, NDArray[Any]]:
+    """Return `boxes`, clipped to the image, and `classes` as arrays."""
+    limits = np.array([image.shape[1], image.shape[0]] * 2, np.float32)
+    return {
+        "boxes": np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits),
+        "classes": np.array(classes, np.int64),
+    }
 
 
 def _fault(box: Sequence[float], shape: Sequence[int]) -> str:

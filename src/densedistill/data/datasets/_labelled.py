@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from .. import formats
-from ..sample import IGNORE_LABEL, Sample, full_view, image_tensor
+from ..sample import BOXES, IGNORE_LABEL, Sample, full_view, image_tensor
 from ._base import FilesOnDisk, Frame
 
 
@@ -110,8 +110,7 @@ class ImageFiles(FilesOnDisk):
             resized["labels"] = cv2.resize(
                 labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT
             ).astype(np.int64)
-        if "boxes" in truth:
-            resized["boxes"] = truth["boxes"] * factors
+        resized |= {key: truth[key] * factors for key in BOXES if key in truth}
         return image, resized
 
 

@@ -24,7 +24,8 @@ from ._boxes import Annotated, Boxes
 class COCO(Boxes):
     """COCO 2017's `train` and `val` boxes; classes are numbered in the order of the file's categories.
 
-    Crowds are left out. Images without a box stay, as background.
+    Crowds are ignored: no network learns them, and answers there count neither for nor against. Images
+    without a box stay, as background.
 
     Args:
         annotations: another JSON file in COCO's format, relative to `root`; images then lie in `images`.
@@ -59,11 +60,10 @@ class COCO(Boxes):
             categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
             pictures = {p["id"]: folder / p["file_name"] for p in content["images"]}
             for thing in content["annotations"]:
-                if thing.get("iscrowd"):
-                    continue
                 left, top, width, height = thing["bbox"]
+                box = (left, top, left + width, top + height)
                 self.objects.setdefault(pictures[thing["image_id"]], []).append(
-                    Annotated(categories[thing["category_id"]], (left, top, left + width, top + height))
+                    Annotated(categories[thing["category_id"]], box, bool(thing.get("iscrowd")))
                 )
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not in COCO's format: {type(error).__name__} {error}") from None

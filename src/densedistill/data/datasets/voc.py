@@ -83,7 +83,7 @@ class VOCDetection(XmlBoxes):
 
     Args:
         classes: names in the order of their numbers; default VOC's 20.
-        difficult: keep objects that are marked difficult.
+        difficult: objects that are marked difficult count like any other; else they are ignored.
         **options: as every data set of boxes.
     """
 
