@@ -76,6 +76,16 @@ def test_a_step_is_student_then_adversary_on_scores_of_before(tmp_path):
         torch.testing.assert_close(expected, parameter.detach())
 
 
+def test_a_weight_that_decays_does_so_for_both_sides(tmp_path):
+    ends = []
+    for name, weight in (("decayed", {"weight": 0.5, "decay": {"epochs": [0], "factor": 0.5}}), ("low", {})):
+        holistic = {**HOLISTIC, "weight": 0.25, **weight}
+        run = train(recipe(objective__holistic=holistic, schedule__steps=2), run=tmp_path / name)
+        ends.append(load_checkpoint(run.last))
+    assert all(torch.equal(ends[0]["student"][key], value) for key, value in ends[1]["student"].items())
+    assert all(torch.equal(adversary(ends[0])[key], value) for key, value in adversary(ends[1]).items())
+
+
 def test_a_resumed_run_ends_with_the_same_student_adversary_and_optimisers(tmp_path):
     whole = train(recipe(schedule__steps=5), run=tmp_path / "whole")
     run = train(recipe(schedule__steps=2), run=tmp_path / "run")

@@ -21,7 +21,8 @@ class AdversarialModule(TrainingModule):
     student's step. Both learning rates follow the recipe's course. Parts of a step are accumulated for both.
 
     An adversary's gradients are averaged over processes here rather than by data-parallel training, which
-    expects one backward pass a step. As published, its loss is multiplied by the term's weight, too.
+    expects one backward pass a step. As published, its loss is multiplied by the term's weight, too, which
+    decays for both alike.
     """
 
     automatic_optimization = False
@@ -76,7 +77,7 @@ class AdversarialModule(TrainingModule):
         """Add the batch's gradients to both sides', and step both after the last part of a step."""
         parts = self.recipe.trainer.accumulate
         self.manual_backward(self.total(batch) / parts)
-        weights = {term.name: term.weight for term in self.objective.terms}
+        weights = {term.name: term.weight_at(self.epoch) for term in self.objective.terms}
         for name, term in self.objective.adversaries.items():
             with exact_gradients():
                 loss: Tensor = term.adversary_loss()

@@ -86,6 +86,11 @@ class TrainingModule(L.LightningModule):
         return self.counters.step
 
     @property
+    def epoch(self) -> int:
+        """Passes over the data done since the run began, by which weights of terms decay."""
+        return self.step // self.course.steps_per_epoch
+
+    @property
     def rate(self) -> float:
         """The learning rate of the present step."""
         return self.recipe.optimizer.lr * self.course.factor(self.step, self.watch.seconds)
@@ -157,8 +162,7 @@ class TrainingModule(L.LightningModule):
         # A compiler decides itself what is kept, and what is computed how.
         eager = not config.compile
         with recomputed_activations(config.recompute and eager), exact_gradients(eager):
-            epoch = self.step // self.course.steps_per_epoch
-            total, self.parts = self.objective(batch, epoch, config.accumulate)
+            total, self.parts = self.objective(batch, self.epoch, config.accumulate)
         self.parts = {"total": total.detach(), **{k: v.detach() for k, v in self.parts.items()}}
         if not torch.isfinite(total):
             culprits = [k for k, v in self.parts.items() if k != "total" and not torch.isfinite(v)]
