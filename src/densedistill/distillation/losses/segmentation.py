@@ -63,12 +63,16 @@ def ohem_cross_entropy(
     A pixel is hard when its true class's probability is at most the limit: `threshold`, or more, so that
     about `min_kept` pixels of the batch stay. The limit is found on maps of an eighth of the size.
 
+    The batch is what one call sees: of several processes, or of parts whose gradients are accumulated, each
+    finds its own limit on its own pixels, so that about `min_kept` stay in each; divide it by their number to
+    keep as many in a step.
+
     Args:
         student: logits (B, C, h, w), resized to the labels (bilinear, aligned corners).
         teacher: labels (B, H, W); 255 is void.
         mask: bool (B, H, W) or (B, 1, H, W), True where a pixel counts.
         threshold: probability up to which a pixel is hard.
-        min_kept: pixels of the batch that stay at least.
+        min_kept: pixels of the batch that stay at least, over all its images.
 
     Returns:
         Scalar, at least 0; 0 where nothing counts.
