@@ -1,9 +1,12 @@
 """Detectors measured on samples with boxes."""
 
+import warnings
+
 import pytest
 import torch
 
 import densedistill as dd
+from densedistill.errors import DataWarning
 
 FOUND = torch.tensor([[[0.0, 0, 20, 20], [30, 30, 36, 36], [36, 36, 44, 44]]])
 
@@ -24,3 +27,29 @@ def test_what_is_found_in_a_crowd_is_overlooked():
     rows = dd.evaluate(detector(), {"plain": [sample()], "crowd": [sample(**crowd)]}).rows
     assert rows[0]["map"] == pytest.approx(1 / 3, abs=0.01)
     assert rows[1]["map"] == pytest.approx(1)
+
+
+class Samples(list):
+    """Samples with a data set's classes."""
+
+    name = "cells"
+    classes = ("RBC", "WBC", "Platelets")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_network_with_another_number_of_classes_is_doubted_in_one_line(count):
+    detector = dd.create_model("fcos_mnv2_c128", classes=count)
+    labels = torch.zeros(48, 64, dtype=torch.int64)
+    segments = dd.wrap(torch.nn.Conv2d(3, count, 1), task="segmentation", outputs=lambda y: {"logits": y})
+    image = torch.zeros(3, 48, 64, dtype=torch.uint8)
+    sets = {
+        "fcos": (detector, Samples([sample(), sample()])),
+        "net": (segments, Samples([{"image": image, "labels": labels}] * 2)),
+    }
+    for label, (network, samples) in sets.items():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            dd.evaluate({label: network}, samples)
+        doubts = [str(one.message) for one in said if one.category is DataWarning]
+        expected = f"{label} tells {count} classes apart, cells has 3: "
+        assert [doubt[: len(expected)] for doubt in doubts] == ([] if count == 3 else [expected])

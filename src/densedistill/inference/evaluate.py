@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 from ..metrics import MetricInfo, create_metric, metric_info
 from ..tasks import Task
 from .evaluation import Evaluation
@@ -68,6 +68,9 @@ def evaluate(
     Returns:
         An `Evaluation`: `rows`, `samples`, `write_json(path)`; printing it draws the table.
 
+    Warns:
+        DataWarning: a network tells another number of classes apart than a data set has.
+
     Raises:
         UserError: an unknown network, data set, protocol or metric, a limit that nothing is below, or a
             sample without ground truth.
@@ -99,7 +102,15 @@ def evaluate(
             indices = _spread(len(source.samples), limit)
             if not indices:
                 raise UserError(f"{source.label}: there is not one sample to evaluate on")
-            counting = _Counting(task, protocol, measures[source.label], average, bound, distributed)
+            counting = _Counting(
+                task,
+                protocol,
+                measures[source.label],
+                average,
+                bound,
+                distributed,
+                _how_many(source.samples),
+            )
             tallies = {
                 label: _Tally(label, source.label, predict, counting) for label, predict in predictors.items()
             }
@@ -135,7 +146,7 @@ def _measures(names: Sequence[str], task: Task) -> list[MetricInfo]:
 
 @dataclass(frozen=True)
 class _Counting:
-    """What is measured on one data set, the same for every network."""
+    """What is measured on one data set of so many `classes`, the same for every network."""
 
     task: Task
     protocol: Protocol
@@ -143,6 +154,7 @@ class _Counting:
     average: str
     bound: float | None
     distributed: bool
+    classes: int | None
 
     def create(self, info: MetricInfo) -> Metric:
         return create_metric(
@@ -194,6 +206,8 @@ class _Tally:
             for align in protocol.alignments:
                 outputs = align(outputs, truth)
         self._check_sizes(outputs, sample, name)
+        if not self.weighted:
+            self._compare_classes(outputs)
         figures: dict[str, Any] = {"name": self.label, "data": self.data, "sample": name}
         for mask, metrics in self.metrics.items():
             truth = self.counting.truth(sample, mask, self.device)
@@ -228,6 +242,16 @@ class _Tally:
                     f"{self.label} on {self.data} '{name}': the prediction is {_size(outputs[key])} px, "
                     f"the ground truth {_size(sample[target])}"
                 )
+
+    def _compare_classes(self, outputs: Mapping[str, Any]) -> None:
+        told, held = _class_count(self.predict, outputs, self.counting.task), self.counting.classes
+        if told and held and told != held:
+            warnings.warn(
+                f"{self.label} tells {told} classes apart, {self.data} has {held}: figures mean something "
+                "only where both give a class the same number",
+                DataWarning,
+                stacklevel=1,
+            )
 
     def row(self, images: int) -> dict[str, Any]:
         """Return the figures over all samples."""
@@ -270,6 +294,25 @@ def _figures(key: str, value: Any) -> dict[str, float]:
     if isinstance(value, Mapping):
         return {name: float(figure) for name, figure in value.items()}
     return {key: value.item()}
+
+
+def _class_count(predict: Predicts, outputs: Mapping[str, Any], task: Task) -> int | None:
+    """Return how many classes a network tells apart, by its `outputs` or its own word; None if neither says,
+    or the task has no classes."""
+    if not task.ignore:
+        return None
+    for key in task.maps:
+        if task.targets[key] in task.ignore and outputs[key].ndim == 4:
+            return int(outputs[key].shape[1])
+    return _how_many(getattr(predict, "net", None))
+
+
+def _how_many(knows: Any) -> int | None:
+    """Return the number of the classes that a network or data set knows, by names or by their number."""
+    classes = getattr(knows, "classes", None)
+    if isinstance(classes, Sequence):
+        return len(classes)
+    return classes if isinstance(classes, int) else None
 
 
 def _spread(count: int, limit: int | None) -> list[int]:

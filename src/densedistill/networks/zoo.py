@@ -147,7 +147,7 @@ class TorchvisionDetector(nn.Module):
         if detector not in known:
             raise UserError(f"torchvision has no detector '{detector}'{nearest(detector, known)}")
         self.module = get_model(detector, weights=None, weights_backbone=None, num_classes=classes, **options)
-        self.numbers = numbers
+        self.numbers, self.classes = numbers, classes if numbers is None else len(numbers)
         paths = dict(self.module.named_modules())
         wanted = {
             "pyramid": [
