@@ -1,4 +1,7 @@
-"""The Triton kernels equal the plain formulation, on a GPU or, without one, in Triton's interpreter."""
+"""The Triton kernels equal the plain formulation, on a GPU or, without one, in Triton's interpreter.
+
+What the interpreter takes a compiler may refuse, so they are compiled for a GPU, too, which wants none.
+"""
 
 from __future__ import annotations
 
@@ -76,21 +79,81 @@ def main():
     print(f"{cases + 1} cases passed")
 
 
-@pytest.mark.full
-def test_kernels_equal_the_reference_and_stay_finite():
+class Compiled:
+    """Stands in for a kernel: a launch compiles it for a GPU, for arguments of these types."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *given, **constants):
+        import triton
+        from triton.backends.compiler import GPUTarget
+
+        names = {torch.float32: "*fp32", torch.int32: "*i32", torch.uint8: "*u8"}
+        arguments = dict(zip(self.kernel.arg_names, given, strict=False))
+        constants |= {name: 1 for name, value in arguments.items() if type(value) is int and value == 1}
+        types = {n: names[v.dtype] if isinstance(v, torch.Tensor) else "i32" for n, v in arguments.items()}
+        signature = {name: types.get(name) for name in self.kernel.arg_names}
+        signature |= dict.fromkeys(constants, "constexpr")
+        source = triton.compiler.ASTSource(self.kernel, signature, constants)
+        assert triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+
+
+def main_compile():
+    from densedistill.networks.layers import regression_triton as kernels
+
+    for name in ("_regress_kernel", "_divergence_kernel"):
+        setattr(kernels, name, Compiled(getattr(kernels, name)))
+    on, device_of = [], torch.cuda.device_of
+    torch.cuda.device_of = lambda tensor: on.append(tensor) or device_of(tensor)
+    logits, tiny = torch.zeros(2, 4, 3, 5), torch.zeros(1, 1, 1, 1)
+    for window in (None, 2):
+        kernels.expected_disparity(logits, 16, 12, 20, False, window)
+    kernels.expected_disparity(tiny, 1, 1, 1, True)
+    kernels.expected_disparity_backward(torch.ones(2, 1, 12, 20), logits, 16, 12, 20, False)
+    kernels.divergence(logits, logits, torch.ones(2, 1, 12, 20).bool(), 16, 12, 20, False, True, True, True)
+    kernels.divergence(logits, tiny.expand(2, -1, -1, -1), None, 16, 12, 20, False, False, False, False)
+    # Triton launches on the current device, which need not be the tensors'.
+    assert len(on) == 6
+    print("6 cases passed")
+
+
+def run_alone(*arguments, **variables):
+    """Run this file: Triton decides at its import whether it interprets, and this process may have
+    imported it."""
     if importlib.util.find_spec("triton") is None:
         assert sys.platform not in ("linux", "win32")  # elsewhere there is no Triton, and nothing to test
         return
-    # Triton decides at its import whether it interprets, and this process may have imported it.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    if DEVICE == "cpu":
-        environment["TRITON_INTERPRET"] = "1"
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__))], env=environment, capture_output=True, text=True, timeout=900
-    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
+    command = [sys.executable, str(Path(__file__)), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("17 cases passed")
+    assert done.stdout.strip().endswith("cases passed")
+
+
+@pytest.mark.full
+def test_kernels_equal_the_reference_and_stay_finite():
+    run_alone(**({"TRITON_INTERPRET": "1"} if DEVICE == "cpu" else {}))
+
+
+@pytest.mark.full
+def test_kernels_compile_for_a_gpu_and_are_launched_on_that_of_their_tensors(tmp_path):
+    run_alone("compile", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.skipif(
+    DEVICE == "cuda" or importlib.util.find_spec("triton") is None, reason="without Triton or a GPU for it"
+)
+def test_where_triton_cannot_launch_the_chunked_way_is_taken_and_said():
+    from densedistill.networks.layers import regression, regression_triton
+
+    regression_triton.runs_here.cache_clear()
+    with pytest.warns(UserWarning, match="Triton does not run here"):
+        assert regression._kernels(torch.zeros(1)) is regression.chunked
 
 
 if __name__ == "__main__":
-    main()
+    main_compile() if "compile" in sys.argv else main()

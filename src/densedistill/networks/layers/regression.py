@@ -247,7 +247,8 @@ def _kernels(logits: Tensor) -> ModuleType:
         with contextlib.suppress(ImportError):  # no Triton for this platform
             from . import regression_triton
 
-            return regression_triton
+            if regression_triton.runs_here():
+                return regression_triton
     return chunked
 
 

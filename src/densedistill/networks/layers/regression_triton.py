@@ -11,6 +11,7 @@ The functions have the arguments and results of their namesakes in `regression_c
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 import triton
@@ -20,6 +21,19 @@ from torch import Tensor
 from . import regression_chunked
 
 _BLOCK = 128
+
+
+@functools.cache
+def runs_here() -> bool:
+    """Return whether Triton can launch kernels here: it builds a part of itself first, for which it wants a C
+    compiler and Python's headers."""
+    try:
+        triton.runtime.driver.active.get_current_target()
+    except Exception as error:  # a missing compiler, header or driver: each is an error of another kind
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"Triton does not run here, a slower way is taken: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=256)
@@ -85,7 +99,7 @@ def _regress_kernel(
     logits, gradient, out, kz, tz, ky, ty, kx, tx, depth, h, w, levels, height, width,
     BACKWARD: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    image = tl.program_id(0) // height
+    image = (tl.program_id(0) // height).to(tl.int64)  # a batch may have more than 2^31 numbers
     y = tl.program_id(0) % height
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = x < width
@@ -110,13 +124,13 @@ def _regress_kernel(
         total = tl.zeros([BLOCK], tl.float32)
         moment = tl.zeros([BLOCK], tl.float32)
         for offset in range(-WINDOW, WINDOW + 1):
-            m = likeliest + offset
-            counts = (m >= 0) & (m < levels)
-            m = tl.minimum(tl.maximum(m, 0), levels - 1)
-            value = _fine(base, m, kz, tz, depth, plane, tl_, tr, ll, lr, wx, wy, inside)
-            weight = tl.where(counts, tl.exp(value - largest), 0.0)
-            total += weight
-            moment += weight * m
+            wanted = likeliest + offset
+            counts = (wanted >= 0) & (wanted < levels)
+            near = tl.minimum(tl.maximum(wanted, 0), levels - 1)
+            value = _fine(base, near, kz, tz, depth, plane, tl_, tr, ll, lr, wx, wy, inside)
+            part = tl.where(counts, tl.exp(value - largest), 0.0)
+            total += part
+            moment += part * near
     disparity = moment / total
     pixel = (image * height + y) * width + x
     if not BACKWARD:
@@ -152,7 +166,7 @@ def _divergence_kernel(
     levels, height, width,
     MASKED: tl.constexpr, ENTROPY: tl.constexpr, BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    image = tl.program_id(0) // height
+    image = (tl.program_id(0) // height).to(tl.int64)  # a batch may have more than 2^31 numbers
     y = tl.program_id(0) % height
     x = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = x < width
@@ -263,17 +277,18 @@ def _launch_regression(
 ) -> None:
     grid = (len(logits) * size[1], triton.cdiv(size[2], _BLOCK))
     tables = _tables(logits, size, align_corners)
-    _regress_kernel[grid](
-        logits.contiguous(),
-        gradient,
-        out,
-        *tables,
-        *logits.shape[1:],
-        *size,
-        BACKWARD=backward,
-        WINDOW=-1 if window is None else window,
-        BLOCK=_BLOCK,
-    )
+    with torch.cuda.device_of(logits):  # Triton launches on the current device
+        _regress_kernel[grid](
+            logits.contiguous(),
+            gradient,
+            out,
+            *tables,
+            *logits.shape[1:],
+            *size,
+            BACKWARD=backward,
+            WINDOW=-1 if window is None else window,
+            BLOCK=_BLOCK,
+        )
 
 
 def divergence(
@@ -294,20 +309,21 @@ def divergence(
     shape = student.shape if backward else (0,)
     out = student.new_zeros(shape)
     grid = (len(student) * height, triton.cdiv(width, _BLOCK))
-    _divergence_kernel[grid](
-        student.contiguous(),
-        teacher.contiguous(),
-        loss if mask is None else mask.contiguous().view(torch.uint8),
-        loss,
-        out,
-        *_tables(student, size, align_corners),
-        *student.shape[1:],
-        *_tables(teacher, size, teacher_align_corners),
-        *teacher.shape[1:],
-        *size,
-        MASKED=mask is not None,
-        ENTROPY=entropy,
-        BACKWARD=backward,
-        BLOCK=_BLOCK,
-    )
+    with torch.cuda.device_of(student):
+        _divergence_kernel[grid](
+            student.contiguous(),
+            teacher.contiguous(),
+            loss if mask is None else mask.contiguous().view(torch.uint8),
+            loss,
+            out,
+            *_tables(student, size, align_corners),
+            *student.shape[1:],
+            *_tables(teacher, size, teacher_align_corners),
+            *teacher.shape[1:],
+            *size,
+            MASKED=mask is not None,
+            ENTROPY=entropy,
+            BACKWARD=backward,
+            BLOCK=_BLOCK,
+        )
     return loss.sum(dtype=torch.float64), out
