@@ -8,7 +8,7 @@ import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 
 from densedistill.inference.evaluate import evaluate
-from densedistill.metrics import D1, EPE, RMS, Bad
+from densedistill.metrics import D1, EPE, RMS, Bad, create_metric
 
 
 def maps():
@@ -20,6 +20,16 @@ def maps():
 
 def every_metric():
     return [kind(per_image=per_image) for kind in (EPE, D1, Bad, RMS) for per_image in (False, True)]
+
+
+def boxes(image):
+    generator = torch.Generator().manual_seed(image)
+    truth = torch.rand(1, 2, 4, generator=generator) * 50
+    truth[..., 2:] += truth[..., :2] + 10
+    found = truth + 2 * torch.randn(1, 2, 4, generator=generator)
+    classes = torch.tensor([[0, 1]])
+    scores = torch.rand(1, 2, generator=generator)
+    return {"boxes": found, "scores": scores, "classes": classes}, {"boxes": truth, "classes": classes}
 
 
 class Offset:
@@ -52,6 +62,10 @@ def work(rank, port, results):
         for image in range(rank, 5, 2):
             metric.update(prediction[image, None], target[image, None], valid[image, None])
         computed.append(metric.compute().item())
+    precision = create_metric("map")  # whose states are lists: three images here, two there
+    for image in range(rank, 5, 2):
+        precision.update(*boxes(image))
+    computed.append(precision.compute().item())
     row = evaluate(Offset(), samples(), distributed=True).rows[0]
     results[rank] = (computed, {key: row[key] for key in ("epe", "d1", "bad2", "images")})
     distributed.destroy_process_group()
@@ -71,6 +85,10 @@ def test_two_processes_give_the_figures_of_one():
     for metric in every_metric():
         metric.update(*maps())
         alone.append(metric.compute().item())
+    precision = create_metric("map")
+    for image in range(5):
+        precision.update(*boxes(image))
+    alone.append(precision.compute().item())
     assert first[0] == pytest.approx(alone, rel=1e-6)
     row = evaluate(Offset(), samples()).rows[0]
     assert first[1] == pytest.approx({key: row[key] for key in first[1]}, rel=1e-6)

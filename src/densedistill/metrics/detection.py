@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -64,6 +66,18 @@ class _Precision(MeanAveragePrecision):
             found.append({"boxes": boxes.float(), "scores": scores.float(), "labels": labels.long()})
             known.append(_true_boxes(truth, index))
         super().update(found, known)
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        """Take in the images of all processes, in turns as they were shared out.
+
+        torchmetrics waits for ever where one process has an image more, and NCCL knows no tensors on a CPU.
+        """
+        own = {name: getattr(self, name) for name in self._reductions}
+        everywhere: list[Any] = [None] * dist.get_world_size(process_group)
+        dist.all_gather_object(everywhere, own, group=process_group)
+        for name in own:
+            turns = itertools.zip_longest(*(theirs[name] for theirs in everywhere))
+            setattr(self, name, [one for turn in turns for one in turn if one is not None])
 
     def compute(self) -> Tensor:  # type: ignore[override]
         value = super().compute()[self.figure]
