@@ -35,3 +35,12 @@ def test_a_network_computes_the_same_when_its_norms_are_synchronised(name, optio
     assert all(
         isinstance(m, nn.SyncBatchNorm) or (isinstance(m, ActivatedNorm) and m.synchronised) for m in norms
     )
+
+
+def test_a_tap_at_a_norm_still_fires_when_it_is_synchronised():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    with dd.Taps(net, ["1"]) as taps:
+        SynchronisedNorms().apply(nn.ModuleDict({"student": net}))
+        net(torch.randn(1, 3, 8, 8))
+        assert isinstance(net[1], nn.SyncBatchNorm)
+        assert len(taps["1"]) == 1

@@ -20,12 +20,13 @@ class SynchronisedNorms(LayerSync):
         """Convert the normalisations of `model`, in place, and return it."""
         from timm.layers import convert_sync_batchnorm
 
-        for module in list(model.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, ActivatedNorm):
-                    child.synchronised = True
-                elif isinstance(child, _BatchNorm):
-                    setattr(module, name, convert_sync_batchnorm(child))
+        for module in model.modules():
+            if isinstance(module, ActivatedNorm):
+                module.synchronised = True
+            elif isinstance(module, _BatchNorm):
+                # The module itself stays, and with it the hooks of taps.
+                module.__class__ = type(convert_sync_batchnorm(module))
+                setattr(module, "process_group", None)  # noqa: B010
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
