@@ -309,6 +309,20 @@ def test_a_predictor_leaves_a_file_in_the_arithmetic_it_was_loaded_with(files, p
     )
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_file_is_on_the_cpu_where_onnxruntime_does_not_start_cuda(files, monkeypatch):
+    """It has a provider for CUDA, and does without when CUDA's libraries are missing."""
+    import onnxruntime
+
+    from densedistill.runtimes.onnxruntime import open_session
+
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    file = files[".onnx"]
+    session = open_session(file, read_card(file), torch.device("cuda"), "float32", 1)
+    assert session.device == torch.device("cpu")
+
+
 def test_a_missing_runtime_says_what_to_install(files, monkeypatch):
     real = importlib.import_module
 

@@ -58,4 +58,6 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
     except Exception as error:  # its classes share no other ancestor
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"onnxruntime cannot load {path}, which may be damaged: {reason}") from None
+    if provider not in session.get_providers():  # CUDA's libraries are missing or of another version
+        where = torch.device("cpu")
     return OnnxSession(session, where)
