@@ -324,7 +324,7 @@ def _ask(label: str, predict: Predicts, images: Sequence[Picture]) -> tuple[dict
     start = time.perf_counter()
     try:
         outputs = predict(*images)
-        synchronise()
+        synchronise(getattr(predict, "device", "cpu"))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "alloc" not in str(error):
             raise

@@ -33,7 +33,7 @@ from ..runtimes.runtime import SUFFIXES
 from ..tasks import task_of
 from .check import real_images
 from .export import as_size
-from .measure import can_measure_memory, measure_latency, peak_rates
+from .measure import can_measure_memory, measure_latency, peak_rates, synchronise
 from .resolve import resolve
 
 SIZE = (384, 1248)  # px; KITTI's, padded
@@ -325,10 +325,14 @@ def _distinct(rows: Sequence[Row], words: Sequence[str]) -> None:
 
 def _call(predict: Any, size: tuple[int, int], batch: int) -> Callable[[], Any]:
     images = [image.mul(255).byte().repeat(batch, 1, 1, 1) for image in real_images(task_of(predict), size)]
-    device = getattr(predict, "device", None)
-    if device is not None:
-        images = [image.to(device) for image in images]
-    return lambda: predict(*images)
+    device = getattr(predict, "device", torch.device("cpu"))
+    images = [image.to(device) for image in images]
+
+    def call() -> None:
+        predict(*images)
+        synchronise(device)
+
+    return call
 
 
 def _memory(source: dict[str, Any], row: Row) -> int | None:

@@ -33,9 +33,13 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def synchronise() -> None:
-    """Wait until what was asked of the GPU is done."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+def synchronise(device: torch.device | str | None = None) -> None:
+    """Wait until what was asked of `device` is done; None for the present one of CUDA's, where one is in
+    use."""
+    if device is not None:
+        if torch.device(device).type != "cpu":
+            torch.accelerator.synchronize(device)
+    elif torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -45,7 +49,7 @@ def measure_latency(
     """Return the latency of each of `calls`, which take turns, so that what else the machine does slows all.
 
     Args:
-        calls: by name.
+        calls: by name; one that runs elsewhere than on the present CUDA device waits for that itself.
         rounds: timed calls of each.
         warm_up: calls of each before these.
         seconds: begin no further round after these, but at least three.
@@ -94,10 +98,10 @@ def peak_rates(device: torch.device | str = "cpu", rounds: int = 20) -> dict[str
     with torch.inference_mode(), without_tf32():
         for dtype in list(best) * rounds:
             one, other = image.to(dtype), weight.to(dtype)
-            synchronise()
+            synchronise(where)
             start = time.perf_counter()
             F.conv2d(one, other, padding=1)
-            synchronise()
+            synchronise(where)
             best[dtype] = min(best[dtype], time.perf_counter() - start)
     return {str(dtype).removeprefix("torch."): work / least for dtype, least in best.items()}
 
