@@ -11,8 +11,9 @@ network), float32 and bfloat16, and through onnxruntime and TensorRT where these
 The fused regression as Triton kernels against torch's plain formulation, forward and with gradient.
 
 Each part that fails says so in the table and does not stop the others. Writes a table to the screen and all
-figures to `gpu.json`. Image sizes are stated with every figure; other systems' published latencies often
-leave theirs out, and are not compared with here.
+figures to `gpu.json`, anew after each, so that what was measured stays when the run is cut off. Image sizes
+are stated with every figure; other systems' published latencies often leave theirs out, and are not compared
+with here.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from densedistill.deployment.measure import measure_latency, peak_rates
 from densedistill.distillation.objective import Objective
 from densedistill.distillation.recompute import recomputed_activations
 from densedistill.environment import environment
+from densedistill.files import write_text
 from densedistill.networks import create_model, list_models
 from densedistill.networks.folding import fold_batch_norm
 from densedistill.networks.layers.regression import regress_disparity, regress_disparity_reference
@@ -52,12 +54,30 @@ BUDGET = 540  # s
 
 
 class Log:
-    """Rows of figures, and the time that is left."""
+    """Figures, the file that holds them, and the time that is left."""
 
-    def __init__(self, budget: float, smoke: bool) -> None:
-        self.smoke = smoke
+    def __init__(self, budget: float, options: argparse.Namespace) -> None:
+        self.smoke, self.output = options.smoke, options.output
         self.rows: list[dict[str, Any]] = []
+        self.result: dict[str, Any] = {
+            "date": datetime.date.today().isoformat(),
+            "environment": environment(),
+            "options": vars(options),
+        }
         self.end = time.perf_counter() + budget
+
+    def write(self) -> None:
+        """Write what there is so far."""
+        write_text(self.output, json.dumps({**self.result, "rows": self.rows}, indent=1) + "\n")
+
+    def fact(self, name: str, find: Callable[[], Any]) -> None:
+        """Note what `find` returns, or what went wrong."""
+        try:
+            self.result[name] = find()
+        except Exception as error:  # the other figures do not depend on it
+            self.result[name] = _note(error)
+        print(f"{name}: {self.result[name]}", flush=True)
+        self.write()
 
     def add(self, part: str, what: str, how: str, make: Callable[[], Callable[[], Any]], **more: Any) -> None:
         """Measure the call that `make` returns, unless time is up; what goes wrong becomes the row's note."""
@@ -75,11 +95,17 @@ class Log:
                 if torch.cuda.is_available():
                     row["memory"] = torch.cuda.max_memory_allocated()
             except Exception as error:  # one runtime's failure must not cost the other figures
-                row["note"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
+                row["note"] = _note(error)
         self.rows.append(row)
+        self.write()
         text = row.get("note") or f"p50 {1e3 * row['p50']:9.2f} ms   p99 {1e3 * row['p99']:9.2f} ms"
         text += f"   {row['memory'] / 1e6:6.0f} MB" if "memory" in row else ""
         print(f"{part:10} {what:24} {how:34} {text}", flush=True)
+
+
+def _note(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or ["it does not say why"])[0]
+    return f"{type(error).__name__}: {first[:120]}"
 
 
 def training(log: Log, options: argparse.Namespace) -> None:
@@ -167,7 +193,12 @@ def _graph(call: Callable[[], Any]) -> Callable[[], Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    return graph.replay
+
+    def replay(reads: Callable[[], Any] = call) -> None:
+        """Run the graph, which reads the weights and images of `reads` where they lie."""
+        graph.replay()
+
+    return replay
 
 
 def runtimes(log: Log, options: argparse.Namespace) -> None:
@@ -263,20 +294,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write."""
     options = parse(arguments)
-    log = Log(BUDGET, options.smoke)
+    log = Log(BUDGET, options)
+    log.fact("peak_flops", lambda: peak_rates(options.device, 3 if options.smoke else 20))
+    log.fact("regression_difference", lambda: precision_of_one_kernel(options))
     for part in (regression, inference, training, runtimes):
         part(log, options)
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "environment": environment(),
-        "options": vars(options),
-        "peak_flops": peak_rates(options.device, 3 if options.smoke else 20),
-        "regression_difference": precision_of_one_kernel(options),
-        "rows": log.rows,
-    }
-    with open(options.output, "w") as file:
-        json.dump(result, file, indent=1)
-    print(f"{result['regression_difference']=}\nwrote {options.output}")
+    print(f"wrote {options.output}")
     return 0 if all("p50" in row for row in log.rows if row["how"].startswith(("eager", "fused"))) else 1
 
 

@@ -17,7 +17,7 @@ from tiny import Tiny
 import densedistill as dd
 from densedistill import cli
 from densedistill.deployment import measure
-from densedistill.deployment.benchmark import Benchmark, Row, _memory, _variants, benchmark
+from densedistill.deployment.benchmark import Benchmark, Row, _call, _memory, _variants, benchmark
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import MemoryMeter, measure_latency, peak_rates, percentile
 from densedistill.errors import UserError
@@ -44,6 +44,22 @@ def test_latency_is_the_time_of_a_call_and_ends_in_time():
     found = measure_latency({"sleep": lambda: time.sleep(0.02)}, rounds=1000, warm_up=1, seconds=0.1)["sleep"]
     assert 0.02 <= found.p50 <= found.p90 <= found.p99
     assert 3 <= found.calls < 20
+
+
+def test_a_call_waits_for_the_device_that_it_runs_on(monkeypatch):
+    """Not for the present one, which another GPU or Apple's is not."""
+
+    class Elsewhere:
+        device = torch.device("meta")
+
+        def __call__(self, left, right):
+            assert left.device == right.device == self.device
+            waited.append("called")
+
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    _call(Elsewhere(), (8, 16), 1)()
+    assert waited == ["called", torch.device("meta")]
 
 
 def test_memory_is_what_came_on_top():
@@ -252,14 +268,39 @@ def test_the_command_line_measures_in_every_runtime_that_is_there(tmp_path, caps
     assert all(row["macs"] and row["memory"] for row in rows)
 
 
+def script_of(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location(Path(name).stem, BENCHMARKS / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_figures_of_a_gpu_are_written_as_they_come_whatever_fails(tmp_path, monkeypatch):
+    def wordless():
+        raise AssertionError
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    script = script_of("gpu/run.py", monkeypatch)
+    output = tmp_path / "gpu.json"
+    log = script.Log(100, script.parse(["--smoke", "--output", str(output)]))
+    log.fact("peak_flops", wordless)
+    log.add("part", "a", "eager", wordless)
+    log.add("part", "b", "eager", lambda: lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        log.add("part", "c", "eager", interrupted)
+    found = json.loads(output.read_text())
+    assert found["peak_flops"] == found["rows"][0]["note"] == "AssertionError: it does not say why"
+    assert [row["what"] for row in found["rows"]] == ["a", "b"]
+    assert found["rows"][1]["p50"] >= 0
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("script", ["gpu/run.py", "loader.py"])
 def test_benchmarks_run_small_anywhere(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location(Path(script).stem, BENCHMARKS / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     output = tmp_path / "figures.json"
-    assert module.main(["--smoke", "--output", str(output)]) == 0
+    assert script_of(script, monkeypatch).main(["--smoke", "--output", str(output)]) == 0
     assert json.loads(output.read_text())["environment"]["cpu"]["model"]
