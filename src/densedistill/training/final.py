@@ -13,6 +13,7 @@ from ..networks.registry import create_model
 from ..recipes import Recipe
 from .run import Run
 from .stages import stage_runs, with_earlier
+from .train import on_gpu
 from .validation import open_validation
 
 
@@ -62,17 +63,18 @@ def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Final | N
     datasets = open_validation(recipe)
     if not datasets:
         return None
+    device = "cuda" if on_gpu(recipe.trainer.accelerator) else "cpu"  # where it was trained
     predictors: dict[str, Predictor] = {}
     reach: int | None = None
     for label, (own, run) in students.items():
         student = create_model(own.student.name, weights=str(run.student), **own.student.options).eval()
         own_reach = search_range(student)
         reach = reach if own_reach is None else own_reach
-        predictors[label] = Predictor(student)
+        predictors[label] = Predictor(student, device)
     for own, _ in students.values():
         for name, config in own.teachers.items():
             if name not in predictors:
                 teacher = create_teacher(config.name, weights=config.weights, **config.options)
                 if isinstance(teacher, NetworkTeacher):
-                    predictors[name] = Predictor(teacher.network)
+                    predictors[name] = Predictor(teacher.network, device)
     return Final(predictors, datasets, recipe.data.protocol, reach)

@@ -61,7 +61,7 @@ class RunLog:
 
     def _means(self, module: TrainingModule) -> dict[str, float]:
         """Return the mean losses since the last line, over all processes."""
-        means = torch.stack([value.double() for value in self._sums.values()]) / self._count
+        means = torch.stack([value.float() for value in self._sums.values()]) / self._count
         if module.trainer.world_size > 1:
             torch.distributed.all_reduce(means)
             means /= module.trainer.world_size

@@ -145,6 +145,10 @@ def train_one(recipe: Recipe, run: Run, changed: Sequence[tuple[Run, Recipe | St
     return run
 
 
+# How torch on a CPU, CUDA and Apple's GPUs, and cuDNN and cuBLAS say that memory is full.
+_FULL = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
 def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> None:
     try:
         with pilot.listening():
@@ -159,7 +163,7 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
             raise UserError(
                 f"step {module.step}: another process has stopped, and may say why ({reason})"
             ) from None
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(how in str(error) for how in _FULL):
             raise
         config = module.recipe.trainer
         ways = [f"trainer.accumulate: {2 * config.accumulate}, the same batch in more parts", "smaller crops"]
@@ -234,17 +238,12 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
 
     config = recipe.trainer
     accelerator = config.accelerator
-    gpu = _on_gpu(accelerator)
+    gpu = on_gpu(accelerator)
     if accelerator == "auto":
         accelerator = "gpu" if gpu else "cpu"
-    devices: int | str = config.devices or ("auto" if gpu else 1)
-    if config.devices is None and "WORLD_SIZE" in os.environ and not gpu:
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun says how many it started
-    several = (
-        config.nodes > 1
-        or (isinstance(devices, int) and devices > 1)
-        or (gpu and torch.cuda.device_count() > 1)
-    )
+    started = int(os.environ.get("LOCAL_WORLD_SIZE") or 0)  # torchrun says how many it started
+    devices = config.devices or started or (torch.cuda.device_count() if gpu else 1)
+    several = config.nodes > 1 or devices > 1
     try:
         return L.Trainer(
             accelerator=accelerator,
@@ -269,7 +268,8 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
         raise UserError(f"trainer: there is no {accelerator} with {devices} devices here: {reason}") from None
 
 
-def _on_gpu(accelerator: str) -> bool:
+def on_gpu(accelerator: str) -> bool:
+    """Return whether a recipe's `trainer.accelerator` means CUDA here."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
@@ -347,7 +347,7 @@ def make_objective(recipe: Recipe) -> Objective:
 
 def _lay_out(recipe: Recipe, student: Any, teachers: Mapping[str, Any]) -> None:
     config = recipe.trainer
-    gpu = _on_gpu(config.accelerator)
+    gpu = on_gpu(config.accelerator)
     dtype = torch.bfloat16 if _bfloat16(config.precision, gpu) else torch.float32
     learning = config.channels_last
     if learning is None:
