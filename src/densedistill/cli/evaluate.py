@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="the student of a run; may be repeated",
+        help="the student of a run, which the table calls by its directory; may be repeated",
     )
     parser.add_argument(
         "--data",

@@ -24,7 +24,7 @@ from ..environment import environment
 from ..errors import UserError, as_count, unknown
 from ..files import write_text
 from ..inference.classical import SGBM
-from ..inference.load import short_path
+from ..inference.load import run_label, short_path
 from ..inference.predictor import Predictor
 from ..networks.counting import count
 from ..networks.registry import name_of
@@ -293,7 +293,7 @@ def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
     net = getattr(predict, "net", None)
     runtime = net.runtime if isinstance(net, Runtime) else "torch" if isinstance(predict, Predictor) else ""
     row = Row(
-        getattr(predict, "name", _word(network)),
+        run_label(network) or getattr(predict, "name", _word(network)),
         runtime,
         getattr(predict, "precision", ""),
         size,

@@ -105,7 +105,7 @@ def load_predictors(
     precision: str = "float32",
     runtime: str | None = None,
 ) -> dict[str, Predicts]:
-    """Return a predictor for each of `networks` by its label.
+    """Return a predictor for each of `networks` by its label: its name, a run's directory.
 
     Two of one name are told apart by where they come from, or else by a number.
 
@@ -119,8 +119,8 @@ def load_predictors(
     given = _labelled(networks)
     predicts = [load_predictor(network, max_disparity, device, precision, runtime) for _, network in given]
     labels = [
-        str(label or getattr(predict, "name", type(predict).__name__))
-        for (label, _), predict in zip(given, predicts, strict=True)
+        str(label or run_label(network) or getattr(predict, "name", type(predict).__name__))
+        for (label, network), predict in zip(given, predicts, strict=True)
     ]
     repeated = Counter(labels)
     found: dict[str, Predicts] = {}
@@ -134,9 +134,17 @@ def load_predictors(
     return found
 
 
+def run_label(network: Any) -> str | None:
+    """Return what the student of a run is called: its directory, for the network's name is also that of the
+    weights that ship; None for what is no run."""
+    if not isinstance(network, (str, Path)) or is_exported(network):
+        return None
+    return short_path(network) if _is_run(split_scale(network)[0]) else None
+
+
 def short_path(word: str | Path) -> str:
     """Return the last two parts of what a network was given as, by which two of one name are told apart."""
-    return "/".join(Path(word).parts[-2:])
+    return str(Path(*Path(word).parts[-2:]))
 
 
 def task_of_networks(networks: Any) -> Task:
