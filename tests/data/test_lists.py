@@ -6,7 +6,7 @@ import pytest
 from densedistill.cli import main
 from densedistill.data import formats
 from densedistill.data.datasets import create_dataset
-from densedistill.data.lists import list_lines, overlap
+from densedistill.data.lists import list_lines, overlap, shared
 from densedistill.errors import UserError
 from densedistill.recipes import load_recipe
 from densedistill.training.validation import trained_on
@@ -86,6 +86,25 @@ def test_a_recipe_that_validates_on_what_it_trains_on_is_told(kitti):
         }
         warnings = trained_on(load_recipe({**fields, "data": data}))
         assert [warning.split()[0] for warning in warnings] == ([str(count)] if count else [])
+
+
+def test_what_is_said_of_samples_in_common_fits_the_data_set():
+    several = shared("kitti2012", {"000001_10", "000003_10"}, ("val", "train"))
+    assert several.startswith("2 samples of kitti2012 are in val and in train (000001_10, …), ")
+    assert several.endswith("fit and val have none in common")
+    one = shared("folder", {"a"}, ("all", "all"))
+    assert one.startswith("1 sample of folder is used twice (a), in training and in validation: ")
+    assert one.endswith("validate on others"), "it has no splits"
+
+
+def test_what_is_not_named_as_the_layout_has_it_is_no_frame(tmp_path):
+    """A preview that somebody left beside the images, for one."""
+    for folder in LAYOUTS["kitti2015"][0]:
+        (tmp_path / "training" / folder).mkdir(parents=True)
+        for name in ("000001_10", "abc_10"):
+            (tmp_path / "training" / folder / f"{name}.png").write_bytes(b"listed, never read")
+    for split in ("train", "published-val"):
+        assert create_dataset("kitti2015", root=tmp_path, split=split).names == ["000001_10"]
 
 
 def test_flyingthings3d_alone_is_its_train(tmp_path):

@@ -127,8 +127,9 @@ def things_full(root, sign=1):
 
 def test_flyingthings3d_full_layout_adds_the_change(tmp_path):
     things_full(tmp_path)
+    picture(tmp_path / "frames_cleanpass/TRAIN/A/0000/left/preview.png", 0)
     data = dd.create_dataset("flyingthings3d", root=tmp_path)
-    assert data.names == ["TRAIN/A/0000/0006"]
+    assert data.names == ["TRAIN/A/0000/0006"], "a preview is no frame"
     sample = data[0]
     assert (sample["disparity"] == 12).all()
     assert (sample["disparity_next"] == 10).all()
@@ -138,6 +139,7 @@ def test_flyingthings3d_full_layout_adds_the_change(tmp_path):
 
 def test_flyingthings3d_subset_layout_is_negated_and_clips_do_not_run_into_each_other(tmp_path):
     base = tmp_path / "train"
+    picture(base / "image_clean" / "left" / "preview.png", 0)
     for number in (8, 9, 10, 118, 119, 120):
         for view in ("left", "right"):
             picture(base / "image_clean" / view / f"{number:07d}.png", number)
@@ -167,6 +169,7 @@ def test_sintel_reads_flow_and_what_is_invalid(tmp_path):
     base = tmp_path / "training"
     for number in (1, 2):
         picture(base / "clean" / "alley_1" / f"frame_{number:04d}.png", number)
+    picture(base / "clean" / "alley_1" / "preview.png", 0)
     (base / "flow" / "alley_1").mkdir(parents=True)
     formats.write_flo(base / "flow" / "alley_1" / "frame_0001.flo", np.full((*SIZE, 2), 2, np.float32))
     (base / "invalid" / "alley_1").mkdir(parents=True)

@@ -47,12 +47,18 @@ def overlap(name: str, root: str | os.PathLike[str], split: str, **options: Any)
 
 
 def shared(name: str, samples: set[str], splits: tuple[str, str]) -> str:
-    """Return the warning that two splits of a data set share `samples`; "" when they share none."""
+    """Return the warning that two splits of a data set, or one used twice, share `samples`; "" when they
+    share none."""
     if not samples:
         return ""
+    count = "1 sample" if len(samples) == 1 else f"{len(samples)} samples"
+    where = "is" if len(samples) == 1 else "are"
+    where += " used twice" if splits[0] == splits[1] else f" in {splits[0]} and in {splits[1]}"
+    named = min(samples) if len(samples) == 1 else f"{min(samples)}, …"
+    apart = {"fit", "val"} <= set(getattr(DATASETS[name], "splits", ()))
     return (
-        f"{len(samples)} samples of {name} are in {splits[0]} and in {splits[1]} ({min(samples)}, …): "
-        "figures on them are of pairs that were trained on; fit and val have none in common"
+        f"{count} of {name} {where} ({named}), in training and in validation: figures are then of what was "
+        "trained on; " + ("fit and val have none in common" if apart else "validate on others")
     )
 
 

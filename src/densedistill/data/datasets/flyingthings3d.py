@@ -103,7 +103,7 @@ class FlyingThings3D(SequenceFiles):
     def _full(self, base: Path, scene: Path, inside: Path) -> list[Frame]:
         views = {view: self.index.stems(scene / view) for view in ("left", "right")}
         frames = []
-        for stem in sorted(views["left"]):
+        for stem in filter(str.isdecimal, sorted(views["left"])):
             after = f"{int(stem) + 1:0{len(stem)}d}"
             if after not in views["left"]:
                 continue
@@ -120,7 +120,7 @@ class FlyingThings3D(SequenceFiles):
     def _subset(self, base: Path, images: Path) -> list[Frame]:
         views = {view: self.index.stems(images / view) for view in ("left", "right")}
         frames = []
-        for stem in sorted(views["left"]):
+        for stem in filter(str.isdecimal, sorted(views["left"])):
             after = f"{int(stem) + 1:0{len(stem)}d}"
             ends = int(stem) % CLIP == CLIP - 1  # the next number is another clip's first
             if ends or after not in views["left"] or (self.skip_broken and stem in BROKEN):

@@ -6,6 +6,7 @@ for autonomous vehicles, CVPR 2015, https://www.cvlibs.net/datasets/kitti/.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from . import DATASETS
 from ._base import Frame, StereoFiles
 
 _FOLDERS = {"test": "testing"}
+_ANNOTATED = re.compile(r"\d+_10")  # the frame of a sequence that has ground truth
 # TSNnet validates on these frames of either. Of 2015 it trains on the other 180, of 2012 on all 194.
 _PUBLISHED_VAL = frozenset(
     (1, 6, 26, 38, 43, 49, 67, 81, 89, 109, 122, 129, 132, 141, 152, 159, 171, 179, 184, 187)
@@ -66,7 +68,7 @@ class KITTI(StereoFiles):
     def _frames(self, base: Path, views: tuple[str, str]) -> list[Frame]:
         left, right = (self.index.stems(base / view) for view in views)
         frames = []
-        for stem in sorted(stem for stem in left.keys() | right.keys() if stem.endswith("_10")):
+        for stem in sorted(filter(_ANNOTATED.fullmatch, left.keys() | right.keys())):
             files = {
                 "left": left.get(stem, base / views[0] / f"{stem}.png"),
                 "right": right.get(stem, base / views[1] / f"{stem}.png"),

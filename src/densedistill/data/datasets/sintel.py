@@ -6,6 +6,7 @@ D. Butler et al., A naturalistic open source movie for optical flow evaluation, 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from .. import formats
 from . import DATASETS
 from ._base import Frame
 from ._sequence import SequenceFiles
+
+_FRAME = re.compile(r"frame_(\d+)")
 
 
 @DATASETS.register("sintel")
@@ -65,7 +68,8 @@ class Sintel(SequenceFiles):
         right = self.index.stems(base / f"{self.rendering}_right" / scene)
         frames = []
         for stem in sorted(left):
-            after = f"frame_{int(stem.rpartition('_')[2]) + 1:04d}"
+            number = _FRAME.fullmatch(stem)
+            after = f"frame_{int(number[1]) + 1:04d}" if number else ""
             if after not in left:
                 continue
             files = {"left": left[stem], "left_next": left[after]}
