@@ -4,7 +4,7 @@ import os
 import pytest
 
 from densedistill import UserError
-from densedistill.files import atomic_write, remove_parts, write_bytes, write_text
+from densedistill.files import atomic_write, remove_parts, to_json, write_bytes, write_text
 
 
 def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path):
@@ -85,3 +85,8 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
         path.write_text("")
     remove_parts(tmp_path)
     assert sorted((tmp_path / "a").iterdir()) == sorted(kept)
+
+
+def test_json_has_no_words_that_strict_parsers_refuse():
+    values = {"a": [1.5, float("nan")], "b": (float("inf"), {"c": -float("inf")}), "d": "NaN", "e": True}
+    assert to_json(values) == '{"a": [1.5, null], "b": [null, {"c": null}], "d": "NaN", "e": true}'

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -64,6 +67,19 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview, sync: bo
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8; UserError as `atomic_write`."""
     write_bytes(path, text.encode())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return plain values as JSON that any parser takes: a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def remove_parts(folder: Path) -> None:

@@ -107,7 +107,8 @@ def test_rows_say_what_ran_where_and_what_it_costs(measured):
 
 
 def test_figures_are_written_as_json_and_as_a_page(measured, tmp_path):
-    found = json.loads(measured.write_json(tmp_path / "speed.json").read_text())
+    text = measured.write_json(tmp_path / "speed.json").read_text()
+    found = json.loads(text, parse_constant=pytest.fail)  # Infinity and NaN are no JSON
     assert found["environment"]["cpu"]["model"]
     assert {"torch", "onnxruntime"} <= found["environment"]["packages"].keys()
     assert {"p50", "p90", "p99", "throughput", "memory", "macs", "peak_share"} <= found["rows"][0].keys()

@@ -148,6 +148,16 @@ def test_json_holds_every_figure_of_every_sample(constant, tmp_path):
     assert table_of({"rows": []}) == "nothing was evaluated"
 
 
+def test_json_has_null_for_what_is_not_finite_and_reads_it_back(constant, tmp_path):
+    found = evaluate([constant(float("inf")), constant(10)], [sample(10)], metrics=["epe", "bad1.5"])
+    assert found.rows[0]["epe"] == float("inf")
+    text = found.write_json(tmp_path / "out.json").read_text()
+    written = json.loads(text, parse_constant=pytest.fail)  # Infinity and NaN are no JSON
+    assert [row["epe"] for row in written["rows"]] == [None, 0]
+    assert str(Evaluation.from_dict(written)) == str(found) == table_of(written)
+    assert "inf" in str(found)
+
+
 def test_images_are_predicted_at_their_own_size_by_a_real_network():
     torch.manual_seed(0)
     net = dd.create_model("dsnet_bb21_ed2_n16", max_disparity=16)

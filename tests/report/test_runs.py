@@ -19,6 +19,7 @@ def test_curves_are_read_where_both_axes_were_logged(tmp_path):
     log = [
         {"step": 1, "time": 0.5, "loss/total": 3.0},
         {"step": 2, "time": 1.5, "loss/total": 2.0, "validate/epe": 1.5},
+        {"step": 3, "time": 2.5, "validate/epe": None},
     ]
     run = read_run(write_run(tmp_path / "a", log))
     assert run.name == "a"

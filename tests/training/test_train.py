@@ -25,6 +25,7 @@ from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import load_checkpoint
 from densedistill.training.final import finish
+from densedistill.training.run import Run
 from densedistill.training.train import make_objective
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -547,3 +548,11 @@ def test_a_second_training_in_one_directory_is_refused(tmp_path):
     ):
         train(recipe, run=tmp_path / "run")
     assert train(recipe, run=tmp_path / "run").finished
+
+
+def test_a_figure_that_is_not_finite_is_logged_as_null(tmp_path):
+    run = Run(tmp_path)
+    run.log(1, 0.5, {"validate/epe": float("inf"), "lr": 1e-3})
+    run.forget_after(1)
+    assert run.history == [{"step": 1, "time": 0.5, "validate/epe": None, "lr": 1e-3}]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ..environment import environment
 from ..errors import UserError, as_count, unknown
-from ..files import write_text
+from ..files import to_json, write_text
 from ..inference.classical import SGBM
 from ..inference.load import run_label, short_path
 from ..inference.predictor import Predictor
@@ -141,8 +141,8 @@ class Benchmark:
         return dataclasses.asdict(self)
 
     def write_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write `to_dict` to `path`, atomically, and return the path."""
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        """Write `to_dict` to `path`, atomically, what is not finite as null, and return the path."""
+        write_text(path, to_json(self.to_dict(), indent=1) + "\n")
         return Path(path)
 
     def front(self) -> list[Row]:

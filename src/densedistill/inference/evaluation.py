@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ..files import write_text
+from ..files import to_json, write_text
 from ..metrics import metric_info
 from ..tasks import get_task
 from .protocols import MASK_WORDS
@@ -134,12 +133,12 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:
-        """Return the evaluation that `to_dict` made `found` of."""
+        """Return the evaluation that `to_dict` made `found` of, or of what `write_json` wrote of it."""
         return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
 
     def write_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write `to_dict` to `path`, atomically, and return the path."""
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        """Write `to_dict` to `path`, atomically, what is not finite as null, and return the path."""
+        write_text(path, to_json(self.to_dict(), indent=1) + "\n")
         return Path(path)
 
 
@@ -167,7 +166,9 @@ def _key(name: str, mask: str) -> str:
 def _cell(key: str, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     if key not in row:
         return ""
+    if row[key] is None:  # as a file says what is not finite; what is no number at all has no entry
+        return "inf"
     info = metric_info(_name(key))
     best = max if info.larger_is_better else min
-    is_best = len(rows) > 1 and row[key] == best(other[key] for other in rows if key in other)
+    is_best = len(rows) > 1 and row[key] == best(other[key] for other in rows if other.get(key) is not None)
     return f"[bold]{info.write(row[key])}[/bold]" if is_best else info.write(row[key])

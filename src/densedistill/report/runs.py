@@ -38,8 +38,13 @@ class RunRecord:
         return any(f"\n{kind}:" in self.recipe for kind in ("chain", "ladder"))
 
     def curve(self, key: str, against: str = "step") -> tuple[list[float], list[float]]:
-        """Return the logged values of `against` ("step" or "time") and of `key`, where both were logged."""
-        points = [(entry[against], entry[key]) for entry in self.log if key in entry and against in entry]
+        """Return the logged values of `against` ("step" or "time") and of `key`, where both were logged, the
+        latter as a number: null stands for what is not finite."""
+        points = [
+            (entry[against], entry[key])
+            for entry in self.log
+            if entry.get(key) is not None and against in entry
+        ]
         return [float(x) for x, _ in points], [float(y) for _, y in points]
 
     def keys(self, prefix: str) -> list[str]:

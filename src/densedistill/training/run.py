@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import to_json, write_text
 from ..recipes import Recipe, Stages, load_recipe
 
 
@@ -111,8 +111,8 @@ class Run:
         return self.path / name
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        """Append one line to `metrics.jsonl`."""
-        line = json.dumps({"step": step, "time": round(time, 3), **{k: _round(v) for k, v in values.items()}})
+        """Append one line to `metrics.jsonl`, in which null stands for what is not finite."""
+        line = to_json({"step": step, "time": round(time, 3), **{k: _round(v) for k, v in values.items()}})
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -121,7 +121,7 @@ class Run:
         if not (self.path / "metrics.jsonl").is_file():
             return
         kept = [line for line in self.history if line["step"] <= step]
-        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        self.write_text("metrics.jsonl", "".join(to_json(line) + "\n" for line in kept))
 
 
 def open_run(path: str | Path) -> Run:
