@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and how to name the nearest valid choice."""
+"""The one exception that stands for a user's mistake, and words that messages have in common."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
     """Return the error for a `name` that is not among the `choices` of `what` ("network", "loss", …)."""
     return UserError(f"there is no {what} '{name}'{nearest(name, choices)}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return "1 thread", "2 threads"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def as_count(what: str, number: Any) -> int:

@@ -123,6 +123,7 @@ def test_a_machine_is_what_the_rows_ran_on():
     rows = [Row(device, "torch", "float32", (8, 8), 1, device) for device in ("cuda:1", "cpu", "cuda")]
     assert Benchmark(rows, found, {}, "").where == "Hopper and Abacus, 2 threads and Lovelace"
     assert Benchmark(rows[1:2], found, {}, "").where == "Abacus, 2 threads"
+    assert Benchmark(rows[1:2], {**found, "threads": 1}, {}, "").where == "Abacus, 1 thread"
     assert "Lovelace" not in str(Benchmark(rows[1:2], found, {}, ""))
 
 

@@ -58,7 +58,7 @@ def test_pairs_of_paths_keep_their_stems():
 
 def test_a_left_without_its_right_is_named(tmp_path):
     touch(*(tmp_path / "left" / f"{n}.png" for n in range(3)), tmp_path / "right" / "0.png")
-    message = r"left/1 has no counterpart in .*right \(and 1 more have no other view\)"
+    message = r"left/1 has no counterpart in .*right \(and 1 more without the other view\)"
     with pytest.raises(UserError, match=message):
         pairs_from(tmp_path)
 

@@ -309,7 +309,7 @@ def test_the_verb_predicts_a_folder_and_says_what_it_wrote(folder, tmp_path, cap
     assert f"wrote {tmp_path / 'out' / '0.npy'}" in capsys.readouterr().out
     assert np.abs(np.load(tmp_path / "out" / "1.npy") - 8).mean() < 0.2
     assert run_verb(*arguments) == 0
-    assert "2 pairs were there already" in capsys.readouterr().out
+    assert "there already: 2 pairs" in capsys.readouterr().out
 
 
 def test_images_of_a_folder_that_are_skipped_are_called_images(plane, tmp_path, capsys):
@@ -317,7 +317,7 @@ def test_images_of_a_folder_that_are_skipped_are_called_images(plane, tmp_path, 
     arguments = ["depth_slim", "--folder", tmp_path / "photos", "--out", tmp_path / "out", "--write", "npy"]
     assert run_verb(*arguments) == 0
     assert run_verb(*arguments) == 0
-    assert "1 images were there already" in capsys.readouterr().out
+    assert "there already: 1 image (" in capsys.readouterr().out
 
 
 def test_the_verb_takes_one_pair_of_any_size_with_shipped_or_given_weights(folder, tmp_path):

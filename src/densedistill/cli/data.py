@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, counted
 
 if TYPE_CHECKING:
     from ..data.check import Survey
@@ -91,7 +91,7 @@ def _list(args: argparse.Namespace) -> int:
         print(text, end="")
     else:
         write_text(args.out, text)
-        print(f"wrote {len(lines)} samples to {args.out}")
+        print(f"wrote {counted(len(lines), 'sample')} to {args.out}")
     return 0
 
 
@@ -170,7 +170,8 @@ def _verdict(surveys: list[Survey], args: argparse.Namespace, console: Any) -> i
         )
     opened = "listed, not opened" if args.fast else "read"
     console.print(
-        f"{args.name} is usable: {sum(survey.samples for survey in there)} samples {opened}", markup=False
+        f"{args.name} is usable: {counted(sum(survey.samples for survey in there), 'sample')} {opened}",
+        markup=False,
     )
     return 0
 
@@ -197,7 +198,7 @@ def _make_nyu(args: argparse.Namespace) -> int:
             args.out[1],
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    written = ", ".join(f"{count} images of split {split}" for split, count in counts.items())
+    written = ", ".join(f"{counted(count, 'image')} of split {split}" for split, count in counts.items())
     print(f"wrote {written} to {args.out[1]}; read them as data set nyu")
     return 0
 
@@ -219,5 +220,6 @@ def _make_world(args: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             max_disparity=args.max_disparity,
         )
-    print(f"wrote {args.length} pairs to {out}; read them as data set sceneflow, split {args.split}")
+    pairs = counted(args.length, "pair")
+    print(f"wrote {pairs} to {out}; read them as data set sceneflow, split {args.split}")
     return 0

@@ -12,6 +12,8 @@ import json
 from importlib import metadata, util
 from typing import Any
 
+from ..errors import counted
+
 # Extra of the package -> what it brings, and what that is good for.
 EXTRAS = {
     "export": (
@@ -109,8 +111,8 @@ def describe(found: dict[str, Any]) -> list[str]:
     )
     processor = (
         cpu["model"],
-        f"{cpu['cores']} cores",
-        f"{found['threads']} threads",
+        counted(cpu["cores"], "core"),
+        counted(found["threads"], "thread"),
         cpu["capability"],
         amx,
         half,

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..deployment.check import LIMIT
     from ..deployment.export import check_format, export
-    from ..errors import UserError
+    from ..errors import UserError, counted
     from ..inference.load import load_predictor
     from ..inference.predictor import Predictor
     from ._console import table_console
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             **options,
         )
         say(f"difference to torch in float32, on calibration images:\n{result.difference}")
-        say(f"{len(result.kept)} operations stay in float32")
+        say(f"in float32 as before: {counted(len(result.kept), 'operation')}")
         if result.evaluation is not None:
             table_console().print(result.evaluation)
     else:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     """Label, and say what was written and kept."""
     from rich.console import Console
 
-    from ..errors import UserError
+    from ..errors import UserError, counted
     from ..labelling.engine import Settings
     from ..labelling.filters import parse_filter
     from ..networks.device import find_device
@@ -109,8 +109,9 @@ def run(args: argparse.Namespace) -> int:
     from ..verbs import label
 
     done = label(settings, processes=args.workers, cluster=args.cluster, progress=True)
-    mended = f", {done.mended} of them damaged ones mended" if done.mended else ""
-    say(f"{done.frames} frames: {done.found} shards were there, {done.made} made{mended}")
+    mended = f", {done.mended} of them in place of damaged ones" if done.mended else ""
+    shards = counted(done.found, "shard")
+    say(f"{counted(done.frames, 'frame')}: {shards} there before, {done.made} made{mended}")
     for key, counts in done.manifest["counts"]["outputs"].items():
         shares = [
             f"{name} {counts['filters'][name] / max(counts['pixels'], 1):.1%}" for name in counts["filters"]

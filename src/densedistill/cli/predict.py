@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict and say what was written."""
     from rich.console import Console
 
-    from ..errors import UserError
+    from ..errors import UserError, counted
     from ..inference.load import task_of_network
     from ..inference.predict import predict
     from ..networks.device import find_device
@@ -140,11 +140,11 @@ def run(args: argparse.Namespace) -> int:
     for path in result.written[:6]:
         say(f"wrote {path}")
     if len(result.written) > 6:
-        say(f"… and {len(result.written) - 6} more files in {args.out}")
+        say(f"… and {counted(len(result.written) - 6, 'more file')} in {args.out}")
     if result.skipped:
-        kinds = {"image": "images", "pair": "pairs", "sequence": "frames"}
-        what = kinds[task_of_network(args.network).takes]
-        say(f"{result.skipped} {what} were there already (--overwrite predicts them again)")
+        kinds = {"image": "image", "pair": "pair", "sequence": "frame"}
+        skipped = counted(result.skipped, kinds[task_of_network(args.network).takes])
+        say(f"there already: {skipped} (--overwrite predicts again)")
     return 0
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..registry import construct
 from .datasets import DATASETS
 from .datasets._base import StereoFiles
@@ -51,14 +51,14 @@ def shared(name: str, samples: set[str], splits: tuple[str, str]) -> str:
     share none."""
     if not samples:
         return ""
-    count = "1 sample" if len(samples) == 1 else f"{len(samples)} samples"
     where = "is" if len(samples) == 1 else "are"
     where += " used twice" if splits[0] == splits[1] else f" in {splits[0]} and in {splits[1]}"
     named = min(samples) if len(samples) == 1 else f"{min(samples)}, …"
     apart = {"fit", "val"} <= set(getattr(DATASETS[name], "splits", ()))
     return (
-        f"{count} of {name} {where} ({named}), in training and in validation: figures are then of what was "
-        "trained on; " + ("fit and val have none in common" if apart else "validate on others")
+        f"{counted(len(samples), 'sample')} of {name} {where} ({named}), in training and in validation: "
+        "figures are then of what was trained on; "
+        + ("fit and val have none in common" if apart else "validate on others")
     )
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..environment import environment
-from ..errors import UserError, as_count, unknown
+from ..errors import UserError, as_count, counted, unknown
 from ..files import to_json, write_text
 from ..inference.classical import SGBM
 from ..inference.load import run_label, short_path
@@ -102,7 +102,8 @@ class Benchmark:
             if kind == "cuda":
                 found.append(self.environment["gpus"][int(index or 0)])
             else:
-                found.append(f"{self.environment['cpu']['model']}, {self.environment['threads']} threads")
+                threads = counted(self.environment["threads"], "thread")
+                found.append(f"{self.environment['cpu']['model']}, {threads}")
         return " and ".join(dict.fromkeys(found))
 
     def table(self) -> Table:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, as_count, unknown
+from ..errors import UserError, as_count, counted, unknown
 from ..inference.inputs import Input, inputs_from
 from ..inference.predictor import Predictor
 from ..runtimes import Runtime, load_runtime
@@ -122,7 +122,7 @@ def quantise(
         draft = Path(folder) / path.name
         artifact.save(draft, card)
         runtime = load_runtime(draft, FORMATS[path.suffix][1])
-        say(f"calibrating on {len(images)} samples")
+        say(f"calibrating on {counted(len(images), 'sample')}")
         kept = tuple(sorted({*keep, *_kept(nodes)}))
         artifact.model = _quantised(artifact.model, runtime, images, kept)
         del runtime

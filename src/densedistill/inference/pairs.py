@@ -127,7 +127,7 @@ def _side_by_side(left: Path, right: Path) -> list[Pair]:
     if alone:
         name = alone[0]
         there, missing = (left, right) if name in views[0] else (right, left)
-        more = f" (and {len(alone) - 1} more have no other view)" if len(alone) > 1 else ""
+        more = f" (and {len(alone) - 1} more without the other view)" if len(alone) > 1 else ""
         raise UserError(f"{there / name} has no counterpart in {missing}{more}")
     if not views[0]:
         raise UserError(f"there is no image in {left}")

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .engine import Job, Settings
 
 RESTARTS = 3
@@ -60,7 +60,8 @@ def _on_processes(
         finally:
             pool.shutdown(cancel_futures=True)
     raise UserError(
-        f"{RESTARTS} times a labelling process died (out of memory?); {len(left)} shards are left to do"
+        f"{RESTARTS} times a labelling process died (out of memory?); "
+        f"{counted(len(left), 'shard')} left to do"
     )
 
 

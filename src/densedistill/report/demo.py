@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..data.datasets import create_dataset
 from ..data.loader import open_dataset
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..inference.classical import SGBM
 from ..inference.evaluate import Evaluation, evaluate
 from ..inference.load import load_predictor
@@ -335,7 +335,7 @@ def _notes(recipe: Recipe) -> list[str]:
         f"{labelled} pairs with ground truth for both, {unlabelled} without for the distilled student",
         "no photograph in training",
         f"seed {recipe.seed}",
-        f"{threads} thread{'s' if threads > 1 else ''} of {cpu_model()}",
+        f"{counted(threads, 'thread')} of {cpu_model()}",
     ]
 
 

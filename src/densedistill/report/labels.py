@@ -12,6 +12,7 @@ import numpy as np
 from ..data import formats
 from ..data.sample import Sample
 from ..data.store import Store
+from ..errors import counted
 from ..files import write_text
 from ..labelling.files import FOLDERS
 from ..tasks import Task, get_task
@@ -59,8 +60,8 @@ def _notes(manifest: Mapping[str, Any]) -> list[str]:
     return [
         f"weights {digest[:12]}" if digest != NO_WEIGHTS else "no weights",
         "filters: " + ("; ".join(filters) or "none"),
-        f"{manifest['bytes'] / 1e6:.1f} MB in {shards} {'shard' if shards == 1 else 'shards'} of up to "
-        f"{manifest['shard_size']} frames",
+        f"{manifest['bytes'] / 1e6:.1f} MB in {counted(shards, 'shard')} of up to "
+        f"{counted(manifest['shard_size'], 'frame')}",
     ]
 
 

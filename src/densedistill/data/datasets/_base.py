@@ -178,7 +178,8 @@ class FilesOnDisk(Dataset[Sample]):
         if incomplete:
             name, role, path = incomplete[0]
             others = len({name for name, *_ in incomplete}) - 1
-            more = f" (and {others} more samples are incomplete)" if others else ""
+            are = "sample is" if others == 1 else "samples are"
+            more = f" (and {others} more {are} incomplete)" if others else ""
             raise UserError(
                 f"data set '{self.name}': sample {name} has no {ROLES[role]}, {path} is missing{more}; "
                 + self.advice.get(role, f"`densedistill data check {self.name} {self.root}` lists all")
