@@ -192,6 +192,16 @@ def test_a_cut_off_image_is_named(tmp_path, kind, share, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "PPM"])
+def test_of_a_cut_off_image_opencv_says_nothing_of_its_own(tmp_path, kind, capfd):
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(stream, kind)
+    (tmp_path / "a.img").write_bytes(stream.getvalue()[:4000])
+    with pytest.raises(UserError, match=r"a\.img is not an image, or not a whole one"):
+        formats.read_image(tmp_path / "a.img")
+    assert capfd.readouterr().err == ""
+
+
 @given(at=st.floats(0.01, 0.99))
 @settings(max_examples=25, deadline=None)
 def test_a_png_with_one_changed_byte_is_never_taken_for_whole(tmp_path_factory, at):

@@ -131,7 +131,16 @@ def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source()
         ({"pad_mode": "zeros"}, "no pad_mode of an input specification 'zeros'"),
         ({"channels": "BGR"}, "no channels of an input specification 'BGR'"),
         ({"mean": (0.5,)}, "mean of an input specification is three numbers, got"),
-        ({"multiple": 0}, "multiple of an input specification is 1 or more"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean of an input specification is three numbers, got"),
+        ({"std": (0.5, 0.5, -0.5)}, r"std of an input specification is three numbers above 0, got \(0.5, "),
+        ({"range": 1.5}, "range of an input specification is 1.0 or 255.0, got 1.5"),
+        ({"scale": 0}, "scale of an input specification is a number above 0, got 0"),
+        ({"multiple": 0}, "multiple of an input specification is a whole number, 1 or more, got 0"),
+        ({"multiple": 8.5}, "multiple of an input specification is a whole number, 1 or more, got 8.5"),
+        ({"shorter_side": -1}, "shorter_side of an input specification is a whole number, 1 or more"),
+        ({"min_size": 64}, "min_size of an input specification is height and width"),
+        ({"min_size": (64, -1)}, "min_size of an input specification is height and width"),
+        ({"pad": None}, "no pad of an input specification 'None'"),
     ],
 )
 def test_an_input_specification_is_checked(fields, message):

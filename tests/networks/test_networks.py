@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import densedistill as dd
+from densedistill.errors import UserError
 from densedistill.networks.folding import fold_batch_norm
 from densedistill.networks.precision import channels_last, pack_weights
 from densedistill.networks.published import save_weights
@@ -325,3 +326,8 @@ def test_an_option_of_the_wrong_kind_is_named():
         dd.create_model("dsnet_slim", window=-1)
     with pytest.raises(dd.UserError, match="network 'depth_slim' cannot be made with encoder='resnet19': "):
         dd.create_model("depth_slim", encoder="resnet19")
+
+
+def test_networks_of_a_task_that_there_is_not_are_refused():
+    with pytest.raises(UserError, match=r"there is no task 'steroe'; did you mean 'stereo'\?"):
+        dd.list_models(task="steroe")

@@ -33,11 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..inference.progress import progress_bar
     from ..networks import list_models
-    from ..tasks import get_task
 
     size = parse_size(args.size)
-    if args.task is not None:
-        get_task(args.task)
     names = list_models(args.pattern, task=args.task)
     if not names:
         raise UserError(

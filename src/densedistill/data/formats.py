@@ -23,6 +23,10 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..files import atomic_write, write_bytes
 
+# What is wrong with a file is said by its reader, in one line; OpenCV's decoders would add lines of theirs.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 PathLike = str | os.PathLike[str]
 FloatArray = NDArray[np.float32]
 
@@ -89,7 +93,9 @@ def read_raster(path: PathLike) -> np.ndarray:
     except cv2.error:
         raster = None
     if raster is None:
-        raise UserError(f"{path} is not an image that can be read; PNG, JPEG, PPM, TIFF, BMP and WebP can")
+        raise UserError(
+            f"{path} is not an image, or not a whole one; PNG, JPEG, PPM, TIFF, BMP and WebP can be read"
+        )
     if raster.ndim == 3 and raster.shape[2] == 1:
         raster = raster[..., 0]
     if raster.ndim == 3 and raster.shape[2] >= 3:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError, as_count, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,6 +51,9 @@ class InputSpec:
         refuses_smaller: refuse them instead.
         pad: where padding goes.
         pad_mode: what it consists of.
+
+    Raises:
+        UserError: a field that makes no sense.
     """
 
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -68,18 +71,22 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         for name, choices in (("channels", _CHANNELS), ("pad", _PADS), ("pad_mode", _PAD_MODES)):
-            if getattr(self, name) not in choices:
-                raise unknown(f"{name} of an input specification", getattr(self, name), choices)
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise UserError(
-                    f"{name} of an input specification is three numbers, got {getattr(self, name)}"
-                )
-        if self.multiple < 1 or self.scale <= 0:
-            raise UserError(
-                "multiple of an input specification is 1 or more and scale above 0, "
-                f"got {self.multiple} and {self.scale}"
-            )
+            if str(getattr(self, name)) not in choices:
+                raise unknown(f"{name} of an input specification", str(getattr(self, name)), choices)
+        self._require(_are_numbers(self.mean, 3), "mean", "three numbers")
+        self._require(_are_numbers(self.std, 3) and min(self.std) > 0, "std", "three numbers above 0")
+        self._require(self.range in (1.0, 255.0), "range", "1.0 or 255.0")
+        self._require(_are_numbers([self.scale], 1) and self.scale > 0, "scale", "a number above 0")
+        as_count("multiple of an input specification", self.multiple)
+        if self.shorter_side is not None:
+            as_count("shorter_side of an input specification", self.shorter_side)
+        least = self.min_size
+        whole = _are_numbers(least, 2) and all(length >= 0 and length == int(length) for length in least)
+        self._require(whole, "min_size", "height and width, whole numbers of px, 0 or more")
+
+    def _require(self, holds: bool, name: str, wanted: str) -> None:
+        if not holds:
+            raise UserError(f"{name} of an input specification is {wanted}, got {getattr(self, name)!r}")
 
     def scaled(self, factor: float) -> InputSpec:
         """Return this preparation of images that are seen `factor` times as large.
@@ -172,6 +179,14 @@ class InputSpec:
             align = {} if mode == "nearest" else {"align_corners": False}
             prediction = F.interpolate(prediction, placement.size, mode=mode, **align)
         return prediction
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, (tuple, list))
+        and len(values) == count
+        and all(isinstance(value, Real) and math.isfinite(value) for value in values)
+    )
 
 
 def search_range(network: Any) -> int | None:

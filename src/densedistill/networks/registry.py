@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import UserError, nearest, unknown
 from ..registry import Registry, construct
+from ..tasks import get_task
 from .input_spec import InputSpec
 
 MODELS = Registry("network", ("densedistill.networks",))
@@ -36,7 +37,12 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
     """Return the registered networks that match a shell-style `pattern`, sorted; only of `task` if given.
 
     What has a name and no task, as a discriminator has none, is made by `create_model` and not listed.
+
+    Raises:
+        UserError: there is no such task.
     """
+    if task is not None:
+        get_task(task)
     names = [name for name in fnmatch.filter(MODELS, pattern) if name in _TASKS]
     return names if task is None else [name for name in names if _TASKS[name] == task]
 
