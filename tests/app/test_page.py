@@ -76,7 +76,7 @@ def test_a_mistake_is_one_sentence_and_the_server_goes_on(ask, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
     for files, kinds, message in (
         ([CONES[0], None], [], "an image is missing: right"),
-        ([CONES[0], tmp_path / "notes.png"], [], "notes.png is not an image that can be read"),
+        ([CONES[0], tmp_path / "notes.png"], [], "notes.png is not an image, or not a whole one"),
         (CONES, ["ply"], "the file &#x27;ply&#x27; is in metres"),
     ):
         with pytest.raises(Exception, match=re.escape(message)) as raised:

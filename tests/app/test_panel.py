@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import densedistill as dd
 from densedistill.app.panel import DRAWN, Panel
@@ -121,7 +122,7 @@ def test_images_that_cannot_be_used_are_told_by_name(fake, images, tmp_path):
     with pytest.raises(UserError, match=r"an image is missing: right$"):
         panel.answer([left, None])
     (tmp_path / "notes.png").write_text("no image")
-    with pytest.raises(UserError, match=r"^notes\.png is not an image that can be read"):
+    with pytest.raises(UserError, match=r"^notes\.png is not an image, or not a whole one"):
         panel.answer([left, tmp_path / "notes.png"])
     right.write_bytes(right.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"^right\.png is cut off"):
@@ -179,3 +180,15 @@ def test_parameters_are_counted_where_there_are_some(images):
     assert found.answers["net"].parameters == sum(p.numel() for p in net.parameters())
     assert found.answers["sgbm"].parameters is None
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("task", "size"), [("depth", (64, 40)), ("stereo", (40, 64))])
+def test_a_photograph_stands_upright_and_a_rectified_view_as_it_is_stored(task, size, fake, tmp_path):
+    files = []
+    for key in get_task(task).inputs:
+        image = Image.fromarray(np.zeros((40, 64, 3), np.uint8))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        files.append(tmp_path / f"{key}.jpg")
+        image.save(files[-1], exif=exif)
+    assert Panel({"net": fake(task)}).answer(files).size == size

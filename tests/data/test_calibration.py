@@ -72,6 +72,16 @@ def save(path, entries):
     storage.release()
 
 
+def test_a_single_camera_of_opencv_has_no_baseline(tmp_path):
+    """As OpenCV's calibration program writes it; a pair cannot do with it."""
+    camera = np.array([[400.0, 0, 160], [0, 410, 120], [0, 0, 1]])
+    path = tmp_path / "camera.yml"
+    save(path, {"image_width": 320, "image_height": 240, "camera_matrix": camera})
+    assert read_calibration(path, single=True) == Calibration(400, 410, 160, 120, 0, 0, (240, 320))
+    with pytest.raises(UserError, match="has neither P1 and P2, nor Q, nor both cameras' matrices"):
+        read_calibration(path)
+
+
 def rectified(rig):
     cameras = (rig.left, rig.left_distortion, rig.right, rig.right_distortion)
     translation = rig.translation.reshape(3, 1)

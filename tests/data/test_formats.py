@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from densedistill import UserError
 from densedistill.data import formats
@@ -179,6 +179,20 @@ def test_orientation_marks_do_not_turn_a_rectified_image(tmp_path):
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
     assert formats.read_image(tmp_path / "a.jpg").shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_as_pillow_turns_it(tmp_path, kind, orientation):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    image = Image.fromarray(noise)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a.{kind}", exif=exif, quality=95)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"a.{kind}").convert("RGB")))
+    found = formats.upright(tmp_path / f"a.{kind}", formats.read_image(tmp_path / f"a.{kind}"))
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).mean() < 3  # decoders round
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

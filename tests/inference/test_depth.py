@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import densedistill as dd
 from densedistill.data.calibration import Calibration
@@ -226,3 +227,18 @@ def test_medians_are_those_of_numpy(count):
     )
     expected = depth * (np.median(truth) / np.median(depth))
     torch.testing.assert_close(scaled["depth"], expected)
+
+
+def test_a_photograph_is_seen_upright_and_placed_by_the_calibration_of_its_camera(tmp_path):
+    image = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "photo.jpg", exif=exif)
+    (tmp_path / "camera.yml").write_text(
+        "%YAML:1.0\n---\nimage_width: 40\nimage_height: 60\ncamera_matrix: !!opencv-matrix\n"
+        "   rows: 3\n   cols: 3\n   dt: d\n   data: [50., 0., 20., 0., 50., 30., 0., 0., 1.]\n"
+    )
+    kinds = {"write": ["npy", "ply"], "calibration": tmp_path / "camera.yml"}
+    found = predict(Ramp(), tmp_path / "photo.jpg", tmp_path / "out", **kinds)
+    assert np.load(found.written[0]).shape == (60, 40)
+    assert b"element vertex 2400\n" in found.written[1].read_bytes()[:400]

@@ -197,6 +197,8 @@ class Panel:
             raise UserError(f"an image is missing: {', '.join(missing)}")
         try:
             images = formats.read_images(*given)
+            if self.task.takes == "image":
+                images = [formats.upright(given[0], images[0])]
         except UserError as error:  # which names the file by a path that only this machine knows
             message = str(error)
             for file in given:

@@ -55,6 +55,7 @@ _OPENCV_NAMES = {
         "dist_coeffs_right",
         "D_right",
     ),
+    "K": ("camera_matrix", "cameraMatrix", "K"),
     "R": ("R", "rotation", "R_stereo"),
     "T": ("T", "translation", "T_stereo"),
     "P1": ("P1", "projection_matrix_left", "P_left"),
@@ -133,7 +134,9 @@ class Calibration:
         )
 
 
-def read_calibration(path: PathLike, *more: PathLike, cameras: tuple[int, int] | None = None) -> Calibration:
+def read_calibration(
+    path: PathLike, *more: PathLike, cameras: tuple[int, int] | None = None, single: bool = False
+) -> Calibration:
     """Return the calibration in `path`, whichever of the known formats it has.
 
     Args:
@@ -143,16 +146,18 @@ def read_calibration(path: PathLike, *more: PathLike, cameras: tuple[int, int] |
             `extrinsics.yml`.
         cameras: KITTI's numbers of the left and right camera; default (2, 3), the colour pair, where there is
             one.
+        single: a single camera will do, OpenCV's `camera_matrix`; the baseline is 0 then.
 
     Raises:
         UserError: missing, of no known format, without what a pair needs, or of a right camera that stands to
             the left.
     """
     try:
-        found = _read(path, more, cameras)
+        found = _read(path, more, cameras, single)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, cv2.error) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} is no whole calibration of a pair: {reason}") from None
+        what = "calibration" if single else "calibration of a pair"
+        raise UserError(f"{path} is no whole {what}: {reason}") from None
     if not 0 < min(found.fx, found.fy) < np.inf:
         raise UserError(f"{path}: a focal length is above 0 px, got {found.fx:g} and {found.fy:g}")
     # A single camera has none.
@@ -163,10 +168,12 @@ def read_calibration(path: PathLike, *more: PathLike, cameras: tuple[int, int] |
     return found
 
 
-def _read(path: PathLike, more: tuple[PathLike, ...], cameras: tuple[int, int] | None) -> Calibration:
+def _read(
+    path: PathLike, more: tuple[PathLike, ...], cameras: tuple[int, int] | None, single: bool
+) -> Calibration:
     text = read_bytes(path).decode(errors="replace")
     if Path(path).suffix.lower() in (".yml", ".yaml", ".xml", ".json") or text.startswith(("%YAML", "<?xml")):
-        return _opencv(path, *more)
+        return _opencv(path, *more, single=single)
     if re.search(r"^cam0\s*=", text, re.M):
         return _middlebury(path, text)
     if re.search(r"^P(_rect_)?0?[0-3]:", text, re.M):
@@ -210,7 +217,7 @@ def _kitti(path: PathLike, text: str, cameras: tuple[int, int] | None) -> Calibr
     return _calibration(left, baseline, right[0, 2] - left[0, 2], size)
 
 
-def _opencv(*paths: PathLike) -> Calibration:
+def _opencv(*paths: PathLike, single: bool) -> Calibration:
     found: dict[str, Any] = {}
     for path in paths:
         found |= _opencv_entries(path)
@@ -237,8 +244,11 @@ def _opencv(*paths: PathLike) -> Calibration:
     elif raw is not None:
         matrix, baseline = raw.left, float(np.linalg.norm(raw.translation))
         doffs = raw.right[0, 2] - raw.left[0, 2]
+    elif single and "K" in found:
+        matrix, baseline, doffs = found["K"], 0.0, 0.0
     else:
-        raise UserError(f"{where} has neither P1 and P2, nor Q, nor both cameras' matrices with R and T")
+        own = "camera_matrix, " if single else ""
+        raise UserError(f"{where} has neither {own}P1 and P2, nor Q, nor both cameras' matrices with R and T")
     baseline *= _unit(float(baseline))
     return _calibration(matrix, baseline, doffs, size, raw)
 

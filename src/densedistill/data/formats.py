@@ -9,16 +9,19 @@ trailing blanks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..errors import UserError
 from ..files import atomic_write, write_bytes
@@ -37,6 +40,17 @@ _PFM_HEADER = re.compile(
     rb"(PF|Pf)[ \t\r]*\s(\d+)\s+(\d+)\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)[ \t\r]*\n"
 )
 _FLO_TAG = 202021.25
+_ORIENTATION = 0x0112  # EXIF's tag
+# Its values: how stored rows and columns become those that are shown.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -138,6 +152,20 @@ def read_images(*paths: PathLike) -> list[NDArray[np.uint8]]:
     deep = [int(raster.max()) for raster in rasters if raster.dtype == np.uint16]
     white = next((2**bits - 1 for bits in (10, 12, 14) if max(deep, default=0) < 2**bits), 2**16 - 1)
     return [_to_rgb(raster, white, path) for raster, path in zip(rasters, paths, strict=True)]
+
+
+def upright(path: PathLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a photograph (H, W, C), which `read_image` read from `path`, turned as its file says that it is
+    to be shown (EXIF's orientation).
+
+    No reader of data sets does so: ground truth lies upon the pixels as they are stored.
+    """
+    if Path(path).suffix.lower() in (".tif", ".tiff"):
+        return image  # which OpenCV turned
+    orientation = 1
+    with contextlib.suppress(Exception), Image.open(path) as opened:  # a damaged mark says nothing
+        orientation = opened.getexif().get(_ORIENTATION, 1)
+    return np.ascontiguousarray(_TURNS[orientation](image)) if orientation in _TURNS else image
 
 
 def _to_rgb(raster: np.ndarray, white: int, path: PathLike) -> NDArray[np.uint8]:

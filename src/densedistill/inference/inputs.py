@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.formats import IMAGE_SUFFIXES, read_images
+from ..data.formats import IMAGE_SUFFIXES, read_images, upright
 from ..errors import UserError
 from ..tasks import Task
 from .pairs import PathLike, names_of, pairs_from, pairs_in_folder, read_list
@@ -36,9 +36,15 @@ class Input:
     files: tuple[Path, ...]
     load: Callable[[], list[NDArray[np.uint8]]] | None = None
 
-    def read(self) -> list[NDArray[np.uint8]]:
-        """Return the images; UserError for a damaged or missing file, or views of different size."""
+    def read(self, photographs: bool = False) -> list[NDArray[np.uint8]]:
+        """Return the images; UserError for a damaged or missing file, or views of different size.
+
+        Args:
+            photographs: turn files as they say that they are to be shown (`upright`).
+        """
         images = self.load() if self.load else read_images(*self.files)
+        if photographs and not self.load:
+            images = [upright(path, image) for path, image in zip(self.files, images, strict=True)]
         for path, image in zip(self.files, images, strict=False):
             if image.shape != images[0].shape:
                 raise UserError(

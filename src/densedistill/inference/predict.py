@@ -55,7 +55,8 @@ def predict(
 
     Images may be of any size, grey, 16 bits deep or with alpha. An input whose outputs are all there is
     skipped, so a run that was stopped goes on where it was; each file is whole or not there. Views that look
-    swapped are reported, never swapped.
+    swapped are reported, never swapped. Single images are seen, and answered for, as their files say that
+    they are to be shown (EXIF's orientation); views of a rig as they are stored.
 
     Args:
         network: as `load_predictor` takes it: a network, a name, `name=weights`, `sgbm`, a run, a predictor.
@@ -90,7 +91,7 @@ def predict(
         raise UserError(
             "to rectify takes a calibration with both cameras, K1, D1, K2, D2, R and T (OpenCV's)"
         )
-    work.calibration = _read(calibration)
+    work.calibration = _read(calibration, single=task.takes == "image")
     inputs = inputs_from(task, source)
     if isinstance(inputs, list):
         if not inputs:
@@ -151,7 +152,7 @@ class _Work:
                     )
 
     def one(self, run: Predicts, one: Input) -> None:
-        images = one.read()
+        images = one.read(photographs=self.task.takes == "image")
         geometry = self.geometry(one, images[0].shape[:2])
         if self.rig is not None and self.rig.raw is not None:
             images, geometry = self.rectified(one, images, self.rig.raw)
@@ -207,11 +208,13 @@ class _Work:
             self.on_warning(message)
 
 
-def _read(given: PathLike | Sequence[PathLike] | Calibration | None) -> Calibration | None:
+def _read(
+    given: PathLike | Sequence[PathLike] | Calibration | None, single: bool = False
+) -> Calibration | None:
     if given is None or isinstance(given, Calibration):
         return given
     paths = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-    return read_calibration(*paths)
+    return read_calibration(*paths, single=single)
 
 
 def _beside(left: Path) -> Calibration | None:
