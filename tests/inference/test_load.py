@@ -74,3 +74,11 @@ def test_a_run_is_called_by_its_directory(runs):
 
 def test_an_exported_file_with_an_at_in_its_name_is_no_run():
     assert run_label("runs/student@2.onnx") is None
+
+
+def test_a_search_range_of_what_predicts_no_disparity_is_refused():
+    for call in (load_predictor, load_predictors):
+        with pytest.raises(UserError, match="task depth predicts no disparity; leave max_disparity out"):
+            call("depth_slim", max_disparity=64)
+    with pytest.raises(UserError, match="task depth predicts no disparity; leave max_disparity out"):
+        benchmark("depth_slim", size=(32, 64), max_disparity=64)

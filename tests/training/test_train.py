@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -66,7 +67,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_training_lowers_the_loss_and_leaves_a_whole_run(tmp_path):
+def test_training_lowers_the_loss_and_leaves_a_whole_run(tmp_path, capsys):
     run = train(toy.recipe(schedule__steps=30), run=tmp_path / "run")
     losses = [line["loss/total"] for line in run.history if "loss/total" in line]
     assert losses[-1] < 0.5 * losses[0]
@@ -75,6 +76,8 @@ def test_training_lowers_the_loss_and_leaves_a_whole_run(tmp_path):
     )
     assert run.recipe.schedule.steps == 30
     assert [line["step"] for line in run.history if "validate/epe" in line][-1] == 30
+    said = r"step 30:  validate/epe \d+\.\d{3} px  validate/d1 \d+\.\d{2} %"  # as tables have it
+    assert re.search(said, capsys.readouterr().err)
     assert list((run.path / "tensorboard").glob("events*"))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, unknown
-from ..inference.load import create_named, load_predictor, split_scale
+from ..inference.load import create_named, load_predictor, require_disparity, split_scale
 from ..inference.predictor import Predictor
 from ..networks.published import shipped_weights
 from ..networks.registry import MODELS, name_of
@@ -49,6 +49,7 @@ def resolve(
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise unknown("runtime", runtime, RUNTIMES)
+    require_disparity(network, max_disparity)
     if is_exported(network):
         return _open(network, runtime, precision, device)
     if runtime in (None, "torch"):

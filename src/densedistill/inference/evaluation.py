@@ -147,6 +147,12 @@ def table_of(found: Mapping[str, Any]) -> str:
     return str(Evaluation.from_dict(found)) if found["rows"] else "nothing was evaluated"
 
 
+def write_figure(key: str, value: float) -> str:
+    """Return the figure `key` of a row as a table has it, with its unit."""
+    info = metric_info(_name(key))
+    return f"{info.write(value)} {info.unit}".rstrip()
+
+
 def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row if key not in _NOT_METRICS))
 

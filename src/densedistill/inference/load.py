@@ -47,9 +47,10 @@ def load_predictor(
         runtime: of an exported file; None for the usual one of its suffix.
 
     Raises:
-        UserError: no such network, weights that do not fit, a scale that is not above 0, or a runtime for
-            what is no exported file.
+        UserError: no such network, weights that do not fit, a scale that is not above 0, a search range for
+            what predicts no disparity, or a runtime for what is no exported file.
     """
+    require_disparity(network, max_disparity)
     if is_exported(network):
         return Predictor(load_runtime(network, runtime, device=device, precision=precision))
     if runtime not in (None, "torch"):
@@ -75,6 +76,12 @@ def load_predictor(
     if callable(network):
         return network
     raise UserError(f"a network is a module, a name, 'sgbm' or a predictor, got {type(network).__name__}")
+
+
+def require_disparity(network: Any, max_disparity: int | None) -> None:
+    """Refuse a search range for a network whose task has none."""
+    if max_disparity is not None and "disparity" not in (task := task_of_network(network)).outputs:
+        raise UserError(f"task {task.name} predicts no disparity; leave max_disparity out")
 
 
 def task_of_network(network: Any) -> Task:

@@ -12,6 +12,7 @@ import torch
 from ..data.lists import shared
 from ..data.loader import open_dataset
 from ..inference.evaluate import evaluate, require_measurable
+from ..inference.evaluation import write_figure
 from ..inference.predictor import Predictor
 from ..inference.sources import keep_measurable
 from ..metrics import metric_info
@@ -102,7 +103,8 @@ class Validator:
         log.write(module, values)
         first = next(iter(values))
         figure, self._larger_is_better = values[first], metric_info(first.rpartition("/")[2]).larger_is_better
-        log.say("  ".join([f"step {module.step}:", *(f"{k} {v:.4g}" for k, v in values.items())]))
+        figures = [f"{key} {write_figure(key.rpartition('/')[2], value)}" for key, value in values.items()]
+        log.say("  ".join([f"step {module.step}:", *figures]))
         return figure
 
     def improves(self, figure: float, best: float | None) -> bool:
