@@ -72,6 +72,23 @@ def test_what_cannot_be_drawn_is_left_out():
     assert line_chart([], "t", "x", "y") is None
 
 
+def ticks(chart, anchor):
+    return [float(text) for text in re.findall(rf'text-anchor="{anchor}">([\d.]+)<', chart)]
+
+
+def test_a_single_step_stands_in_the_middle_over_its_own_number():
+    chart = line_chart([Series("loss", [7], [0.3])], "t", "x", "y", log_y=True)
+    assert ticks(chart, "middle") == [7]
+    (x,) = re.findall(r'<circle cx="([\d.]+)"', chart)
+    assert f'x="{x}"' in chart
+    assert len(ticks(chart, "end")) >= 2
+
+
+def test_steps_have_no_halves():
+    assert ticks(line_chart([Series("loss", [1, 2, 3], [1, 2, 3])], "t", "x", "y"), "middle") == [1, 2, 3]
+    assert 1.5 in ticks(line_chart([Series("loss", [1, 1.5, 3], [1, 2, 3])], "t", "x", "y"), "middle")
+
+
 def test_names_at_the_ends_of_lines_do_not_overlap():
     chart = line_chart([Series(f"run {i}", [0, 1], [0, 1]) for i in range(6)], "t", "x", "y")
     heights = sorted(float(y) for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', chart))
@@ -89,6 +106,8 @@ def test_a_name_moves_only_where_another_or_a_dot_is_in_its_way():
     assert abs(names["a"] - names["b"]) >= 13
     assert names["c"] == pytest.approx(dots["c"], abs=0.11)
     assert abs(names["f"] - dots["c"]) >= 11
+    far = dot_chart([Series("name", [1.0], [10.0], 3) for _ in range(5)], "t", "x", "y")
+    assert '<line style="stroke:var(--series-3)"' in far, "a line leads to the dot, in its colour"
 
 
 def test_a_chart_of_its_own_is_a_whole_svg_file_with_its_colours():

@@ -17,7 +17,7 @@ from densedistill.report.pictures import (
     scene_of,
     shrink,
 )
-from densedistill.report.sections import pictures_of
+from densedistill.report.sections import picture_map, pictures_of
 from densedistill.tasks import get_task
 
 
@@ -114,3 +114,8 @@ def test_a_scene_of_another_task_stands_in_the_report_with_its_own_colours():
     page = str(pictures_of([scene], {"right": 0, "wrong": 1}))
     assert page.count("<img") == 6
     assert "disparity" not in page
+
+
+def test_a_caption_does_not_break_before_its_unit():
+    found = picture_map(np.zeros((4, 6, 3), np.uint8), "alt", "EPE 1.20 px, bad-2 9.0 %")
+    assert "<figcaption>EPE 1.20 px, bad-2 9.0\u00a0%</figcaption>" in found

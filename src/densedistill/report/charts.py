@@ -52,10 +52,13 @@ def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return the numbers 1, 2 and 5 times a power of ten within [`low`, `high`]; powers alone when many."""
+    """Return the numbers 1, 2 and 5 times a power of ten within [`low`, `high`]; powers alone when many, and
+    linear ticks where that leaves less than two."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [float(f"{m}e{e}") for e in exponents for m in (1, 2, 5)]
     ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
+    if len(ticks) < 2:
+        return linear_ticks(low, high)
     if len(ticks) <= 8:
         return ticks
     return [t for t in ticks if math.isclose(10 ** round(math.log10(t)), t)]
@@ -85,8 +88,8 @@ def line_chart(
         return None
     right = _label_width(series)
     xs, ys = [v for s in series for v in s.xs], [v for s in series for v in s.ys]
-    low, high = min(xs), max(xs)
-    x = _Axis(low, high if high > low else low + 1, _LEFT, width - right)
+    whole = all(float(value).is_integer() for value in xs)  # steps, which have no halves
+    x = _Axis(min(xs), max(xs), _LEFT, width - right, whole=whole)
     y = _Axis(*_bounds(ys, log_y), height - _BOTTOM, _TOP, log_y)
     body = _frame(x, y, x_label, y_label, width, height, right)
     for s in series:
@@ -129,23 +132,28 @@ def standalone(chart: Markup) -> str:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Maps values within [`low`, `high`] to positions from `start` to `end` in the drawing."""
+    """Maps values within [`low`, `high`] to positions from `start` to `end` in the drawing; a single value
+    to the middle."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
+        if low == high:
+            return (self.start + self.end) / 2
         if self.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     @property
     def ticks(self) -> list[float]:
-        return log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+        ticks = log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+        return [tick for tick in ticks if not self.whole or float(tick).is_integer()]
 
 
 def _bounds(values: Sequence[float], log: bool) -> tuple[float, float]:
@@ -198,7 +206,8 @@ def _names_between(dots: Sequence[tuple[float, float, Series]], height: int) -> 
         at = next((at for at in heights if clear(x, at, s)), y)
         taken.append((x + 10, x + 10 + _width(s), at, 13))
         if abs(at - y) > 20:
-            names.append(tag("line", class_="grid", x1=_n(x), y1=_n(y), x2=_n(x + 10), y2=_n(at)))
+            stroke = f"stroke:var(--series-{s.colour})"
+            names.append(tag("line", style=stroke, x1=_n(x), y1=_n(y), x2=_n(x + 10), y2=_n(at)))
         names.append(_name(s, x + 10, at))
     return names
 

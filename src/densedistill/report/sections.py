@@ -108,7 +108,7 @@ def picture_map(image: NDArray[np.uint8], alt: str, caption: str = "") -> Markup
     return tag(
         "figure",
         tag("div", picture, class_="frame"),
-        tag("figcaption", caption) if caption else None,
+        tag("figcaption", caption.replace(" %", "\u00a0%")) if caption else None,
         class_="map",
     )
 
