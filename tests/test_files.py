@@ -4,7 +4,7 @@ import os
 import pytest
 
 from densedistill import UserError
-from densedistill.files import atomic_write, remove_parts, to_json, write_bytes, write_text
+from densedistill.files import atomic_write, remove_parts, require_writable, to_json, write_bytes, write_text
 
 
 def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path):
@@ -90,3 +90,19 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 def test_json_has_no_words_that_strict_parsers_refuse():
     values = {"a": [1.5, float("nan")], "b": (float("inf"), {"c": -float("inf")}), "d": "NaN", "e": True}
     assert to_json(values) == '{"a": [1.5, null], "b": [null, {"c": null}], "d": "NaN", "e": true}'
+
+
+def test_what_cannot_be_written_is_told_before_the_work_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("there")
+    require_writable(None, tmp_path / "file", tmp_path / "new" / "deep" / "a.json")
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "a.json", "Not a directory")):
+        with pytest.raises(UserError, match=rf"cannot write {path}: {why}"):
+            require_writable(path)
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "there"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a file system that refuses")
+def test_a_folder_that_takes_no_file_is_told_before_the_work():
+    with pytest.raises(UserError, match=r"cannot write /proc/a\.json: "):
+        require_writable("/proc/a.json")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,6 +69,19 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview, sync: bo
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8; UserError as `atomic_write`."""
     write_bytes(path, text.encode())
+
+
+def require_writable(*paths: str | os.PathLike[str] | None) -> None:
+    """Raise UserError unless each of `paths` (None for none) could be written, before the work whose results
+    go there; nothing is left behind."""
+    for path in (Path(path) for path in paths if path is not None):
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            folder = next(above for above in path.absolute().parents if above.exists())
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -53,12 +53,14 @@ def run(args: argparse.Namespace) -> int:
 
     from ..deployment.benchmark import benchmark
     from ..errors import as_count
+    from ..files import require_writable
     from ..networks.device import find_device
     from ._console import table_console
     from .models import parse_size
 
     if args.threads is not None:
         torch.set_num_threads(as_count("--threads", args.threads))
+    require_writable(args.json, args.html)
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     result = benchmark(
         args.networks,

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..errors import UserError
+    from ..files import require_writable
     from ..inference.evaluate import evaluate
     from ..networks.device import find_device
     from ._console import table_console
@@ -102,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     networks = [*args.networks, *map(Path, args.runs)]
     if not networks:
         raise UserError("name at least one network, for example: densedistill evaluate sgbm --data samples")
+    require_writable(args.json)
     console = table_console()
     result = evaluate(
         networks,

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ..deployment.check import LIMIT
     from ..deployment.export import check_format, export
     from ..errors import UserError, counted
+    from ..files import require_writable
     from ..inference.load import load_predictor
     from ..inference.predictor import Predictor
     from ._console import table_console
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.data or args.root) and not args.int8:
         raise UserError("--data and --root are for the figures of --int8")
     check_format(path)
+    require_writable(path)
     predict = load_predictor(args.network, args.max_disparity)
     if not isinstance(predict, Predictor) or not list(predict.net.parameters()):
         raise UserError(f"{args.network} is no network that could be exported")
