@@ -294,7 +294,7 @@ def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
     net = getattr(predict, "net", None)
     runtime = net.runtime if isinstance(net, Runtime) else "torch" if isinstance(predict, Predictor) else ""
     row = Row(
-        run_label(network) or getattr(predict, "name", _word(network)),
+        run_label(network) or str(getattr(predict, "name", _word(network))),
         runtime,
         getattr(predict, "precision", ""),
         size,
