@@ -52,7 +52,7 @@ def test_folding_keeps_what_a_convolution_and_its_normalisation_compute(kind, gr
     torch.testing.assert_close(folded(image), network(image))
 
 
-@pytest.mark.parametrize("name", ["dsnet_slim", "acvnet_slim"])
+@pytest.mark.parametrize("name", ["dsnet_slim", "acvnet_slim", "tsnnet_student"])
 def test_folding_leaves_a_stereo_network_its_disparity_its_paths_and_itself(name):
     network = settle(create_model(name, max_disparity=64)).double()
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from .layers.convolution import Conv3d, DepthwiseConv2d, JoiningConv2d, Transpos
 from .layers.volume_compared import PairConvolution
 
 Network = TypeVar("Network", bound=nn.Module)
+Trace = Callable[[nn.Module], tuple[list[Any], bool]]
 
 _OF_TORCH = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Those that compute by `weight` and `bias` as they are.
@@ -48,8 +50,9 @@ def fold_batch_norm(network: Network, in_place: bool = False) -> Network:
     """
     network = (network if in_place else copy.deepcopy(network)).eval().requires_grad_(False)
     uses = Counter(id(child) for parent in network.modules() for child in parent._modules.values())
-    pairs = list(_pairs(network))
-    parted = _parted(network, [(conv, norm) for *_, conv, norm in pairs])
+    trace = functools.cache(_trace)
+    pairs = list(_pairs(network, trace))
+    parted = _parted(network, {conv: norm for *_, conv, norm in pairs}, trace)
     for parent, name, conv, norm in pairs:
         whole = uses[id(conv)] == uses[id(norm)] == 1 and conv not in parted
         if whole and not _hooked(conv) and not _hooked(norm):
@@ -64,7 +67,7 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+def _pairs(network: nn.Module, trace: Trace) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield each module with a normalisation behind a convolution, the former's name, and both."""
     holders = [module for module in network.modules() if any(map(_folds, module.children()))]
     for parent in holders:
@@ -73,7 +76,7 @@ def _pairs(network: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
                 if type(conv) in _FOLDABLE and _folds(norm):
                     yield parent, name, conv, norm
         elif _is_block(parent):
-            yield from _traced_pairs(parent)
+            yield from _traced_pairs(parent, trace)
 
 
 def _is_block(module: nn.Module) -> bool:
@@ -85,9 +88,9 @@ def _is_block(module: nn.Module) -> bool:
     return not any(_folds(child) for part in parts for child in part.children())
 
 
-def _traced_pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]]:
+def _traced_pairs(parent: nn.Module, trace: Trace) -> Iterator[tuple[nn.Module, str, Any, Any]]:
     """Yield the pairs among `parent`'s children, as `_pairs` does, by the order in which it calls them."""
-    nodes, whole = _trace(parent)
+    nodes, whole = trace(parent)
     if not whole:
         return
     calls = [node for node in nodes if node.op == "call_module"]
@@ -101,14 +104,17 @@ def _traced_pairs(parent: nn.Module) -> Iterator[tuple[nn.Module, str, Any, Any]
                 yield parent.get_submodule(path), name, conv, norm
 
 
-def _parted(network: nn.Module, pairs: list[tuple[Any, Any]]) -> set[Any]:
-    """Return the convolutions among `pairs` that somebody computes with otherwise than with both of them."""
-    norms, convs = dict(pairs), {norm: conv for conv, norm in pairs}
+def _parted(network: nn.Module, norms: Mapping[Any, Any], trace: Trace) -> set[Any]:
+    """Return the convolutions among those of `norms`, which follow them, that somebody computes with
+    otherwise than with both in turn."""
+    # A `PairConvolution` is no layer of a sequence; what is around it knows how it is normalised.
+    norms = {conv: norm for conv, norm in norms.items() if type(conv) is not PairConvolution}
+    convs = {norm: conv for conv, norm in norms.items()}
     paired, found = {*norms, *convs}, set()
     for parent in network.modules():
         if _is_container(parent) or parent in paired or paired.isdisjoint(parent.modules()):
             continue
-        nodes, whole = _trace(parent)
+        nodes, whole = trace(parent)
         modules = {node: parent.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"}
         for node, module in modules.items():
             behind = [modules.get(use) for use in node.users]
