@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from densedistill.data import formats
 from densedistill.data.store import Store
 from densedistill.distillation.teachers import EnsembleTeacher, PredictorTeacher, create_teacher
 from densedistill.inference.predictor import Predictor
-from densedistill.labelling import Settings, engine, label
+from densedistill.labelling import Settings, engine, label, scale
 from densedistill.labelling.estimate import estimate
 from densedistill.labelling.frames import open_frames
 from densedistill.networks import InputSpec
@@ -370,3 +371,15 @@ def test_of_two_workers_one_dies_and_nothing_is_lost_or_doubled(cluster, pairs, 
     assert sorted(Store(out).names) == [f"{i:06d}" for i in range(5)]
     shards = {k: v for k, v in content(out).items() if k.startswith("shards")}
     assert shards == {k: v for k, v in content(whole).items() if k.startswith("shards")}
+
+
+def test_processes_take_the_gpus_in_turn_unless_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(scale, "Job", lambda settings: settings)
+    monkeypatch.setattr(scale, "_job", None)
+    for device, expected in (("cuda", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
+        begun, taken = multiprocessing.get_context("spawn").Value("i", 0), []
+        for _ in range(3):
+            scale._begin(Settings({"name": "sgbm"}, {}, str(tmp_path), device=device), 1, begun)
+            taken.append(scale._job.device)
+        assert taken == expected

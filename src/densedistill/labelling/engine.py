@@ -51,7 +51,7 @@ class Settings:
         mirrored: store the answers to the mirrored frames, too, for training with horizontal flips.
         taps: the teacher's taps to store beside its outputs.
         images: store the frames themselves, too.
-        device: where the teacher runs.
+        device: where the teacher runs; of several processes on `cuda` each takes the next GPU.
     """
 
     teacher: Mapping[str, Any]

@@ -7,6 +7,7 @@ is simply made again, and one that two workers make is made the same.
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -46,8 +47,11 @@ def _on_processes(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     left = list(numbers)
     context = multiprocessing.get_context("spawn")  # a fork would inherit OpenCV's and torch's threads
+    begun = context.Value("i", 0)
     for _ in range(RESTARTS):
-        pool = concurrent.futures.ProcessPoolExecutor(processes, context, _begin, (settings, processes))
+        pool = concurrent.futures.ProcessPoolExecutor(
+            processes, context, _begin, (settings, processes, begun)
+        )
         try:
             futures = {pool.submit(_make, number): number for number in left}
             for future in concurrent.futures.as_completed(futures):
@@ -65,9 +69,15 @@ def _on_processes(
     )
 
 
-def _begin(settings: Settings, processes: int) -> None:
+def _begin(settings: Settings, processes: int, begun: Any) -> None:
+    """Make this process a worker; `begun`, which all share, counts those before it, so that they take the
+    GPUs in turn where none is named."""
     global _job
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    with begun.get_lock():
+        turn, begun.value = begun.value, begun.value + 1
+    if settings.device == "cuda":
+        settings = dataclasses.replace(settings, device=f"cuda:{turn % torch.cuda.device_count()}")
     _job = Job(settings)
 
 
