@@ -11,6 +11,7 @@ from densedistill.errors import UserError
 from densedistill.recipes import load_recipe
 from densedistill.training import Run, final
 from densedistill.training.callbacks import Pilot
+from densedistill.training.optimizer import continue_from
 from densedistill.training.train import _fit, _lightning, train
 
 
@@ -76,3 +77,16 @@ def test_full_memory_of_a_gpu_is_one_line(tmp_path, said):
     module = SimpleNamespace(step=3, recipe=load_recipe(toy.recipe()), run=Run(tmp_path))
     with pytest.raises(UserError, match=r"^step 3: memory is full; what helps: trainer\.accumulate: 2"):
         _fit(Full(), module, None, Pilot(None, None))
+
+
+def test_step_counts_of_another_device_lie_where_a_fused_optimizer_wants_them():
+    """Beside the weights; a run on Apple's GPU, where nothing is fused, leaves them on the CPU."""
+    learned = torch.nn.Parameter(torch.zeros(3))
+    before = torch.optim.Adam([learned], fused=False)
+    learned.grad = torch.ones(3)
+    before.step()
+    elsewhere = torch.nn.Parameter(torch.zeros(3, device="meta"))
+    after = torch.optim.Adam([elsewhere], fused=True)
+    continue_from(after, before.state_dict())
+    assert after.state[elsewhere]["step"].device == elsewhere.device
+    assert after.param_groups[0]["fused"]

@@ -51,14 +51,14 @@ def continue_from(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> No
     try:
         if ("betas" in own[0]) != ("betas" in state["param_groups"][0]):
             raise ValueError("it is of another optimizer")
-        optimizer.load_state_dict(state)
+        groups = [saved | mine for saved, mine in zip(state["param_groups"], own, strict=True)]
+        # Before loading: where a step count lies depends on whether the optimiser is fused here.
+        optimizer.load_state_dict({**state, "param_groups": groups})
     except ValueError as error:
         raise UserError(
             f"the checkpoint does not fit the recipe: {error}; a resumed run keeps its optimizer.name and "
             "student.freeze"
         ) from None
-    for group, values in zip(optimizer.param_groups, own, strict=True):
-        group.update(values)
 
 
 def freeze(network: nn.Module, paths: Sequence[str]) -> None:
