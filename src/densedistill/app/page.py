@@ -228,9 +228,7 @@ class _Results:
                             found = gradio.Image(label=label, **options)
                             error = gradio.Image(label=f"{label}: error", visible=False, **options)
                         self.components += [found, error]
-            self.components.append(
-                gradio.File(label="Files", file_count="multiple", interactive=False, height=220)
-            )
+            self.components.append(gradio.File(label="Files", file_count="multiple", interactive=False))
 
     def updates(self, found: Comparison) -> list[Any]:
         """Return the new values of `components`, in their order."""
