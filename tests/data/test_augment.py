@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -417,15 +415,3 @@ def test_every_option_is_described():
     from densedistill.data.augment import Options
 
     assert all(f"{name}:" in (Options.__doc__ or "") for name in OPTIONS)
-
-
-@pytest.mark.full
-def test_a_core_augments_60_crops_a_second(motorcycle):
-    augment = build_augmentation(
-        {"augment": "strong", "crop": [256, 512], "noise": 5.0, "blur": 1.0, "jpeg": 50}
-    )
-    augment(motorcycle, rng())
-    start = time.process_time()
-    for seed in range(60):
-        augment(motorcycle, rng(seed))
-    assert time.process_time() - start < 1
