@@ -56,7 +56,15 @@ class Graph(nn.Module):
         for name, (source, target) in zip(("rows", "columns"), pairs, strict=True):
             self.register_buffer(name, _resizing(source, target, self.spec.antialias) if scaled else None)
 
-    def forward(self, *images: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        image: Tensor,
+        second: Tensor | None = None,
+        third: Tensor | None = None,
+        fourth: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        # One argument for each image: torch 2.9 writes guards of `*images` that it cannot run.
+        images = [given for given in (image, second, third, fourth) if given is not None]
         outputs = self.network(*map(self._prepare, images))
         if isinstance(outputs, Tensor):
             outputs = {self.keys[0]: outputs}
@@ -192,9 +200,8 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     for shape in shapes:
         try:
             with torch.no_grad():
-                # `forward` takes any number of images, so its dynamic shapes are one tuple.
                 return _without_paths(
-                    torch.export.export(graph, images, dynamic_shapes=((shape,) * len(images),), strict=False)
+                    torch.export.export(graph, images, dynamic_shapes=(shape,) * len(images), strict=False)
                 )
         except UserError:
             raise
