@@ -74,8 +74,8 @@ def test_commands_on_a_page_are_understood(page):
         elif words[0] == "torchrun":
             assert words[words.index("-m") + 1] == "densedistill"
             parse(words[words.index("-m") + 2 :], line)
-        elif words[0] == "densedistill":
-            parse(words[1:], line)
+        elif words[0] in ("densedistill", "srun"):
+            parse(words[words.index("densedistill") + 1 :], line)
         else:
             assert words[0] in NOT_OURS, line
 

@@ -45,7 +45,7 @@ def distill(
         Interrupted: Ctrl-C; everything up to then is in the checkpoint.
     """
     from .training import train
-    from .training.run import is_first_process
+    from .training.launch import is_first_process
 
     run = train(recipe, run=run_dir, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
     if is_first_process():

@@ -1,5 +1,8 @@
 """Two processes over gloo against one."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import yaml
@@ -50,6 +53,25 @@ def test_two_processes_with_frozen_batch_norm_train_as_one_does(tmp_path):
     figures = [[line["validate/epe"] for line in run.history if "validate/epe" in line] for run in (one, two)]
     assert figures[1] == pytest.approx(figures[0], rel=1e-4)
     assert len(figures[1]) == 2
+
+
+@pytest.mark.full
+def test_two_tasks_that_slurm_started_train_as_one_does(tmp_path):
+    assert start(tmp_path, 1, student__frozen_bn=True).returncode == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        said = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+        said |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+
+    def task(number):
+        own = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+        return run_in_another_process(tmp_path, "train", "toy.yaml", "--run", "run2", **said, **own)
+
+    with ThreadPoolExecutor(2) as tasks:
+        for done in tasks.map(task, range(2)):
+            assert done.returncode == 0, done.stderr
+    one, two = open_run(tmp_path / "run1"), open_run(tmp_path / "run2")
+    torch.testing.assert_close(curve(two), curve(one), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.full

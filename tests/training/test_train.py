@@ -1,3 +1,4 @@
+import gc
 import itertools
 import json
 import os
@@ -26,6 +27,7 @@ from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import load_checkpoint
 from densedistill.training.final import finish
+from densedistill.training.module import TrainingModule
 from densedistill.training.run import Run
 from densedistill.training.train import make_objective
 
@@ -79,6 +81,14 @@ def test_training_lowers_the_loss_and_leaves_a_whole_run(tmp_path, capsys):
     said = r"step 30:  validate/epe \d+\.\d{3} px  validate/d1 \d+\.\d{2} %"  # as tables have it
     assert re.search(said, capsys.readouterr().err)
     assert list((run.path / "tensorboard").glob("events*"))
+
+
+def test_a_finished_training_is_forgotten_and_termination_ends_the_process_again(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(toy.recipe(schedule={"steps": 2}), run=tmp_path / "run")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is TrainingModule]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Distil, and print what was reached and written."""
     overrides = overrides_of(args)
     recipe = read_recipe(args, overrides)
-    from ..training.run import is_first_process
+    from ..training.launch import is_first_process
     from ..verbs import distill
 
     directory = directory_of(args, recipe)

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     overrides = overrides_of(args)
     recipe = read_recipe(args, overrides)
     from ..training import train
-    from ..training.run import is_first_process
+    from ..training.launch import is_first_process
 
     directory = directory_of(args, recipe)
     # A recipe that was read has them already.

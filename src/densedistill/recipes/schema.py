@@ -208,8 +208,9 @@ class Trainer:
             third less memory for a few percent of the time, and the same gradients.
         compile: torch.compile the student, which then decides itself what is kept.
         channels_last: memory format of the weights; null: the student's is what trains faster here.
-        devices: processes on this machine; null: every GPU, or one process on a CPU.
-        nodes: machines.
+        devices: processes on each machine; null: as many as torchrun or srun started, else one for every GPU,
+            or a single one on a CPU.
+        nodes: machines; null: those on which torchrun or srun started processes, else this one.
         accelerator: `auto`, `cpu`, `gpu`, …
         threads: threads of one process; null leaves torch's choice.
         validate_every: steps between validations; null: each epoch, or ten times over steps or minutes.
@@ -228,7 +229,7 @@ class Trainer:
     compile: bool = False
     channels_last: bool | None = None
     devices: int | None = None
-    nodes: int = 1
+    nodes: int | None = None
     accelerator: str = "auto"
     threads: int | None = None
     validate_every: int | None = None

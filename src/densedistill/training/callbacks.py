@@ -42,27 +42,31 @@ class Pilot(L.Callback):
         self.run_log, self.validator = log, validator
         self._saved_at = time.monotonic()
         self._signal: int | None = None
-        self._handlers: dict[int, Any] = {}
         self._stepping = False
         self.interrupted = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C for the length of a `with` block; Lightning would turn it into exit status 1."""
-        self._listen(signal.SIGINT)
+        """Take Ctrl-C and termination for the length of a `with` block.
+
+        Lightning would turn the first into exit status 1. Were the second taken within its `fit`, its own
+        handler would stay behind, hold the training in memory, and ignore termination.
+        """
+        before = {number: self._listen(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            self._handlers = {}
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
-    def _listen(self, number: int) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers[number] = signal.signal(number, self._on_signal)
+    def _listen(self, number: int) -> Any:
+        """Return who listened before; only a main thread may take a signal."""
+        main = threading.current_thread() is threading.main_thread()
+        return signal.signal(number, self._on_signal) if main else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the logs, and take over from Lightning what it does on termination."""
+        """Open the logs, and take back termination, which Lightning has taken meanwhile."""
         assert isinstance(pl_module, TrainingModule)
         self._listen(signal.SIGTERM)
         self._stepping = True
@@ -96,9 +100,7 @@ class Pilot(L.Callback):
             trainer.should_stop = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Close the logs, and give termination back before Lightning puts its own handlers away."""
-        if signal.SIGTERM in self._handlers:
-            signal.signal(signal.SIGTERM, self._handlers.pop(signal.SIGTERM))
+        """Close the logs."""
         self.run_log.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from ..errors import UserError
 from ..files import to_json, write_text
 from ..recipes import Recipe, Stages, load_recipe
+from .launch import launched
 
 
 class Run:
@@ -137,7 +137,8 @@ def choose_directory(recipe: Recipe | Stages, twin: bool) -> Path:
     chosen = os.environ.get("DENSEDISTILL_RUN")
     if chosen:
         return Path(chosen)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    start = launched()
+    if start and start.machines * start.each > 1:
         raise UserError("several processes need one directory: name it with --run DIR")
     stem = recipe.name.replace("/", "-").replace(":", "-") + ("-twin" if twin else "")
     path, number = Path("runs") / stem, 1
@@ -149,11 +150,3 @@ def choose_directory(recipe: Recipe | Stages, twin: bool) -> Path:
 
 def _round(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def is_first_process() -> bool:
-    """Return whether this process is the one that writes (rank 0), also before processes know each other."""
-    with contextlib.suppress(ValueError):
-        rank = int(os.environ.get("RANK") or 0)
-        return rank == 0 and int(os.environ.get("LOCAL_RANK") or 0) == 0
-    return True

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..files import write_bytes
 from ..recipes import Recipe, Stages, Student, Teacher
-from .run import Run, is_first_process
+from .launch import is_first_process
+from .run import Run
 
 
 def stage_runs(stages: Stages, run: Run) -> dict[str, Run]:

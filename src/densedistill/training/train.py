@@ -30,10 +30,11 @@ from .adversarial import AdversarialModule
 from .callbacks import AtOnce, Interrupted, Pilot
 from .checkpoint import Counters, load_checkpoint, restore
 from .ema import WeightAverage
+from .launch import check_launch, is_first_process, launched
 from .log import RunLog
 from .module import TrainingModule, seed_all
 from .optimizer import freeze
-from .run import Run, choose_directory, is_first_process, open_run
+from .run import Run, choose_directory, open_run
 from .schedule import Course
 from .synchronise import SynchronisedNorms
 from .validation import Validator, open_validation, trained_on
@@ -234,6 +235,7 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
         UserError: this machine has no such accelerator, or not so many of them.
     """
     import lightning as L
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     config = recipe.trainer
@@ -241,17 +243,22 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
     gpu = on_gpu(accelerator)
     if accelerator == "auto":
         accelerator = "gpu" if gpu else "cpu"
-    started = int(os.environ.get("LOCAL_WORLD_SIZE") or 0)  # torchrun says how many it started
-    devices = config.devices or started or (torch.cuda.device_count() if gpu else 1)
-    several = config.nodes > 1 or devices > 1
+    start = launched()
+    devices = config.devices or (start.each if start else torch.cuda.device_count() if gpu else 1)
+    nodes = config.nodes or (start.machines if start else 1)
+    check_launch(nodes, devices)
+    several = nodes > 1 or devices > 1
+    plugins: list[Any] = [SynchronisedNorms()] if several and gpu and not recipe.student.frozen_bn else []
     try:
+        if start and start.by == "srun":  # a run goes on from its own checkpoint, not from Lightning's
+            plugins.append(SLURMEnvironment(auto_requeue=False))
         return L.Trainer(
             accelerator=accelerator,
             devices=devices,
-            num_nodes=config.nodes,
+            num_nodes=nodes,
             strategy="ddp" if several else "auto",
             precision="bf16-mixed" if _bfloat16(config.precision, gpu) else "32-true",
-            plugins=[SynchronisedNorms()] if several and gpu and not recipe.student.frozen_bn else None,
+            plugins=plugins,
             accumulate_grad_batches=config.accumulate,
             max_epochs=1,
             callbacks=[pilot],
@@ -263,7 +270,7 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
             num_sanity_val_steps=0,
             default_root_dir=run.path,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:  # the second of SLURM's settings
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"trainer: there is no {accelerator} with {devices} devices here: {reason}") from None
 
