@@ -48,7 +48,7 @@ def test_a_detector_answers_in_boxes_and_learns_every_parameter(name, tmp_path):
 
 
 def test_a_size_that_does_not_fit_is_refused_in_one_line():
-    with pytest.raises(dd.UserError, match=r"multiples of 32, got 65x64"):
+    with pytest.raises(dd.UserError, match=r"multiples of 32, got 64x65"):
         small("fcos")(torch.zeros(1, 3, 64, 65))
 
 

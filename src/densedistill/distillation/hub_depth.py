@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest
 from ..metrics.depth import fit_scale_and_shift
 from ..networks.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
-from ..networks.layers.encoders import resize
+from ..networks.layers.image import resize
 from .teachers import TEACHERS, NetworkTeacher
 
 KINDS = ("auto", "metric", "inverse")

@@ -60,17 +60,13 @@ class Layout:
         return sum(math.prod(shape) for key, shape in self.unused.items() if not _is_statistic(key))
 
 
-def pair_entries(
-    prefix: str, weight: tuple[int, ...], layers: Iterable[str] = ("0", "1")
-) -> dict[str, tuple[int, ...]]:
+def pair_entries(prefix: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Return the published entries, and shapes, of a convolution without bias and its batch normalisation."""
-    conv, norm = layers
-    channels = (weight[0],)
-    vectors = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), channels)
+    vectors = ("weight", "bias", "running_mean", "running_var")
     return {
-        f"{prefix}.{conv}.weight": weight,
-        **{f"{prefix}.{norm}.{name}": shape for name, shape in vectors.items()},
-        f"{prefix}.{norm}.num_batches_tracked": (),
+        f"{prefix}.0.weight": weight,
+        **{f"{prefix}.1.{name}": (weight[0],) for name in vectors},
+        f"{prefix}.1.num_batches_tracked": (),
     }
 
 

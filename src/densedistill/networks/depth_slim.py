@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .input_spec import InputSpec
-from .layers.encoders import image_encoder, resize
-from .layers.image import at_least_float32
+from .layers.encoders import image_encoder
+from .layers.image import at_least_float32, resize
 from .registry import register_model
 from .spatialkd import AdaptedEncoder, PreConv, SpatialKD, group_norm
 

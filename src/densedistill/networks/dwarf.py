@@ -12,6 +12,7 @@ called disparity change although it is the whole disparity at t1; outside both a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ._layout import Layout, Rule
 from .input_spec import InputSpec
 from .layers.convolution import FewChannelsConv2d, join
 from .layers.correlation import correlation_1d, correlation_2d, correlation_3d
+from .layers.image import at_least_float32, check_multiple
 from .layers.warp import inside, resize_legacy, warp
 from .registry import register_model
 
@@ -154,13 +156,14 @@ class Context(nn.Sequential):
     def __init__(self, inputs: int, widths: Sequence[int], motion: int):
         sizes = (inputs, *widths)
         dilations = (1, 2, 4, 8, 16, 1)[-len(widths) :]
-        convs = [Conv(sizes[i], sizes[i + 1], dilation=dilations[i]) for i in range(len(widths))]
+        convs = [Conv(a, b, dilation=d) for (a, b), d in zip(pairwise(sizes), dilations, strict=True)]
         super().__init__(*convs, FewChannelsConv2d(widths[-1], motion))
 
     def forward(self, features: Tensor) -> Tensor:
-        for i, conv in enumerate(self):
-            features = conv(features) if i == len(self) - 1 else act(conv(features))
-        return features
+        *convs, last = self
+        for conv in convs:
+            features = act(conv(features))
+        return last(features)
 
 
 class DWARF(nn.Module):
@@ -169,10 +172,9 @@ class DWARF(nn.Module):
     Args:
         channels: of the pyramid's levels, finest first; there are as many levels.
         trunk, head, context: widths of the estimators' trunk and heads and of the context networks.
-        clean: mend what the published code does by accident: positive disparities inside; the row and
-            column at
-            the border are sampled like the others; what a warp finds outside the image is zero in all three
-            views, not the border's pixel; the final motion is upsampled about pixel centres.
+        clean: mend what the published code does by accident: positive disparities inside; the row and column
+            at the border are sampled like the others; what a warp finds outside the image is zero in all
+            three views, not the border's pixel; the final motion is upsampled about pixel centres.
         normalized: correlate features of mean 0 and variance 1 at each pixel, much as UFlow does
             (Jonschkowski et al., ECCV 2020), and begin with weights that keep their variance (He et al.,
             ICCV 2015) and with motions near zero. Else weights begin as Glorot and Bengio's (AISTATS 2010):
@@ -182,6 +184,8 @@ class DWARF(nn.Module):
     Raises:
         UserError: images that differ, or whose size does not fit the pyramid.
     """
+
+    published = Layout()
 
     def __init__(
         self,
@@ -265,14 +269,7 @@ class DWARF(nn.Module):
         if len(shape) != 4 or shape[1] != 3 or any(image.shape != shape for image in images):
             came = ", ".join(str(tuple(image.shape)) for image in images)
             raise UserError(f"scene flow takes four image batches of one shape (B, 3, H, W), got {came}")
-        batch, _, height, width = shape
-        multiple = self.input_spec.multiple
-        if height % multiple or width % multiple or not height or not width:
-            raise UserError(
-                f"height and width must be multiples of {multiple}, got {height}x{width}; "
-                "Predictor pads images of any size, input_spec.prepare pads a batch"
-            )
-        return batch, (height, width)
+        return shape[0], check_multiple(shape[-2:], self.input_spec.multiple)
 
     def _warped(self, views: Sequence[Tensor], estimate: Tensor) -> list[Tensor]:
         """Return the four maps at the places where `estimate` (px of this level) says the left t0 view's
@@ -293,7 +290,7 @@ class DWARF(nn.Module):
 
     def _in_pixels(self, key: str, motion: Tensor) -> Tensor:
         sign = -1 if key != "flow" and not self.clean else 1
-        return motion.to(torch.promote_types(motion.dtype, torch.float32)) * (sign * UNIT)
+        return at_least_float32(motion) * (sign * UNIT)
 
     def _full_size(self, motion: Tensor, size: tuple[int, int]) -> Tensor:
         if self.clean:
@@ -337,7 +334,7 @@ def _upsampling(inputs: int, outputs: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
 
 
-def _rules(levels: int) -> tuple[Rule, ...]:
+def _rules() -> tuple[Rule, ...]:
     """Return how the published variables are called here."""
 
     def conv(i: int) -> str:
@@ -345,10 +342,10 @@ def _rules(levels: int) -> tuple[Rule, ...]:
 
     rules: list[Rule] = [
         (f"dwarf.Encoder.level_{n}.{conv(i)}", f"features.levels.{n - 1}.{i}")
-        for n in range(1, levels + 1)
+        for n in range(1, 7)
         for i in range(3)
     ]
-    for level in range(levels, 1, -1):
+    for level in range(6, 1, -1):
         theirs, ours = f"dwarf.decoder.block_{level}.estimator", f"estimators.{level}"
         rules += [(f"{theirs}.estimator_block_{i}.Conv", f"{ours}.trunk.convs.{i}") for i in range(3)]
         for key, name in _PUBLISHED.items():
@@ -368,7 +365,7 @@ def _rules(levels: int) -> tuple[Rule, ...]:
 def dwarf() -> DWARF:
     """DWARF as published: 19.6 M parameters, four images in multiples of 64 px."""
     network = DWARF()
-    setattr(network, "published", Layout(_rules(6)))  # noqa: B010
+    network.published = Layout(_rules())
     return network
 
 

@@ -7,6 +7,7 @@ The published weights come in three layouts, which differ in what the decoder's 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +18,8 @@ from ..errors import UserError
 from ._layout import Layout
 from .input_spec import InputSpec
 from .layers.convolution import join
-from .pspnet import full_precision, initialise, resize
+from .layers.image import check_image, segmentation_outputs
+from .pspnet import initialise
 from .registry import register_model
 
 _MEAN, _STD = (73.18188461, 82.93553322, 72.41519599), (45.3199, 46.1528, 44.9148)
@@ -31,30 +33,29 @@ UPSTREAM_SPEC = InputSpec(
     multiple=8,
 )
 
+_ENCODER = tuple(
+    (name, f"encoder.{name}")
+    for name in ("level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3")
+)
+
 
 def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Module:
     padding = (kernel - 1) // 2 * dilation
-    return _Named(conv=nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, bias=False))
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv))
 
 
-class _Named(nn.Sequential):
-    """Layers in a row under their published names."""
-
-    def __init__(self, **layers: nn.Module):
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
+def _norm_act(channels: int) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(bn=nn.BatchNorm2d(channels, eps=1e-3), act=nn.PReLU(channels)))
 
 
-def _norm_act(channels: int) -> _Named:
-    return _Named(bn=nn.BatchNorm2d(channels, eps=1e-3), act=nn.PReLU(channels))
-
-
-def _conv_norm_act(channels_in: int, channels_out: int, stride: int = 1) -> _Named:
-    return _Named(
-        conv=nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-        bn=nn.BatchNorm2d(channels_out, eps=1e-3),
-        act=nn.PReLU(channels_out),
+def _conv_norm_act(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
+            bn=nn.BatchNorm2d(channels_out, eps=1e-3),
+            act=nn.PReLU(channels_out),
+        )
     )
 
 
@@ -102,18 +103,17 @@ class Encoder(nn.Module):
 
     Args:
         classes: that are told apart.
-        p, q: residual units at 1/4 and at 1/8.
     """
 
-    def __init__(self, classes: int, p: int = 2, q: int = 8):
+    def __init__(self, classes: int):
         super().__init__()
         self.level1 = _conv_norm_act(3, 16, 2)
         self.b1 = _norm_act(19)
         self.level2_0 = DilatedUnit(19, 64, down=True)
-        self.level2 = nn.ModuleList(DilatedUnit(64, 64, residual=True) for _ in range(p))
+        self.level2 = nn.ModuleList(DilatedUnit(64, 64, residual=True) for _ in range(2))
         self.b2 = _norm_act(131)
         self.level3_0 = DilatedUnit(131, 128, down=True)
-        self.level3 = nn.ModuleList(DilatedUnit(128, 128, residual=True) for _ in range(q))
+        self.level3 = nn.ModuleList(DilatedUnit(128, 128, residual=True) for _ in range(8))
         self.b3 = _norm_act(256)
         self.classifier = _conv(256, classes, 1)
 
@@ -147,12 +147,7 @@ class ESPNetC(nn.Module):
         "features.encoder": ("encoder.b3",),
         "scores": ("encoder.classifier",),
     }
-    published = Layout(
-        rules=tuple(
-            (name, f"encoder.{name}")
-            for name in ("level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3", "classifier")
-        )
-    )
+    published = Layout(rules=(*_ENCODER, ("classifier", "encoder.classifier")))
 
     def __init__(self, classes: int = 19, upstream: bool = False):
         super().__init__()
@@ -162,12 +157,8 @@ class ESPNetC(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W), sides multiples of 8."""
-        _check_size(image)
-        scores = self.encoder(image)[-1]
-        logits = resize(full_precision(scores), image.shape[-2:])
-        return (
-            {"logits": logits, "intermediate": [{"logits": logits}]} if self.training else {"logits": logits}
-        )
+        size = check_image(image, 8)
+        return segmentation_outputs([self.encoder(image)[-1]], size, self.training)
 
 
 class ESPNet(nn.Module):
@@ -185,15 +176,7 @@ class ESPNet(nn.Module):
         "scores.encoder": ("encoder.classifier",),
         "scores": ("classifier",),
     }
-    published = Layout(
-        rules=(
-            ("classifier_1", "encoder.classifier"),
-            *(
-                (name, f"encoder.{name}")
-                for name in ("level1", "b1", "level2_0", "level2", "b2", "level3_0", "level3", "b3")
-            ),
-        )
-    )
+    published = Layout(rules=(*_ENCODER, ("classifier_1", "encoder.classifier")))
 
     def __init__(self, classes: int = 19, skip: Literal["b1", "level1"] = "b1", upstream: bool = False):
         super().__init__()
@@ -212,25 +195,16 @@ class ESPNet(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W), sides multiples of 8."""
-        _check_size(image)
+        size = check_image(image, 8)
         level1, first, second, scores = self.encoder(image)
         x = self.up_l3(self.br(scores))
         x = self.up_l2(self.combine_l2_l3(join(self.level3_C(second), x)))
         x = self.conv(join(x, first if self.skip == "b1" else level1))
-        logits = full_precision(self.classifier(x))
-        return (
-            {"logits": logits, "intermediate": [{"logits": logits}]} if self.training else {"logits": logits}
-        )
+        return segmentation_outputs([self.classifier(x)], size, self.training)
 
 
 def _up(channels: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels, channels, 2, 2, bias=False)
-
-
-def _check_size(image: Tensor) -> None:
-    height, width = image.shape[-2:]
-    if height % 8 or width % 8:
-        raise UserError(f"ESPNet wants sides that are multiples of 8, got {width}x{height}")
 
 
 @register_model("segmentation")

@@ -19,6 +19,8 @@ from ..errors import UserError
 from ._layout import Layout
 from .input_spec import InputSpec
 from .layers.boxes import Decoding
+from .layers.encoders import feature_encoder
+from .layers.image import check_image
 from .registry import register_model
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -85,12 +87,7 @@ class Encoder(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        import timm
-
-        try:
-            self.features = timm.create_model(name, features_only=True, pretrained=False)
-        except (RuntimeError, ValueError, AttributeError) as error:
-            raise UserError(f"timm gives no feature pyramid of '{name}': {error}") from None
+        self.features = feature_encoder(name)
         info: Any = self.features.feature_info
         at = {stride: i for i, stride in enumerate(info.reduction())}
         missing = [stride for stride in STRIDES[:3] if stride not in at]
@@ -232,14 +229,12 @@ class FCOS(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Return `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N) for a prepared `image`."""
-        height, width = image.shape[-2:]
-        if height % 32 or width % 32:
-            raise UserError(f"FCOS wants sides that are multiples of 32, got {width}x{height}")
+        size = check_image(image, 32)
         levels = [self.head(level, i) for i, level in enumerate(self.pyramid(self.body(image)))]
         together = self.predictions(levels)
         if not self.training and not together.is_meta:  # where costs are counted there are no detections
             raw = self._raw(together, [level[0].shape[-2] * level[0].shape[-1] for level in levels])
-            return raw if self.raw else self.decoding(raw, (height, width))
+            return raw if self.raw else self.decoding(raw, size)
         names = ("class_logits", "distances", "centerness")
         nothing = together.new_zeros(len(image), 0)
         return {

@@ -19,9 +19,11 @@ from .layers.volume_compared import PairConvolution
 Network = TypeVar("Network", bound=nn.Module)
 Trace = Callable[[nn.Module], tuple[list[Any], bool]]
 
-_OF_TORCH = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Those that compute by `weight` and `bias` as they are.
-_FOLDABLE = (*_OF_TORCH, Conv3d, DepthwiseConv2d, JoiningConv2d, PairConvolution, TransposedConv3d)
+_FOLDABLE = (
+    *(nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(Conv3d, DepthwiseConv2d, JoiningConv2d, PairConvolution, TransposedConv3d),
+)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 _tracing = threading.Lock()  # what torch.fx changes while it traces, another trace must not find changed
 

@@ -141,7 +141,7 @@ class LacGwcNet(nn.Module):
         logits = self.aggregation(volume, self.training or self.all_heads)
         if not self.training:
             logits = logits[-1:]
-        logits = [upsample_logits(one, self.max_disparity, size, align_corners=True) for one in logits]
+        logits = [upsample_logits(one, self.max_disparity, size, self.align_corners) for one in logits]
         if self.refinement is not None:
             logits.append(self.refinement(logits[-1], left))
         return disparity_outputs(logits, self.regress, self.training)

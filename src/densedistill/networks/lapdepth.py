@@ -19,8 +19,8 @@ from ..errors import UserError
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
 from .layers.convolution import join
-from .layers.encoders import image_encoder, resize, resnet_features
-from .layers.image import at_least_float32, check_image, depth_outputs
+from .layers.encoders import image_encoder, resnet_features
+from .layers.image import at_least_float32, check_image, depth_outputs, resize
 from .registry import register_model
 from .spatialkd import group_norm
 
@@ -170,7 +170,7 @@ class LapDepth(nn.Module):
             restored = residual + twice(restored)
             if i == 3:
                 restored = restored.sigmoid()
-        return depth_outputs([restored * self.max_depth], self.training)
+        return depth_outputs(restored * self.max_depth, self.training)
 
     def train(self, mode: bool = True) -> LapDepth:
         """Set the mode; a frozen encoder's batch norms keep their statistics."""

@@ -21,6 +21,7 @@ from .input_spec import InputSpec
 from .layers.activated_norm import ActivatedNorm
 from .layers.convolution import join
 from .layers.exporting import is_exporting
+from .layers.image import resize, segmentation_outputs
 from .registry import register_model
 
 # BGR levels of 255, less the mean of ImageNet, not divided by anything.
@@ -127,8 +128,9 @@ class AdaptiveMean(nn.AdaptiveAvgPool2d):
 class Pyramid(nn.Module):
     """Means over 1, 4, 9 and 36 regions beside the feature itself, mixed by one convolution."""
 
-    def __init__(self, channels: int, width: int, sizes: Sequence[int] = (1, 2, 3, 6)):
+    def __init__(self, channels: int, width: int):
         super().__init__()
+        sizes = (1, 2, 3, 6)
         self.stages = nn.ModuleList(
             nn.Sequential(
                 AdaptiveMean(size),
@@ -145,7 +147,7 @@ class Pyramid(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pyramid's feature (B, width, H, W) for `x` (B, C, H, W)."""
-        levels = [resize(stage(x), x.shape[-2:]) for stage in self.stages]
+        levels = [resize(stage(x), x.shape[-2:], align_corners=True) for stage in self.stages]
         return self.bottleneck(join(*levels, x))
 
 
@@ -204,12 +206,8 @@ class PSPNet(nn.Module):
         for i in (1, 2, 3):
             x = self.get_submodule(f"layer{i}")(x)
         scores = self.head(self.pyramid(self.get_submodule("layer4")(x)))
-        size = image.shape[-2:]
-        logits = resize(full_precision(scores), size)
-        if not self.training:
-            return {"logits": logits}
-        auxiliary = resize(full_precision(self.auxiliary(x)), size)
-        return {"logits": logits, "intermediate": [{"logits": auxiliary}, {"logits": logits}]}
+        heads = [self.auxiliary(x), scores] if self.training else [scores]
+        return segmentation_outputs(heads, image.shape[-2:], self.training)
 
 
 class PlainResNet(nn.Module):
@@ -240,22 +238,7 @@ class PlainResNet(nn.Module):
         """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W)."""
         x = self.pool(F.relu(self.bn1(self.conv1(image))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits = resize(full_precision(self.head(x)), image.shape[-2:])
-        return (
-            {"logits": logits, "intermediate": [{"logits": logits}]} if self.training else {"logits": logits}
-        )
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Return `x` resized to `size` bilinearly with aligned corners, as every part of the system does it."""
-    if x.shape[-2:] == tuple(size):
-        return x
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
-
-
-def full_precision(scores: Tensor) -> Tensor:
-    """Return `scores` in float32, or as they are when float64: resizing in half precision loses classes."""
-    return scores if scores.dtype == torch.float64 else scores.float()
+        return segmentation_outputs([self.head(x)], image.shape[-2:], self.training)
 
 
 def make_layer(

@@ -36,7 +36,7 @@ class Fit(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether every entry of the network is there and nothing else."""
-        return not (self.missing or self.unexpected or self.other_shape)
+        return not self.misfits
 
     @property
     def misfits(self) -> int:
@@ -352,8 +352,8 @@ def _misfit(fit: Fit) -> str:
     return "; ".join(f"{len(keys)} entries {kind} ({_some(keys)})" for kind, keys in kinds if keys)
 
 
-def _some(keys: list[str], count: int = 3) -> str:
-    return ", ".join(keys[:count]) + (", …" if len(keys) > count else "")
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
 
 
 def _made_with(network: nn.Module, source: str | Path) -> str:

@@ -14,7 +14,7 @@ from ..registry import Registry, construct
 from ..tasks import get_task
 from .input_spec import InputSpec
 
-MODELS = Registry("network", ("densedistill.networks",))
+MODELS = Registry("network")
 _TASKS: dict[str, str] = {}
 
 

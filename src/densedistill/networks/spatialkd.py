@@ -25,10 +25,9 @@ from .layers.encoders import (
     load_torchvision_mobilenet,
     mobilenet_features,
     mobilenet_rules,
-    resize,
     resnet_features,
 )
-from .layers.image import at_least_float32, check_image, depth_outputs
+from .layers.image import at_least_float32, check_image, depth_outputs, resize
 from .registry import register_model
 
 # What the adaptation blocks turn the five features of any encoder into.
@@ -168,7 +167,7 @@ class SpatialKD(nn.Module):
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Return `{"depth": (B, 1, H, W)}`, metres, of `image` (B, 3, H, W), halved and normalised."""
         size = check_image(image, 16, (32, 32))
-        return depth_outputs([self.decoder(self.encoder(image), size)], self.training)
+        return depth_outputs(self.decoder(self.encoder(image), size), self.training)
 
 
 def _layout(backbone: Sequence[Rule]) -> Layout:

@@ -39,9 +39,13 @@ from .registry import register_model
 
 Size = Literal["teacher", "student", "compact", "naive"]
 
-# Blocks of the four stages of the features; Naive has two.
-_BLOCKS = {"teacher": (3, 16, 3, 3), "student": (1, 1, 1, 1), "compact": (1, 1, 1, 1), "naive": (1, 1)}
-_CHANNELS = {"naive": (16, 80)}
+# Blocks of the four stages of the features, and their channels; Naive has two.
+_STAGES = {
+    "teacher": ((3, 16, 3, 3), (32, 64, 128, 128)),
+    "student": ((1, 1, 1, 1), (32, 64, 128, 128)),
+    "compact": ((1, 1, 1, 1), (32, 64, 128, 128)),
+    "naive": ((1, 1), (16, 80)),
+}
 _CLASS_WIDTH = 3  # levels of the volume in one class of the detector
 
 
@@ -57,7 +61,7 @@ class Features(nn.Module):
         outputs: channels of the output.
     """
 
-    def __init__(self, blocks: Sequence[int], channels: Sequence[int] = (32, 64, 128, 128)):
+    def __init__(self, blocks: Sequence[int], channels: Sequence[int]):
         super().__init__()
         stem = [InvertedResidual(3, 32, 2, 3), nn.ReLU()]
         for _ in range(2 if len(blocks) > 2 else 1):
@@ -210,7 +214,7 @@ class TSNnet(nn.Module):
         check_max_disparity(max_disparity, 16)
         self.max_disparity = max_disparity
         levels = max_disparity // 4
-        self.features = Features(_BLOCKS[size], _CHANNELS.get(size, (32, 64, 128, 128)))
+        self.features = Features(*_STAGES[size])
         self.volume: nn.Module
         if size == "naive":
             self.volume = CorrelationVolume(self.features.outputs, levels)
@@ -221,11 +225,11 @@ class TSNnet(nn.Module):
         hourglasses = 3 if size == "teacher" else 1
         heads = 4 if size == "teacher" else 1
         self.aggregation = PlanarAggregation(levels, hourglasses, heads)
-        stages = ("stage1", *(("slices.0", "slices.1", "slices.2") if size == "naive" else _STAGES))
+        coarse = ("slices.0", "slices.1", "slices.2") if size == "naive" else ("stage2", "stage3", "stage4")
         self.taps = {
             "features.early": ("features.stem", "features.stage1"),
             "features": ("features",),
-            "features.stages": tuple(f"features.{stage}" for stage in stages),
+            "features.stages": tuple(f"features.{stage}" for stage in ("stage1", *coarse)),
             "volume": ("volume",),
             "detector": ("detector",),
             "attention": ("attention",),
@@ -247,9 +251,6 @@ class TSNnet(nn.Module):
         return disparity_outputs(
             logits, lambda x: regress_disparity(x, self.max_disparity, size), self.training
         )
-
-
-_STAGES = ("stage2", "stage3", "stage4")
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ._layout import Layout, Rule
 from .input_spec import InputSpec
 from .layers.convolution import join
-from .layers.encoders import dilate, image_encoder, resize, resnet_features, staged_mobilenet_rules
-from .layers.image import at_least_float32, check_image, depth_outputs
+from .layers.encoders import dilate, image_encoder, resnet_features, staged_mobilenet_rules
+from .layers.image import at_least_float32, check_image, depth_outputs, resize
 from .registry import register_model
 
 
@@ -175,7 +175,7 @@ class VNL(nn.Module):
             path = stage(lateral(features), path)
         path = self.finest(resize(path, (-(-height // 2), -(-width // 2)), align_corners=True))
         logits = self.predict(resize(path, (height, width), align_corners=True))
-        return depth_outputs([self.regress(logits)], self.training)
+        return depth_outputs(self.regress(logits), self.training)
 
     def _stages(self, image: Tensor) -> list[Tensor]:
         """Return the encoder's features, coarse to fine."""

@@ -8,16 +8,17 @@ teacher. All start from random weights; `weights` loads a file.
 from __future__ import annotations
 
 import importlib.util
-import math
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
-from .input_spec import InputSpec
-from .pspnet import Pyramid, full_precision, resize
+from .input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from .layers.boxes import padded_detections
+from .layers.encoders import feature_encoder
+from .layers.image import check_image, segmentation_outputs
+from .pspnet import Pyramid
 from .registry import register_model
 
 LABELS = 1000  # more than any detector of torchvision tells apart
@@ -35,21 +36,7 @@ class TimmPyramid(nn.Module):
 
     def __init__(self, encoder: str, classes: int = 19, width: int = 128, stride: int = 16):
         super().__init__()
-        import timm
-
-        options: dict[str, Any] = {"features_only": True, "pretrained": False}
-        if stride != 32:
-            options["output_stride"] = stride
-        try:
-            self.encoder = timm.create_model(encoder, **options)
-        except Exception as error:  # timm raises what each of its networks happens to
-            if encoder not in timm.list_models():
-                raise UserError(
-                    f"timm has no network '{encoder}'{nearest(encoder, timm.list_models())}"
-                ) from None
-            raise UserError(
-                f"timm gives no features of stride {stride} of '{encoder}': {str(error).splitlines()[0]}"
-            ) from None
+        self.encoder = feature_encoder(encoder, **({} if stride == 32 else {"output_stride": stride}))
         info: Any = self.encoder.feature_info
         self.taps = {
             "pyramid": ("pyramid",),
@@ -57,10 +44,7 @@ class TimmPyramid(nn.Module):
             "features.encoder": ("features",),
         }
         config: Any = getattr(self.encoder, "default_cfg", {})
-        mean, std = (
-            config.get(key) or fallback
-            for key, fallback in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225)))
-        )
+        mean, std = config.get("mean") or IMAGENET_MEAN, config.get("std") or IMAGENET_STD
         self.input_spec = InputSpec(mean=tuple(mean), std=tuple(std), multiple=32)
         self.classes = classes
         self.features = nn.Identity()
@@ -69,10 +53,9 @@ class TimmPyramid(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W), sides multiples of 32."""
-        _check_multiple(image, 32)
+        size = check_image(image, 32)
         feature = self.features(self.encoder(image)[-1])
-        logits = resize(full_precision(self.head(self.pyramid(feature))), image.shape[-2:])
-        return _answer(self, logits)
+        return segmentation_outputs([self.head(self.pyramid(feature))], size, self.training)
 
 
 class SegmentationModel(nn.Module):
@@ -112,8 +95,8 @@ class SegmentationModel(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Any]:
         """Return `logits` (B, classes, H, W) for a prepared `image` (B, 3, H, W), sides multiples of 32."""
-        _check_multiple(image, 32)
-        return _answer(self, resize(full_precision(self.module(image)), image.shape[-2:]))
+        size = check_image(image, 32)
+        return segmentation_outputs([self.module(image)], size, self.training)
 
 
 class TorchvisionDetector(nn.Module):
@@ -169,8 +152,7 @@ class TorchvisionDetector(nn.Module):
         """Return `boxes` (B, N, 4) xyxy px, `scores` and `classes` (B, N) for images (B, 3, H, W) in [0,
         1]."""
         answers = self.module(list(image))
-        longest = max(len(answer["boxes"]) for answer in answers)
-        padded: dict[str, list[Tensor]] = {"boxes": [], "scores": [], "classes": []}
+        found = []
         for answer in answers:
             boxes, scores, classes = answer["boxes"], answer["scores"], answer["labels"]
             if self.numbers is not None:
@@ -179,27 +161,8 @@ class TorchvisionDetector(nn.Module):
                 classes = table[classes]
                 kept = classes >= 0
                 boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-            more = longest - len(boxes)
-            padded["boxes"].append(F.pad(boxes, (0, 0, 0, more)))
-            padded["scores"].append(F.pad(scores, (0, more)))
-            padded["classes"].append(F.pad(classes, (0, more), value=-1))
-        return {key: torch.stack(values) for key, values in padded.items()}
-
-
-def _answer(network: nn.Module, logits: Tensor) -> dict[str, Any]:
-    return (
-        {"logits": logits, "intermediate": [{"logits": logits}]} if network.training else {"logits": logits}
-    )
-
-
-def _check_multiple(image: Tensor, multiple: int) -> None:
-    height, width = image.shape[-2:]
-    if height % multiple or width % multiple:
-        nearest_size = [multiple * math.ceil(side / multiple) for side in (width, height)]
-        raise UserError(
-            f"this network wants sides that are multiples of {multiple}, got {width}x{height}; "
-            f"use {nearest_size[0]}x{nearest_size[1]}"
-        )
+            found.append((boxes, scores, classes))
+        return padded_detections(found)
 
 
 @register_model("segmentation")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...errors import UserError
+from .image import at_least_float32
 
 
 class ActivatedNorm(_BatchNorm):
@@ -58,7 +59,7 @@ class ActivatedNorm(_BatchNorm):
         )
 
     def _across_processes(self, input: Tensor) -> Tensor:
-        x = input if input.dtype == torch.float64 else input.float()
+        x = at_least_float32(input)
         processes = dist.get_world_size()
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
         pooled = _Sum.apply(mean) / processes

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 CANDIDATES = 1000  # of each level, before overlaps are dropped
 
@@ -83,17 +83,17 @@ class Decoding:
             boxes = torch.stack([boxes[:, i].clamp(0, (width, height)[i % 2]) for i in range(4)], 1)
             kept = batched_nms(boxes.float(), scores.float(), classes, self.overlap)[: self.detections]
             found.append((boxes[kept], scores[kept], classes[kept]))
-        longest = max(len(boxes) for boxes, _, _ in found)
-        padded: list[list[Tensor]] = [[], [], []]
-        for answer in found:
-            more = longest - len(answer[0])
-            padded[0].append(F.pad(answer[0], (0, 0, 0, more)))
-            padded[1].append(F.pad(answer[1], (0, more)))
-            padded[2].append(F.pad(answer[2], (0, more), value=-1))
-        return {
-            key: torch.stack(values)
-            for key, values in zip(("boxes", "scores", "classes"), padded, strict=True)
-        }
+        return padded_detections(found)
+
+
+def padded_detections(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Return each image's `boxes` (B, N, 4), `scores` and `classes` (B, N), padded with 0, 0 and -1."""
+    boxes, scores, classes = (list(values) for values in zip(*found, strict=True))
+    return {
+        "boxes": pad_sequence(boxes, batch_first=True),
+        "scores": pad_sequence(scores, batch_first=True),
+        "classes": pad_sequence(classes, batch_first=True, padding_value=-1),
+    }
 
 
 def _candidates(corners: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, nearest
 from .._layout import Rule
 
 _MOBILENET_STAGES = (1, 2, 3, 4, 3, 3, 1)
@@ -43,6 +42,29 @@ def image_encoder(name: str, pretrained: bool = False, **options: Any) -> Any:
         if hasattr(encoder, unused):
             setattr(encoder, unused, nn.Identity())
     return encoder
+
+
+def feature_encoder(name: str, **options: Any) -> Any:
+    """Return timm's network `name`, from random weights, made to give the features of its stages.
+
+    Args:
+        name: architecture.
+        **options: of `timm.create_model`.
+
+    Raises:
+        UserError: there is none of this name, or it does not give such features.
+    """
+    import timm
+
+    try:
+        return timm.create_model(name, features_only=True, pretrained=False, **options)
+    except Exception as error:  # timm raises what each of its networks happens to
+        known = timm.list_models()
+        if name not in known:
+            raise UserError(f"timm has no network '{name}'{nearest(name, known)}") from None
+        asked = "".join(f" with {key}={value}" for key, value in options.items())
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"timm gives no features of '{name}'{asked}: {reason}") from None
 
 
 def load_torchvision_mobilenet(encoder: nn.Module) -> None:
@@ -135,7 +157,7 @@ def efficientnet_features(encoder: nn.Module, image: Tensor) -> list[Tensor]:
     return [*features, nn.BatchNorm2d.forward(norm, x)]
 
 
-def mobilenet_rules(published: str, ours: str, last: bool = True) -> tuple[Rule, ...]:
+def mobilenet_rules(published: str, ours: str) -> tuple[Rule, ...]:
     """Return how torchvision's names of MobileNetV2, under `published`, become timm's under `ours`."""
     rules: list[Rule] = [(f"{published}.0.0", f"{ours}.conv_stem"), (f"{published}.0.1", f"{ours}.bn1")]
     blocks = [f"{i}.{j}" for i, count in enumerate(_MOBILENET_STAGES) for j in range(count)]
@@ -143,13 +165,8 @@ def mobilenet_rules(published: str, ours: str, last: bool = True) -> tuple[Rule,
         source, target = f"{published}.{number}.conv", f"{ours}.blocks.{block}"
         names = ("0.0", "0.1", "1.0", "1.1", "2", "3") if number > 1 else ("0.0", "0.1", "1", "2")
         rules += _block_rules(source, names, target)
-    if last:
-        number = len(blocks) + 1
-        rules += [
-            (f"{published}.{number}.0", f"{ours}.conv_head"),
-            (f"{published}.{number}.1", f"{ours}.bn2"),
-        ]
-    return tuple(rules)
+    last = f"{published}.{len(blocks) + 1}"
+    return (*rules, (f"{last}.0", f"{ours}.conv_head"), (f"{last}.1", f"{ours}.bn2"))
 
 
 def staged_mobilenet_rules(published: str, ours: str) -> tuple[Rule, ...]:
@@ -169,10 +186,3 @@ def _block_rules(published: str, names: tuple[str, ...], ours: str) -> list[Rule
     if len(names) == 4:  # the first block expands nothing
         layers = ("conv_dw", "bn1", "conv_pw", "bn2")
     return [(f"{published}.{name}", f"{ours}.{layer}") for name, layer in zip(names, layers, strict=True)]
-
-
-def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Return `x` (B, C, H, W) resized to `size` bilinearly."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=align_corners)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from .aggregation import Aggregation
+from .image import check_multiple
 
 
 def check_max_disparity(max_disparity: int, multiple: int) -> None:
@@ -28,24 +29,18 @@ def check_window(window: int | None) -> None:
         raise UserError(f"window is 0 px or more, or None for all disparities, got {window}")
 
 
-def check_pair(left: Tensor, right: Tensor, multiple: int = 16) -> tuple[int, tuple[int, int]]:
+def check_pair(left: Tensor, right: Tensor) -> tuple[int, tuple[int, int]]:
     """Return B and (H, W) of two views (B, 3, H, W).
 
     Raises:
-        UserError: they are not of one such shape, or H or W is no multiple of `multiple`.
+        UserError: they are not of one such shape, or H or W is no multiple of 16.
     """
     if left.ndim != 4 or left.shape[1] != 3 or left.shape != right.shape:
         raise UserError(
             "a stereo network takes two image batches of one shape (B, 3, H, W), "
             f"got {tuple(left.shape)} and {tuple(right.shape)}"
         )
-    height, width = left.shape[-2:]
-    if height % multiple or width % multiple or not height or not width:
-        raise UserError(
-            f"height and width must be multiples of {multiple}, got {height}x{width}; "
-            "Predictor pads images of any size, input_spec.prepare pads a batch"
-        )
-    return left.shape[0], (height, width)
+    return left.shape[0], check_multiple(left.shape[-2:], 16)
 
 
 def disparity_outputs(

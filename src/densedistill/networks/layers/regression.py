@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from . import regression_chunked as chunked
 from .exporting import is_exporting
+from .image import at_least_float32
 from .level_sums import interpolation_matrix
 from .regression_plain import (
     Reduction,
@@ -200,7 +201,7 @@ def _levels_first(logits: Tensor) -> Tensor:
         logits = logits[:, 0]
     if logits.ndim != 4:
         raise ValueError(f"logits have shape (B, 1, D, h, w) or (B, D, h, w), got {tuple(logits.shape)}")
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return at_least_float32(logits)
 
 
 def _regress_by_standard_operators(

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .image import at_least_float32
+
 Reduction = Literal["mean", "published", "sum"]
 
 
@@ -20,9 +22,8 @@ def upsample_logits(
     """Return `logits` (B, 1, D, h, w) or (B, D, h, w) upsampled to (B, M, H, W), at least float32."""
     if logits.ndim == 4:
         logits = logits[:, None]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
     full = (max_disparity, *size)
-    return F.interpolate(logits, full, mode="trilinear", align_corners=align_corners)[:, 0]
+    return F.interpolate(at_least_float32(logits), full, mode="trilinear", align_corners=align_corners)[:, 0]
 
 
 def regress_disparity_reference(

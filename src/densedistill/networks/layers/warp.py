@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .image import at_least_float32
+
 
 def warp(image: Tensor, motion: Tensor) -> Tensor:
     """Return `image` (B, C, H, W) sampled bilinearly at p + `motion` (B, 2, H, W; px, x before y).
 
     Beyond the border the nearest pixel counts. Positions are computed in float32 at least.
     """
-    if image.dtype not in (torch.float32, torch.float64):
-        image = image.float()
+    image = at_least_float32(image)
     height, width = image.shape[-2:]
     position = _positions(motion.to(image.dtype), height, width)
     # Divided one by one: a tensor of both sizes would hold those of the tracing in an exported graph.
