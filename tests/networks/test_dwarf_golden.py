@@ -1,6 +1,5 @@
 """DWARF against what its TensorFlow original returned (tests/golden/dwarf.*)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,15 +8,13 @@ import pytest
 import torch
 
 import densedistill as dd
+import golden
 from densedistill.networks import dwarf
 from densedistill.networks.dwarf import _sample_row
 from densedistill.networks.layers.correlation import correlation_1d, correlation_2d, correlation_3d
 from densedistill.networks.layers.warp import resize_area, resize_legacy, warp
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 MANIFEST = json.loads((GOLDEN / "dwarf.json").read_text())
 ARRAYS = np.load(GOLDEN / "dwarf.npz")
@@ -49,7 +46,7 @@ def variables():
 def network(tmp_path_factory):
     """The network from an .npz as a training leaves it, with the optimiser's slots."""
     path = tmp_path_factory.mktemp("dwarf") / "variables.npz"
-    slots = {f"{k}/Adam": v for k, v in variables().items()}
+    slots = {f"{k}/{slot}": v for k, v in variables().items() for slot in ("Adam", "Adam_1")}
     np.savez(path, **variables(), **slots, beta1_power=np.float32(0.9), Variable=np.int64(3))
     return dd.create_model("dwarf", weights=path)
 

@@ -1,6 +1,5 @@
 """Every network against the vectors recorded from its published implementation (tests/golden)."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,12 +10,10 @@ import torch
 from torch import nn
 
 import densedistill as dd
+import golden
 from densedistill.networks.layers.regression import upsample_logits
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 FAMILIES = ("dsnet_bb", "acvnet", "gwcnet", "lacgwcnet")  # others have tests of their own
 NAMES = [name for name in dd.list_models(task="stereo") if (GOLDEN / f"{name}.json").is_file()]

@@ -1,6 +1,5 @@
 """Every depth network against the vectors recorded from its published implementation (tests/golden)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import pytest
 import torch
 
 import densedistill as dd
+import golden
 from densedistill.networks.counting import count
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 LIGHT = ("spatialkd_mobilenetv2", "spatialkd_resnet18", "vnl_mobilenetv2")
 HEAVY = ("spatialkd_resnext101", "lapdepth_resnext101", "lapdepth_resnext101_gn", "vnl_resnext101")

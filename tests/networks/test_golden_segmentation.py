@@ -1,6 +1,5 @@
 """Networks of segmentation and detection against vectors recorded from their published implementations."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import torch
 from torch import nn
 
 import densedistill as dd
+import golden
 from densedistill.networks.discriminator import Discriminator
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 # Recorded tensor to the module whose output it is.
 INNER = {

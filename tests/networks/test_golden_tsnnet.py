@@ -1,6 +1,5 @@
 """TSNnet's networks against the vectors recorded from the published code (tests/golden)."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,14 +9,12 @@ import torch
 from torch import nn
 
 import densedistill as dd
+import golden
 from densedistill.networks.counting import count_model
 from densedistill.networks.published import fit_entries
 from densedistill.networks.tsnnet import Attention
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 NAMES = ("tsnnet_teacher", "tsnnet_student", "tsnnet_naive")
 TAPS = ("features.stages", "volume", "detector", "attention", "weighted", "aggregation")
