@@ -53,6 +53,18 @@ def test_joining_is_a_convolution_of_folded_features(folded):
     assert isinstance(join.norm, nn.Identity) == folded
 
 
+def test_the_left_views_features_excite_the_volume_at_each_of_its_sizes():
+    net, seen = CoEx(max_disparity=64).eval(), {}
+    for path in ("features", "excite", "hourglass.excite1", "hourglass.excite2"):
+        net.get_submodule(path).register_forward_hook(
+            lambda _, inputs, output, path=path: seen.update({path: (inputs, output)})
+        )
+    net(*torch.rand(2, 1, 3, 32, 64))
+    _, *features = seen.pop("features")[1]
+    for feature, ((_, given), _) in zip(features, seen.values(), strict=True):
+        assert torch.equal(given, feature[:1])
+
+
 @pytest.mark.parametrize("level", [0, 1, 15])
 def test_a_level_stands_for_four_pixels(level):
     net = CoEx(max_disparity=64).eval()

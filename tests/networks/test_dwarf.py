@@ -29,6 +29,13 @@ def test_correlations_equal_the_direct_formulation_with_its_gradient(shape, reac
         torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_large_maps_of_few_channels_are_correlated_alike_with_and_without_a_gradient():
+    x, y = torch.randn(2, 1, 3, 64, 66)
+    for correlate in (correlation_1d, correlation_2d):
+        learned = correlate(x.clone().requires_grad_(), y, 2)
+        torch.testing.assert_close(correlate(x, y, 2), learned.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_the_3d_correlation_shifts_channels():
     x, y = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6)
     found = correlation_3d(x, y, 1, depth=1)
@@ -60,6 +67,9 @@ def test_a_warp_by_whole_pixels_takes_them_and_repeats_the_border():
     motion[:, 0] = 1
     torch.testing.assert_close(warp(image, motion), image[..., [1, 2, 3, 3]])
     assert inside(motion)[0, 0].all(0).tolist() == [True, True, True, False]
+    assert inside(-motion)[0, 0].all(0).tolist() == [False, True, True, True]
+    assert inside(motion.flip(1))[0, 0].all(1).tolist() == [True, True, False]
+    assert inside(-motion.flip(1))[0, 0].all(1).tolist() == [False, True, True]
 
 
 def test_the_clean_variant_keeps_the_last_row_and_positive_disparities():
@@ -75,6 +85,39 @@ def test_the_clean_variant_keeps_the_last_row_and_positive_disparities():
     moved[:, 0] = 2
     torch.testing.assert_close(clean._warped(views, moved)[1][..., 2:], views[1][..., :-2])
     torch.testing.assert_close(faithful._warped(views, -moved)[1][..., :-1, 2:], views[1][..., :-1, :-2])
+    # At t1 the right view is found by flow and disparity together; what lies outside is 0 in all three.
+    moved[:, 1], moved[:, 3] = 3, 1
+    for found, view, right, down in zip(
+        clean._warped(views, moved)[1:], views[1:], (2, 0, 3), (0, 1, 1), strict=True
+    ):
+        expected = torch.nn.functional.pad(view[..., down:, : 10 - right], (right, 0, 0, down))
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_clean_variant_enlarges_about_the_centres_of_pixels():
+    motion = torch.rand(1, 2, 4, 6)
+    mirrored = [
+        dd.create_model(name)._full_size(motion.flip(2, 3), (16, 24)).flip(2, 3)
+        for name in ("dwarf_slim", "dwarf_slim_faithful")
+    ]
+    expected = dd.create_model("dwarf_slim")._full_size(motion, (16, 24))
+    torch.testing.assert_close(mirrored[0], expected)
+    assert not torch.allclose(mirrored[1], expected)
+
+
+def test_normalised_features_are_compared_whatever_their_scale_and_offset():
+    volume, views = dwarf.CostVolume(normalized=True), torch.randn(4, 2, 8, 5, 6)
+    torch.testing.assert_close(volume(*(0.1 * views + 3)), volume(*views), rtol=0, atol=2e-3)
+    assert volume(*views)[:, dwarf.REACH].abs().mean() > 0.05
+
+
+def test_an_untrained_slim_network_says_that_nothing_moves_and_keeps_the_size_of_its_features():
+    torch.manual_seed(0)
+    network = dd.create_model("dwarf_slim")
+    images = torch.rand(4, 1, 3, 64, 64)
+    assert all(motion.abs().max() < 4 for motion in network.eval()(*images).values())
+    fine, *_, coarse = network.features(images[0] - 0.5)
+    assert 0.05 < coarse.std() / fine.std() < 2
 
 
 def test_disparities_come_out_positive_whatever_the_sign_inside():

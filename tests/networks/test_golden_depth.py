@@ -10,6 +10,7 @@ import torch
 import densedistill as dd
 import golden
 from densedistill.networks.counting import count
+from densedistill.networks.depth_slim import Block
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -232,6 +233,28 @@ def test_an_image_below_the_least_size_is_refused(name, size, least):
     ) as error:
         predict(torch.zeros(3, *size))
     assert "\n" not in str(error.value)
+
+
+def test_statistics_follow_as_fast_as_published():
+    def momenta(part):
+        return {m.momentum for m in part.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+
+    with torch.device("meta"):
+        vnl, slow = dd.create_model("vnl_mobilenetv2"), dd.create_model("spatialkd_resnet18")
+        teacher = dd.create_model("vnl_resnext50")
+    assert momenta(vnl.laterals) == momenta(vnl.stages) == momenta(vnl.finest) == {0.5}
+    assert momenta(vnl.context) == {0.9}
+    assert momenta(teacher.context) == {0.5}
+    assert momenta(slow.encoder.adapters) == {0.01}
+
+
+def test_an_untrained_slim_network_says_a_tenth_of_the_largest_depth_about_everywhere():
+    torch.manual_seed(0)
+    depth = dd.create_model("depth_slim", max_depth=50.0)(torch.randn(2, 3, 96, 96))["depth"]
+    assert depth.mean().item() == pytest.approx(5, rel=0.2)
+    block = Block(3, 4, 2)
+    image = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(block(image), block.shortcut(image).relu())
 
 
 def test_a_slim_network_sees_images_of_any_size_at_one_scale():

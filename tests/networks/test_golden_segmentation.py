@@ -222,6 +222,22 @@ def test_a_discriminator_has_a_name_and_no_task():
         dd.evaluate("discriminator", "samples")
 
 
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        ("tanh", lambda scores: scores.tanh()),
+        ("scale", lambda scores: scores / 127.5 - 1),
+        ("softmax", lambda scores: scores.softmax(1)),
+    ],
+)
+def test_a_discriminator_prepares_scores_as_it_is_told(prepare, expected):
+    scores, seen = 100 * torch.randn(1, 3, 64, 64), []
+    network = Discriminator(3, prepare, width=8)
+    network.l1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(scores)
+    torch.testing.assert_close(seen[0], expected(scores))
+
+
 def test_a_discriminator_takes_maps_of_any_size():
     network = Discriminator(4, width=8)
     assert network(torch.randn(2, 4, 22, 30)).score.shape == (2, 1, 1, 1)

@@ -161,39 +161,6 @@ def test_the_first_class_covers_two_levels_and_the_last_one_the_rest(levels, exp
     assert attention.unique_consecutive(return_counts=True)[1].tolist() == expected
 
 
-@pytest.mark.parametrize("name", ["tsnnet_teacher", "tsnnet_student", "tsnnet_student_compact"])
-@pytest.mark.parametrize("width", [24, 12, 3])
-def test_comparing_existing_pairs_equals_a_loop_over_disparities(name, width):
-    torch.manual_seed(0)
-    volume = dd.create_model(name, max_disparity=64).volume.double().eval()
-    rest_like_trained(volume)
-    features = torch.randn(2, 320, 5, width, dtype=torch.float64)
-    left, right = volume.reduce(features).split(1)
-    first = volume.compare[0]
-    expected = torch.zeros(1, 1, 16, 5, width, dtype=torch.float64)
-    for d in range(min(16, width)):
-        joint = torch.stack((left[..., d:], right[..., : width - d]), 2).flatten(1, 2)
-        cost = nn.functional.conv2d(joint, first.conv.weight)
-        cost = first.norm(cost).relu()
-        for layer in volume.compare[1:]:
-            cost = layer(cost).relu()
-        expected[0, :, d, :, d:] = cost[0]
-    assert expected.any()
-    torch.testing.assert_close(volume(features, 1), expected)
-    left, right = first.conv(left, right)
-    torch.testing.assert_close(volume._all_columns(left, right, width), expected)
-
-
-def rest_like_trained(module):
-    """Let activations pass, as in a trained network; a random one gives zeros behind its ReLUs."""
-    for layer in module.compare:
-        layer.conv.weight.data.abs_()
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.uniform_(-0.1, 0.1)
-            norm.bias.data.uniform_(0.5, 1)
-
-
 def test_statistics_in_training_are_those_of_the_pairs_that_exist():
     torch.manual_seed(0)
     volume = dd.create_model("tsnnet_student_compact", max_disparity=64).volume.train()
@@ -210,15 +177,14 @@ def test_statistics_in_training_are_those_of_the_pairs_that_exist():
     ("name", "parameters", "macs"),
     [
         ("tsnnet_naive", 663_136, 2.34e9),
-        ("tsnnet_student_compact", 841_810, None),
-        ("tsnnet_teacher", 2_338_114, None),
+        ("tsnnet_student_compact", 841_810, 5.6e9),
+        ("tsnnet_teacher", 2_338_114, 12.3e9),
     ],
 )
 def test_costs(name, parameters, macs):
     counts = count_model(name, (256, 512))
     assert counts.parameters == parameters
-    if macs is not None:
-        assert counts.macs == pytest.approx(macs, rel=0.01)
+    assert counts.macs == pytest.approx(macs, rel=0.01)
 
 
 def test_the_comparison_costs_less_than_published_by_the_joint_convolution_alone():

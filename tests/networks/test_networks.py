@@ -265,9 +265,10 @@ def test_an_unknown_option_is_refused_with_the_nearest():
         dd.create_model("dsnet_bb21_ed2_n16", max_disparty=64)
 
 
-def test_weights_are_drawn_as_published():
+@pytest.mark.parametrize("name", ["acvnet_small", "pspnet_r18", "espnet_c"])
+def test_weights_are_drawn_as_published(name):
     torch.manual_seed(0)
-    network = dd.create_model("acvnet_small")
+    network = dd.create_model(name)
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)) and module.weight.numel() > 5000:
             n = math.prod(module.kernel_size) * module.out_channels
@@ -288,6 +289,35 @@ def test_only_the_last_head_runs_in_evaluation_unless_all_are_wanted():
     ran.clear()
     predict(network, *images(network))
     assert ran == list(network.aggregation.heads)
+
+
+def test_a_window_counts_in_evaluation_alone():
+    torch.manual_seed(0)
+    networks = [create("dsnet_slim", window=window) for window in (4, None)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    settle(networks[0])
+    networks[1].load_state_dict(networks[0].state_dict())
+    windowed, whole = (network.train()(*images(network))["disparity"] for network in networks)
+    assert torch.equal(windowed, whole)
+    windowed, whole = (predict(network.eval(), *images(network))[0] for network in networks)
+    assert not torch.allclose(windowed, whole, atol=0.1)
+
+
+def test_lacgwcnets_patterns_shape_no_feature_and_its_offsets_learn_a_hundredth():
+    network = create("lacgwcnet").train()
+    slow, features = network.refinement.offset, []
+    plain = nn.Conv2d(slow.in_channels, slow.out_channels, 1)
+    plain.load_state_dict(slow.state_dict())
+    guidance = torch.rand(1, slow.in_channels, 3, 4)
+    for conv in (slow, plain):
+        conv(guidance).square().sum().backward()
+    torch.testing.assert_close(slow(guidance), plain(guidance))
+    for ours, whole in zip(slow.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, whole.grad / 100)
+    for pattern in network.similarity:
+        pattern.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    network(*images(network))
+    assert [feature.requires_grad for feature in features] == [False] * 3
 
 
 def test_frozen_attention_of_acvnet_still_follows_the_statistics():

@@ -18,6 +18,7 @@ from densedistill.networks.precision import (
     fastest_dtype,
     pack_weights,
     trains_channels_last,
+    without_tf32,
 )
 
 
@@ -86,6 +87,38 @@ def test_weights_are_cast_once_where_autocast_would_cast_them_each_time():
         assert torch.equal(network(image), first)
     assert network.first.weight.dtype == network.first.bias.dtype == torch.bfloat16
     assert network.norm.weight.dtype == network.single.weight.dtype == torch.float32
+
+
+def test_weights_that_run_under_autocast_and_outside_are_not_cast():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, image):
+            with torch.autocast("cpu", enabled=False):
+                image = self.layer(image)
+            return self.layer(image)
+
+    network, image = Both().eval().requires_grad_(False), torch.randn(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = network(image)
+        pack_weights(network)(image)
+        torch.testing.assert_close(network(image), expected)
+    assert network.layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_is_forbidden_for_a_while_and_then_as_before(allowed):
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32
+    try:
+        cudnn.allow_tf32, products.allow_tf32 = allowed, not allowed
+        with without_tf32():
+            assert (cudnn.allow_tf32, products.allow_tf32) == (False, False)
+        assert (cudnn.allow_tf32, products.allow_tf32) == (allowed, not allowed)
+    finally:
+        cudnn.allow_tf32, products.allow_tf32 = before
 
 
 class Layers(nn.Module):

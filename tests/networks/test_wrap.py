@@ -76,6 +76,9 @@ def test_a_network_of_its_own_name_and_options_keeps_them_and_is_called_by_what_
 def test_a_network_that_nobody_made_by_name_has_its_own_name_and_no_options_of_ours(tmp_path):
     path = save_weights(Named(), tmp_path / "named.safetensors")
     assert stored_options("somebody's", path) == {}
+    path = save_weights(dd.create_model("dsnet_slim", width=8), tmp_path / "ours.safetensors")
+    assert stored_options("dsnet_slim", path) == {"width": 8}
+    assert stored_options("gwcnet_slim", path) == {}
     assert dd.Predictor(Named()).name == "somebody's"
 
 

@@ -47,3 +47,12 @@ def _process(rank, folder):
 
 def test_two_processes_normalise_as_one_with_both_batches(tmp_path):
     multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+
+
+def test_a_single_value_a_channel_is_normalised_by_the_statistics_so_far():
+    norm, x = _norm().train(), torch.rand(1, 5, 1, 1, dtype=torch.float64)
+    norm.running_mean.uniform_(-1, 1)
+    before = norm.running_mean.clone()
+    output = norm(x)
+    assert torch.equal(norm.running_mean, before)
+    torch.testing.assert_close(output, norm.eval()(x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from densedistill.networks.layers import regression_chunked as chunked
 from densedistill.networks.layers.regression import (
     disparity_cross_entropy,
     disparity_cross_entropy_reference,
@@ -62,6 +63,24 @@ def test_large_logits_are_regressed_as_exactly_as_small_ones(scale):
     truth, truth_gradient = value_and_gradient(regress_disparity_reference, logits.double(), 48, (32, 64))
     torch.testing.assert_close(value, truth.float(), atol=1e-6 * max(100, scale), rtol=0)
     assert (gradient - truth_gradient).norm() <= 1e-3 * truth_gradient.norm()
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_images_are_computed_in_pieces_of_any_height(monkeypatch, align_corners, window):
+    student, teacher = draw((6, 5, 7)), draw((6, 5, 7), seed=1)
+    mask = torch.rand(2, 1, 23, 9, generator=torch.Generator().manual_seed(2)) > 0.4
+    answers = []
+    for numbers in (chunked._BLOCK_NUMBERS, 4 * 24 * 9, 1):  # whole images, four to eight rows, one row
+        monkeypatch.setattr(chunked, "_BLOCK_NUMBERS", numbers)
+        options = {"align_corners": align_corners}
+        answers.append(
+            value_and_gradient(regress_disparity, student, 24, (23, 9), window=window, **options)
+            + value_and_gradient(disparity_kl, student, teacher, 24, (23, 9), mask, **options)
+        )
+    for pieces in answers[1:]:
+        for got, whole in zip(pieces, answers[0], strict=True):
+            torch.testing.assert_close(got, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_a_window_answers_with_one_surface_where_the_expectation_lies_between_two():

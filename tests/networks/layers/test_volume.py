@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from densedistill.networks.layers import volume as volumes
+from densedistill.networks.layers import volume_chunked
 from densedistill.networks.layers.volume import concatenation_volume, groupwise_correlation_volume
 
 
@@ -74,6 +75,15 @@ def test_volume_equals_the_loop_in_value_and_gradients(kind, shape, levels, memo
         strict=True,
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_volumes_are_computed_in_pieces_of_any_height(kind, monkeypatch):
+    monkeypatch.setattr(volume_chunked, "_CHUNK_NUMBERS", 200)  # one to five of seven rows
+    left, right = draw((2, 6, 7, 5))
+    got, wanted = (value_and_gradients(function, left, right, 4) for function in KINDS[kind])
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "levels"), SHAPES)

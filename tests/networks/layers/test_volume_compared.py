@@ -39,3 +39,17 @@ def test_pairs_and_all_gradients_are_those_of_the_joint_convolution(levels, widt
         answers.append([cost, *torch.autograd.grad((cost * weights).sum(), wanted)])
     for ours, theirs in zip(*answers, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("levels", "width"), [(4, 7), (5, 5), (6, 3)])
+def test_exported_formulation_equals_the_joint_convolution(levels, width):
+    torch.manual_seed(0)
+    volume = ComparedVolume(nn.Conv2d(6, 5, 1), (5, 4, 3, 1), levels).eval()
+    for layer in volume.compare:  # let something pass the activations, as in a trained network
+        layer.conv.weight.data.abs_()
+        layer.norm.bias.data.uniform_(0.5, 1)
+    features = torch.randn(4, 6, 3, width)
+    left, right = volume.compare[0].conv(*volume.reduce(features).split(2))
+    expected = direct(volume, features, 2)
+    assert expected.any()
+    torch.testing.assert_close(volume._all_columns(left, right, width), expected)
