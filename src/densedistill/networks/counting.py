@@ -122,8 +122,6 @@ class _UnusedCounter:
 
 def _images(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
     spec = getattr(network, "input_spec", InputSpec())
-    (height, width), (left, right, top, bottom) = spec.place(*size)[1:]
     like = next(network.parameters())
-    shape = (1, 3, height + top + bottom, width + left + right)
-    views = len(get_task(getattr(network, "task", "stereo")).inputs)
-    return [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(views)]
+    inputs = get_task(getattr(network, "task", "stereo")).inputs
+    return [like.new_zeros(1, 3, *spec.place(*size).input_size) for _ in inputs]

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad as gradients
 
+from .exporting import is_recording
+
 # ATen's ConvParams::use_mkldnn.
 _TOO_SMALL_FOR_ONEDNN = 20480
 
@@ -191,7 +193,7 @@ def dense_gradient(features: Tensor) -> Tensor:
 
 def part_views(features: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Return the features of the left and of the right views, (B, C, H, W) each, joined in (2B, C, H, W)."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_recording():
         return features[:batch], features[batch:]
     # The gradient of a slice is a channels-first tensor of zeros; that of a split keeps its memory format.
     left, right = features.split_with_sizes((batch, batch))
@@ -231,21 +233,16 @@ def laid_out_like(values: Tensor, features: Tensor) -> Tensor:
 
 
 def _is_channels_last(features: Tensor) -> bool:
-    """Return whether `features` lie channels-last and no other way; False while torch compiles or traces,
-    which choose formats themselves."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    """Return whether `features` lie channels-last and no other way; False while torch chooses formats."""
+    if is_recording():
         return False
     return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
 def runs_eagerly_on_cpu(volume: Tensor) -> bool:
     """Return whether `volume` is float32 or bfloat16 on a CPU, and torch neither compiles nor traces."""
-    return (
-        volume.device.type == "cpu"
-        and volume.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
+    fast = volume.device.type == "cpu" and volume.dtype in (torch.float32, torch.bfloat16)
+    return fast and not is_recording()
 
 
 def autocast_dtype(image: Tensor) -> torch.dtype:

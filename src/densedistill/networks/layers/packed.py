@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolution import DepthwiseConv2d, autocast_dtype
+from .exporting import is_recording
 
 Activation = tuple[str, list[float]]  # as oneDNN names it, and its numbers
 _ONE_AT_A_TIME = threading.Lock()
@@ -110,7 +111,7 @@ def activation_of(module: Any) -> Activation | None:
 
 
 def _packs(image: Tensor, dtype: torch.dtype) -> bool:
-    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if image.device.type != "cpu" or is_recording():
         return False
     bfloat16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return dtype == torch.float32 or bfloat16
