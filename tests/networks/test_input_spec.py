@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import densedistill as dd
+from densedistill.networks.restore import restore_output
+from densedistill.tasks import get_task
 
 CITYSCAPES = (104.00698793, 116.66876762, 122.67891434), (1, 1, 1)
 CAMVID = (73.18188461, 82.93553322, 72.41519599), (45.3199, 46.1528, 44.9148)
@@ -60,3 +62,14 @@ def test_a_dilated_encoder_of_timm_has_the_stride_that_is_asked_for():
         with dd.Taps(network, ["features.encoder"]) as taps, torch.no_grad():
             network(torch.rand(1, 3, 64, 96))
             assert taps["features.encoder"][0].shape[-2:] == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(("key", "factors"), [("flow", [2, 1.5]), ("disparity", [2])])
+def test_pixels_along_and_across_come_back_by_what_width_and_height_became(key, factors):
+    spec = dd.InputSpec(scale=0.5, multiple=1)
+    placement = spec.place(3, 40)
+    assert placement.scaled_size == (2, 20)
+    seen = torch.ones(1, len(factors), 2, 20)
+    restored = restore_output(get_task("sceneflow"), key, seen, spec, placement)
+    assert restored.shape == (1, len(factors), 3, 40)
+    assert restored.mean((0, 2, 3)).tolist() == factors

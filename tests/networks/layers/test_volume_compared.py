@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from densedistill.networks.layers.volume_compared import ComparedVolume
+from densedistill.networks.layers.volume_compared import ComparedVolume, PairConvolution
 
 
 def direct(volume, features, batch):
@@ -53,3 +53,8 @@ def test_exported_formulation_equals_the_joint_convolution(levels, width):
     expected = direct(volume, features, 2)
     assert expected.any()
     torch.testing.assert_close(volume._all_columns(left, right, width), expected)
+
+
+def test_a_pair_costs_one_convolution_of_each_view():
+    views = torch.zeros(2, 5, 3, 7), torch.zeros(2, 5, 3, 7)
+    assert PairConvolution(5, 4).macs(views) == 2 * (2 * 3 * 7) * 5 * 4
