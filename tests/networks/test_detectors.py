@@ -65,6 +65,8 @@ def test_detections_are_decoded_suppressed_and_padded():
     found = decode(raw, (32, 32))
     assert found["classes"].tolist() == [[1, 0, 0], [-1, -1, -1]]
     assert found["boxes"][0, 1].tolist() == [8, 8, 16, 16]
+    assert not found["boxes"][1].any()
+    assert not found["scores"][1].any()
     expected = (torch.tensor(4.0).sigmoid() ** 2).sqrt()
     torch.testing.assert_close(found["scores"][0, 1], expected)
     raw["distances"][:] = 30.0  # now they all but cover each other
