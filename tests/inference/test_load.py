@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import densedistill as dd
 from densedistill.deployment.benchmark import benchmark
 from densedistill.errors import UserError
+from densedistill.inference import load
 from densedistill.inference.load import load_predictor, load_predictors, run_label, task_of_network
-from densedistill.networks.published import save_weights
+from densedistill.networks import InputSpec
+from densedistill.networks.published import count_classes, save_weights
+from densedistill.runtimes import Card
 
 
 @pytest.mark.parametrize("call", [load_predictor, task_of_network])
@@ -70,6 +74,45 @@ def test_a_run_is_called_by_its_directory(runs):
     assert list(load_predictors({"mine": runs / "first"})) == ["mine"]
     rows = benchmark([*given, "dsnet_slim@2"], size=(32, 64), rounds=1, memory=False, max_disparity=64).rows
     assert [row.name for row in rows] == [*list(load_predictors(given)), "dsnet_slim@2"]
+
+
+def test_a_run_searches_as_far_as_is_asked_in_pixels_of_the_image(runs):
+    assert load_predictor(runs / "first").net.max_disparity == 64
+    assert load_predictor(runs / "first", max_disparity=128).net.max_disparity == 128
+    assert load_predictor(f"{runs}/first@2", max_disparity=128).net.max_disparity == 256
+
+
+def test_the_scale_that_a_runs_weights_were_made_with_is_kept(runs):
+    student = dd.create_model("dsnet_slim", max_disparity=32, scale=0.5)
+    save_weights(student, runs / "first" / "student.safetensors")
+    assert load_predictor(runs / "first").input_spec.scale == 0.5
+    assert load_predictor(f"{runs}/first@3").input_spec.scale == 1.5
+
+
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """A file that stands for one exported to search 96 px."""
+    card = Card("net", "stereo", ("left", "right"), ("disparity",), InputSpec(), max_disparity=96)
+    monkeypatch.setattr(load, "read_card", lambda path: card)
+    monkeypatch.setattr(load, "load_runtime", lambda *given, **options: torch.nn.Identity())
+    (tmp_path / "net.onnx").touch()
+    return tmp_path / "net.onnx"
+
+
+def test_an_exported_file_that_is_asked_to_search_farther_than_it_can_refuses(exported):
+    load_predictor(exported, max_disparity=96)
+    with pytest.raises(UserError, match=r"net\.onnx was exported to search 96 px, not 128; export .* again"):
+        load_predictor(exported, max_disparity=128)
+    assert load_predictors([exported, "sgbm"], max_disparity=128)["sgbm"].max_disparity == 128
+
+
+@pytest.mark.parametrize("name", ["espnet_c", "fcos_mnv2_c128"])
+def test_the_number_of_classes_is_read_off_a_file_that_does_not_say_it(name, tmp_path):
+    entries = dd.create_model(name, classes=7).state_dict()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in entries.items()}}, tmp_path / "a.pth")
+    assert load_predictor(f"{name}={tmp_path / 'a.pth'}").net.classes == 7
+    torch.save({"other": torch.zeros(7)}, tmp_path / "b.pth")
+    assert count_classes(name, tmp_path / "b.pth") is None
 
 
 def test_an_exported_file_with_an_at_in_its_name_is_no_run():

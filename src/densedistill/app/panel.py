@@ -97,7 +97,8 @@ class Panel:
 
     Args:
         networks: one, a list, or a mapping from label to network, each as `load_predictor` takes it.
-        max_disparity: search range of networks given by name, px; ground truth beyond it does not count.
+        max_disparity: search range of networks given by name, and of runs, px; ground truth beyond it does
+            not count.
         device, precision: where and in which arithmetic they run.
         runtime: of exported files; None for the usual one of their suffix.
         protocol: how answers for scenes that ship are measured; None for the task's `sample_protocol`.

@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, default=7860, metavar="N", help="default 7860; 0 for any that is free"
     )
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
-    parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the networks search")
+    parser.add_argument(
+        "--max-disparity",
+        type=int,
+        metavar="PX",
+        help="how far the networks search; an exported file searches as far as it was exported for",
+    )
     parser.add_argument(
         "--protocol", metavar="NAME", help="how answers for the examples are measured, as evaluate has it"
     )

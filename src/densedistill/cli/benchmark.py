@@ -31,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default="float32", metavar="A,B", help="float32 (default), bfloat16, auto"
     )
-    parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the networks search")
+    parser.add_argument(
+        "--max-disparity",
+        type=int,
+        metavar="PX",
+        help="how far the networks search; an exported file searches as far as it was exported for",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
     parser.add_argument("--threads", type=int, metavar="N", help="on the CPU (default: as torch chooses)")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="timed calls (default 30)")

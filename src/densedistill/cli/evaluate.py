@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-disparity",
         type=float,
         metavar="PX",
-        help="do not count ground truth at or beyond it; networks given by name search that far",
+        help="do not count ground truth at or beyond it; networks and runs search that far",
     )
     average = parser.add_mutually_exclusive_group()
     average.add_argument(

@@ -198,7 +198,7 @@ def benchmark(
             one of this size (of any, where `data` is given), a file runs in those that read it, and `sgbm`
             once, as it is. None given: networks in torch, a file in the usual runtime of its suffix.
         precisions: "float32", "bfloat16" or "auto", to run each in where the runtime can choose.
-        max_disparity: search range of networks given by name.
+        max_disparity: search range of networks given by name, and of runs.
         device: where torch runs, and other runtimes where they can; None for where the network is.
         rounds, warm_up, seconds: as `measure_latency` takes them.
         memory: measure peak memory, each in a process of its own; only of what is given by name or file.

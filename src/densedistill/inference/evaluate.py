@@ -54,8 +54,8 @@ def evaluate(
         protocol: one of the networks' task (`list_protocols`); None for `plain`.
         root, split: where a data set given by name lies and which part of it; a mapping by name for several.
         options: further ones of data sets given by name, for example `{"resolution": "Q"}`.
-        max_disparity: in px; ground truth at or beyond it does not count, and networks given by name search
-            that far. None for the protocol's limit and the networks' own range.
+        max_disparity: in px; ground truth at or beyond it does not count, and networks given by name, and
+            runs, search that far. None for the protocol's limit and the networks' own range.
         metrics: in place of the protocol's, for example `["epe", "bad1.5"]`.
         per_image: average within images first; None for what the protocol does.
         device, precision: where and in which arithmetic networks run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import os
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, unknown
-from ..networks.published import shipped_weights, stored_options
+from ..networks.published import count_classes, shipped_weights, stored_options
 from ..networks.registry import MODELS, create_model, list_models, name_of, note_making, options_of
 from ..networks.registry import task_of as task_of_name
 from ..runtimes import Card, is_exported, load_runtime, read_card
@@ -40,18 +41,26 @@ def load_predictor(
             a run, an exported file, or something that already predicts, which is returned as it is. A name or
             a directory may end in `@SCALE`, `dsnet_slim@2` or `dsnet_slim@2=weights`: the network then sees
             the images at that many times their size.
-        max_disparity: search range, in px of the image, of a network given by name that takes one; None for
-            its own. A network whose weights fit one search range alone keeps that one when it is larger.
+        max_disparity: search range, in px of the image, of a network given by name, or of a run's, that takes
+            one; None for its own. A network whose weights fit one search range alone, and an exported file,
+            keeps that one when it is larger.
         device, precision: of the predictor; an exported file runs on the CPU where its runtime
             has no other.
         runtime: of an exported file; None for the usual one of its suffix.
 
     Raises:
         UserError: no such network, weights that do not fit, a scale that is not above 0, a search range for
-            what predicts no disparity, or a runtime for what is no exported file.
+            what predicts no disparity or beyond that of an exported file, or a runtime for what is no
+            exported file.
     """
     require_disparity(network, max_disparity)
     if is_exported(network):
+        reach = _card_of(network).max_disparity
+        if max_disparity is not None and reach is not None and max_disparity > reach:
+            raise UserError(
+                f"{network} was exported to search {reach} px, not {max_disparity}; "
+                "export the network again with the range you want"
+            )
         return Predictor(load_runtime(network, runtime, device=device, precision=precision))
     if runtime not in (None, "torch"):
         raise UserError(
@@ -62,7 +71,7 @@ def load_predictor(
     if isinstance(network, str | Path):
         named, scale = split_scale(network)
         if isinstance(named, Path) or _is_run(named):
-            return Predictor(_load_run(Path(named), scale), device, precision, fold=True)
+            return Predictor(_load_run(Path(named), max_disparity, scale), device, precision, fold=True)
         name, _, weights = named.partition("=")
         if name == SGBM.name:
             if weights or scale is not None:
@@ -118,13 +127,17 @@ def load_predictors(
 
     Args:
         networks: one or a list of, or a mapping from label to, what `load_predictor` takes.
-        max_disparity, device, precision, runtime: as `load_predictor` takes them.
+        max_disparity: search range of those that take one; exported files keep theirs.
+        device, precision, runtime: as `load_predictor` takes them.
 
     Raises:
         UserError: as `load_predictor`, or there is none.
     """
     given = _labelled(networks)
-    predicts = [load_predictor(network, max_disparity, device, precision, runtime) for _, network in given]
+    predicts = [
+        load_predictor(network, None if is_exported(network) else max_disparity, device, precision, runtime)
+        for _, network in given
+    ]
     labels = [
         str(label or run_label(network) or getattr(predict, "name", type(predict).__name__))
         for (label, network), predict in zip(given, predicts, strict=True)
@@ -223,57 +236,63 @@ def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
 
 
 def create_named(
-    name: str, weights: str | None, max_disparity: int | None, scale: float | None = None
+    name: str,
+    weights: str | None,
+    max_disparity: int | None,
+    scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Return a registered network with `weights`, or random ones.
 
     Args:
         max_disparity: search range in px of the image, of a network that takes one; None for its own.
         scale: times its size at which the network sees an image; None for its own.
+        options: what the weights were made with, beside what their file says.
     """
-    stored = {} if weights is None else stored_options(name, weights)
-    taken, options = inspect.signature(MODELS[name]).parameters, {}
-    if "max_disparity" in taken and (max_disparity is not None or scale is not None):
-        own = stored.get("max_disparity", taken["max_disparity"].default)
-        if max_disparity is not None and "scale" in stored:  # its own range counts what it sees already
-            reach = _seen(name, max_disparity, (scale or 1.0) * stored["scale"])
+    chosen = dict(options or {})
+    made_with = chosen if weights is None else {**stored_options(name, weights), **chosen}
+    taken = inspect.signature(MODELS[name]).parameters
+    own = made_with.get("max_disparity", taken["max_disparity"].default if "max_disparity" in taken else None)
+    if own is not None and (max_disparity is not None or scale is not None):
+        others = {key: value for key, value in made_with.items() if key not in ("max_disparity", "scale")}
+        make = functools.partial(MODELS[name], **others)
+        if max_disparity is not None and "scale" in made_with:  # its own range counts what it sees already
+            reach = _seen(make, max_disparity, (scale or 1.0) * made_with["scale"])
         else:
-            reach = _seen(name, own if max_disparity is None else max_disparity, scale)
-        options["max_disparity"] = _search_range(name, weights, reach)
+            reach = _seen(make, own if max_disparity is None else max_disparity, scale)
+        chosen["max_disparity"] = _search_range(make, made_with.get("max_disparity", reach), reach)
+    if "classes" in taken and weights is not None and not made_with:
+        found = count_classes(name, weights)
+        chosen |= {} if found is None else {"classes": found}
     if scale is not None:
-        options["scale"] = scale * stored.get("scale", 1.0)
-    made: Any = _at_scale(create_model(name, weights=weights, **options), scale)
+        chosen["scale"] = scale * made_with.get("scale", 1.0)
+    made: Any = create_model(name, weights=weights, **chosen)
+    if scale is not None:
+        note_making(made, f"{name_of(made)}@{scale:g}", options_of(made))
     if weights != "shipped" and weights in shipped_weights(name):
         made.name = f"{made.name}={weights}"
     return made
 
 
-def _seen(name: str, max_disparity: int, scale: float | None) -> int:
-    """Return a search range in px of the image in those that network `name` sees, as one that it takes."""
+def _seen(make: Callable[..., nn.Module], max_disparity: int, scale: float | None) -> int:
+    """Return a search range in px of the image in those that a network sees, as one that `make` takes."""
     if scale is None:
         return max_disparity
     least = -(-math.ceil(max_disparity * scale) // 16) * 16
     for reach in range(least, least + 64, 16):
         with torch.device("meta"), contextlib.suppress(UserError):
-            MODELS[name](max_disparity=reach)
+            make(max_disparity=reach)
             return reach
     return least  # making the network will say why not
 
 
-def _at_scale(network: Any, scale: float | None) -> nn.Module:
-    if scale is not None:
-        note_making(network, f"{name_of(network)}@{scale:g}", options_of(network))
-    return network
-
-
-def _search_range(name: str, weights: str | None, wanted: int) -> int:
-    """Return `wanted`, or the larger search range that is the only one that `weights` of ours fit."""
-    trained = wanted if weights is None else stored_options(name, weights).get("max_disparity", wanted)
+def _search_range(make: Callable[..., nn.Module], trained: int, wanted: int) -> int:
+    """Return `wanted`, or the larger search range `trained` where weights fit that one alone."""
     if trained <= wanted:
         return wanted
     with torch.device("meta"):
         shapes = [
-            {key: value.shape for key, value in MODELS[name](max_disparity=reach).state_dict().items()}
+            {key: value.shape for key, value in make(max_disparity=reach).state_dict().items()}
             for reach in (wanted, trained)
         ]
     return wanted if shapes[0] == shapes[1] else trained
@@ -294,15 +313,9 @@ def _recipe_of_run(run: Path) -> Any:
     return recipe
 
 
-def _load_run(run: Path, scale: float | None) -> nn.Module:
+def _load_run(run: Path, max_disparity: int | None, scale: float | None) -> nn.Module:
     """Return the student that the directory of a run holds, made as its recipe says."""
-    recipe, weights = _recipe_of_run(run), run / "student.safetensors"
+    student, weights = _recipe_of_run(run).student, run / "student.safetensors"
     if not weights.is_file():
         raise UserError(f"{run} is not finished: there is no {weights.name} in it; resume it first")
-    options = dict(recipe.student.options)
-    if scale is not None:
-        options["scale"] = scale * options.get("scale", 1.0)
-        if "max_disparity" in options:
-            reach = _seen(recipe.student.name, options["max_disparity"], scale)
-            options["max_disparity"] = _search_range(recipe.student.name, str(weights), reach)
-    return _at_scale(create_model(recipe.student.name, weights=str(weights), **options), scale)
+    return create_named(student.name, str(weights), max_disparity, scale, student.options)

@@ -68,7 +68,7 @@ def predict(
             for `calib.txt` beside the images and KITTI's `calib/NNNNNN.txt`.
         rectify_by: OpenCV calibration of a raw rig: the pairs are rectified first, and the rectified views
             written.
-        max_disparity: search range of a network given by name, px.
+        max_disparity: search range of a network given by name, or of a run's, px.
         device, precision: where and in which arithmetic the network runs.
         runtime: of an exported file; None for the usual one of its suffix.
         overwrite: predict again what is there.

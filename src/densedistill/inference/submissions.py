@@ -138,7 +138,7 @@ def write_submission(
         split: of the data set; several joined by commas, where the server takes training results, too.
         method: the name under which Middlebury's files are filed.
         options: of the data set, for example `{"resolution": "H"}`.
-        max_disparity: search range of a network given by name, px.
+        max_disparity: search range of a network given by name, or of a run's, px.
         device, precision: where and in which arithmetic the network runs.
         runtime: of an exported file; None for the usual one of its suffix.
         overwrite: predict again what is there.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from ._layout import Layout
-from .registry import MODELS, given_name, name_of, options_of
+from .registry import MODELS, create_model, given_name, name_of, options_of
 from .tensorflow import from_tensorflow, is_tensorflow_file, read_variables
 from .wrap import Wrapped
 
@@ -189,6 +189,28 @@ def stored_options(name: str, source: str | Path) -> dict[str, Any]:
     except (SafetensorError, OSError):
         return {}  # loading will say what is wrong with it
     return json.loads(metadata.get("options", "{}")) if metadata.get("network") == name else {}
+
+
+def count_classes(name: str, source: str | Path) -> int | None:
+    """Return how many classes the weights `source` of network `name` tell apart, by the first entry whose
+    shape depends on it; None where the entries are not those of this network.
+
+    Raises:
+        UserError: as `load_weights`, but for entries that do not fit.
+    """
+    few, more = 20, 21
+    with torch.device("meta"):
+        network, larger = (create_model(name, classes=count) for count in (few, more))
+    entries = _joined(network, _files(network, source))
+    fit = min((fit_entries(network, variant) for variant in _variants(entries)), key=lambda one: one.misfits)
+    if fit.missing or fit.unexpected:
+        return None
+    shapes = (
+        (key, network.state_dict()[key].shape, value.shape) for key, value in larger.state_dict().items()
+    )
+    key, shape, changed = next(found for found in shapes if found[1] != found[2])
+    axis = next(axis for axis, size in enumerate(shape) if size != changed[axis])
+    return few + (fit.entries[key].shape[axis] - shape[axis]) // (changed[axis] - shape[axis])
 
 
 def find_weights(network: nn.Module, source: str | Path) -> Path:
