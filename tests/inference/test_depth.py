@@ -14,6 +14,7 @@ from densedistill.inference.protocols import get_protocol, list_protocols
 from densedistill.inference.protocols.depth import eigen_crop, garg_crop, nyu_crop
 from densedistill.inference.protocols.procedures import median_scaling, scale_and_shift
 from densedistill.tasks import get_task
+from densedistill.tasks.files import Predicted
 
 DEPTH = get_task("depth")
 
@@ -158,6 +159,13 @@ def test_an_image_becomes_a_picture_a_16_bit_png_and_points(tmp_path):
     assert b"element vertex 768" in header
     points = np.frombuffer(body, np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))["xyz"]
     np.testing.assert_allclose(points[0], [-15.5 / 30, -11.5 / 30, 1.0], rtol=1e-5)
+
+
+def test_what_is_farther_than_the_png_can_tell_is_written_as_its_farthest(tmp_path):
+    outputs = {"depth": np.array([[1.0, 300.0, np.inf, -1.0]], np.float32)}
+    DEPTH.writers["png"].write(tmp_path / "a.png", Predicted(outputs, np.zeros((1, 4, 3), np.uint8)))
+    stored = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert stored.tolist() == [[256, round(255.99 * 256), 0, 0]]
 
 
 def test_a_folder_is_predicted_under_its_names(tmp_path):

@@ -25,6 +25,7 @@ from densedistill.distillation.teachers import EnsembleTeacher, PredictorTeacher
 from densedistill.inference.predictor import Predictor
 from densedistill.labelling import Settings, engine, label, scale
 from densedistill.labelling.estimate import estimate
+from densedistill.labelling.files import write_files
 from densedistill.labelling.frames import open_frames
 from densedistill.networks import InputSpec
 from densedistill.runtimes.card import Card
@@ -144,18 +145,16 @@ def test_a_damaged_shard_is_found_by_its_checksum_and_redone(labelled, pairs, tm
     assert content(out) == content(labelled[0])
 
 
-def test_other_settings_are_refused_on_the_same_folder(labelled, pairs):
+def test_other_settings_are_refused_on_the_same_folder(labelled, pairs, tmp_path):
     with pytest.raises(dd.UserError, match="labelled with other filters"):
         label(settings(pairs, labelled[0]))
+    chosen = [("texture", {"threshold": 1.0})]
+    rows = [f"{pairs}/left/{number:06d}.png {pairs}/right/{number:06d}.png" for number in (1, 0, 2, 3, 4)]
+    (tmp_path / "pairs.txt").write_text("\n".join(rows))
+    with pytest.raises(dd.UserError, match="labelled with other frames"):
+        label(settings(tmp_path / "pairs.txt", labelled[0], filters=chosen))
     with pytest.raises(dd.UserError, match="labelled with another teacher"):
-        label(
-            settings(
-                pairs,
-                labelled[0],
-                teacher={"name": GREY, "after": 3},
-                filters=[("texture", {"threshold": 1.0})],
-            )
-        )
+        label(settings(pairs, labelled[0], teacher={"name": GREY, "after": 3}, filters=chosen))
 
 
 def test_other_taps_are_refused_on_the_same_folder(pairs, tmp_path):
@@ -284,6 +283,29 @@ def test_files_are_in_kittis_formats_and_come_back(pairs, scenes, tmp_path):
     )
     assert (again.mended, again.made) == (1, 1)
     assert formats.read_flow_png(out / "flow" / "000001.png")[1].any()
+
+
+def test_files_hold_what_is_known_and_say_where_nothing_is(tmp_path):
+    known = np.array([[[True, True, True, False]]])
+    maps = {
+        "depth": np.array([[[1.5, 0.0005, 255.99, 300.0]]], np.float32),
+        "disparity": np.array([[[1.5, 0.0, 255.0, 4.0]]], np.float32),
+        "logits": np.eye(4, dtype=np.float32)[[0, 2, 3, 1]].T[:, None],
+    }
+    share = np.array([[[0.0, 0.5, 1.0, 0.1]]], np.float32)
+    arrays = {key: (values, "fixed") for key, values in maps.items()}
+    arrays |= {f"{key}_valid": (known, "mask") for key in maps} | {"depth_confidence": (share, "share")}
+    receipt = write_files(tmp_path, [("a", arrays)])
+    written = {name: formats.read_raster(tmp_path / name).tolist() for name in receipt["files"]}
+    assert written == {
+        "depth/a.png": [[384, 1, 65533, 0]],
+        "disp_0/a.png": [[384, 0, 65280, 0]],
+        "labels/a.png": [[0, 2, 3, 255]],
+        "confidence/depth/a.png": [[0, 128, 255, 26]],
+    }
+    arrays["depth"][0][..., 2] = 256.0
+    with pytest.raises(dd.UserError, match=r"KITTI's PNG holds at most 255\.99 m"):
+        write_files(tmp_path, [("a", arrays)])
 
 
 def test_a_video_and_a_store_with_images_are_frames_too(pairs, tmp_path):

@@ -5,7 +5,18 @@ import pytest
 
 from densedistill.errors import UserError
 from densedistill.tasks import get_task
-from densedistill.tasks.colours import KITTI_ERROR_COLOURS, colour_map, error_map
+from densedistill.tasks.colours import (
+    KITTI_ERROR_COLOURS,
+    colour_map,
+    draw_boxes,
+    error_map,
+    flow_colours,
+    flow_error_map,
+    lay_over,
+    share_error_map,
+)
+from densedistill.tasks.depth import colour_depth
+from densedistill.tasks.pictures import value_range
 
 
 def test_far_is_blue_near_is_red_and_unknown_is_black():
@@ -49,8 +60,20 @@ def test_a_map_without_a_valid_pixel_is_black():
 )
 def test_errors_have_the_colours_of_the_kitti_devkit(target, error, colour):
     truth = np.full((1, 1), target, np.float32)
-    picture = error_map(truth + np.float32(error), truth, np.ones((1, 1), bool))
-    assert tuple(picture[0, 0]) == KITTI_ERROR_COLOURS[colour][1]
+    known = np.ones((1, 1), bool)
+    flow, across = np.array([0.6, 0.8]).reshape(2, 1, 1), np.array([-0.8, 0.6]).reshape(2, 1, 1)
+    for picture in (
+        error_map(truth + np.float32(error), truth, known),
+        flow_error_map(target * flow + error * across, target * flow, known),
+    ):
+        assert tuple(picture[0, 0]) == KITTI_ERROR_COLOURS[colour][1]
+
+
+def test_errors_of_depth_are_judged_by_their_share_alone():
+    truth, known = np.array([[10.0, 10.0, 100.0, 10.0]]), np.array([[True, True, True, False]])
+    picture = share_error_map(truth + np.array([[0.49, 0.51, 4.9, 0.0]]), truth, known).astype(int)
+    assert (picture[0, :, 2] > picture[0, :, 0]).tolist() == [True, False, True, False]
+    assert not picture[0, 3].any()
 
 
 def test_blue_ends_where_d1_begins():
@@ -77,3 +100,39 @@ def test_the_task_names_its_pictures_and_metrics():
 def test_what_is_no_map_is_refused():
     with pytest.raises(UserError, match=r"shape \(H, W\), got \(2, 3, 4\)"):
         colour_map(np.zeros((2, 3, 4)))
+
+
+def test_a_flow_beyond_the_range_is_darker_than_one_at_its_end():
+    flow = np.array([[[1.0, 2.0]], [[0.0, 0.0]]])
+    end, beyond = flow_colours(flow, high=1.0)[0].astype(int)
+    np.testing.assert_allclose(beyond, 0.75 * end, atol=1)
+
+
+def test_depths_of_one_range_have_one_colour_in_two_pictures():
+    whole = colour_depth(np.array([[1.0, 2.0, 4.0]]), low=1, high=4)
+    assert (colour_depth(np.array([[2.0]]), low=1, high=4) == whole[:, 1:2]).all()
+    assert whole[0, 0, 0] > whole[0, 0, 2]
+    assert whole[0, 2, 2] > whole[0, 2, 0]
+
+
+def test_the_range_of_two_pictures_leaves_out_the_outermost_per_cent():
+    values = np.arange(101.0)[None]
+    assert value_range(values, np.ones((1, 101), bool)) == (1, 99)
+    assert value_range(values, values < 51) == (0.5, 49.5)
+    assert value_range(np.stack((0.6 * values, 0.8 * values)), np.ones((1, 101), bool)) == pytest.approx(
+        (1, 99)
+    )
+
+
+def test_colours_are_laid_over_an_image_by_their_share():
+    image, colours = np.full((1, 1, 3), 200, np.uint8), np.full((1, 1, 3), 100, np.uint8)
+    assert (lay_over(image, colours, 0.25) == 175).all()
+
+
+def test_boxes_of_a_low_score_are_not_drawn_and_true_ones_always():
+    image, box = np.full((40, 40, 3), 9, np.uint8), np.array([[5.0, 15.0, 30.0, 35.0]])
+    for score, drawn in ((0.29, False), (0.31, True), (None, True)):
+        scores = None if score is None else np.array([score])
+        assert (draw_boxes(image, box, np.array([0]), scores) != image).any() == drawn
+    assert (draw_boxes(image, box, np.array([-1])) == image).all()
+    assert (image == 9).all()

@@ -22,10 +22,25 @@ def test_a_point_that_does_not_move_has_no_motion_and_one_that_comes_nearer_move
     _, nearer = motion_cloud(disparity, disparity * 2, still, RIG)
     assert (nearer[:, 2] < 0).all()
     np.testing.assert_allclose(nearer[:, 2], -RIG.depth(disparity)[0, 0] / 2, rtol=1e-4)
-    sideways = still.copy()
-    sideways[0] = 3
-    _, right = motion_cloud(disparity, disparity, sideways, RIG)
-    np.testing.assert_allclose(right[:, 0], 3 * points[:, 2] / RIG.fx, rtol=1e-4)
+    for axis, focal in enumerate((RIG.fx, RIG.fy)):
+        moved = still.copy()
+        moved[axis] = 3
+        _, along = motion_cloud(disparity, disparity, moved, RIG)
+        np.testing.assert_allclose(along[:, axis], 3 * points[:, 2] / focal, rtol=1e-4)
+        np.testing.assert_allclose(along[:, 1 - axis], 0, atol=1e-6)
+
+
+def test_what_comes_straight_at_the_camera_has_a_hue(predicted, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("densedistill.tasks.sceneflow.write_ply", lambda path, *cloud: drawn.append(cloud))
+    maps = predicted.outputs | {"flow": np.zeros((2, 8, 12))}
+    camera = Calibration(10.0, 10.0, 5.0, 4.0, baseline_m=1.0)
+    get_task("sceneflow").writers["motion"].write(
+        tmp_path / "a.ply", Predicted(maps, predicted.image, camera)
+    )
+    ((points, colours),) = drawn
+    (ahead,) = colours[(points[:, :2] == 0).all(1)]
+    assert ahead.min() < 100
 
 
 @pytest.fixture
@@ -46,6 +61,8 @@ def test_every_writer_writes_and_kittis_files_come_back(predicted, tmp_path):
         assert path.stat().st_size > 50, writer.says
     assert (formats.read_disparity_png(tmp_path / "disp_0/000000_10.png") == 4.5).all()
     assert (formats.read_disparity_png(tmp_path / "disp_1/000000_10.png") == 5).all()
+    change = formats.read_image(tmp_path / "000000_10.change.png").astype(int)
+    assert (change[..., 0] > change[..., 2]).all(), "red comes nearer"
     flow, valid = formats.read_flow_png(tmp_path / "flow/000000_10.png")
     assert (flow == -1.25).all()
     assert valid.all()
