@@ -56,7 +56,7 @@ def test_the_crops_are_the_published_rows_and_columns():
     assert (nyu.min(0).values.tolist(), nyu.max(0).values.tolist()) == ([45, 41], [470, 600])
     assert nyu_crop((240, 320)).all()
     eigen = eigen_crop((375, 1242)).nonzero()
-    assert eigen.min(0).values.tolist() == [int(0.3324324 * 375), int(0.0359477 * 1242)]
+    assert (eigen.min(0).values.tolist(), eigen.max(0).values.tolist()) == ([124, 44], [341, 1196])
 
 
 def test_every_protocol_of_depth_averages_over_images():
@@ -76,6 +76,8 @@ def test_a_network_sees_the_published_part_of_an_nyu_image(protocol, rows):
     seen = ramp.seen[0][0]
     seen = seen if seen.dtype == torch.uint8 else (255 * seen).round().byte()
     assert torch.equal(seen, one["image"][:, rows[0] : rows[1], 40:616])
+    dd.evaluate({"ramp": ramp}, [one], protocol=f"{protocol}+flip")
+    assert torch.equal(ramp.seen[-1], ramp.seen[-2].flip(-1)), "the part that is seen is mirrored"
 
 
 def test_the_mirror_image_takes_a_ramp_away():
@@ -124,6 +126,23 @@ def test_what_lies_beyond_the_cap_does_not_count():
     truth[:, :, 600:] = 85.0
     row = dd.evaluate({"ramp": Ramp()}, [sample(truth)], protocol="kitti").rows[0]
     assert row["abs_rel"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_alignment_comes_before_the_cap():
+    truth = (1 + torch.arange(1216) / 1215).expand(1, 352, 1216).clone()
+
+    class Far(Ramp):
+        def __call__(self, *images):
+            return {"depth": 100 * super().__call__(*images)["depth"]}
+
+    row = dd.evaluate({"far": Far()}, [sample(truth)], protocol="kitti+median").rows[0]
+    assert row["abs_rel"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_constant_answer_is_aligned_with_the_mean():
+    truth = {"depth": torch.rand(1, 1, 4, 5) + 1, "depth_valid": torch.ones(1, 1, 4, 5, dtype=torch.bool)}
+    aligned = scale_and_shift({"depth": torch.full((1, 1, 4, 5), 7.0)}, truth)["depth"]
+    torch.testing.assert_close(aligned, truth["depth"].mean().expand(1, 1, 4, 5))
 
 
 def test_plain_figures_are_the_mean_over_images_unless_pixels_are_pooled():

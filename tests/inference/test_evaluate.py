@@ -71,6 +71,7 @@ def test_the_limit_leaves_out_ground_truth_at_or_beyond_it(constant):
     data = [sample(191.5), sample(192), sample(250)]
     assert evaluate(constant(191.5), data).rows[0]["epe"] > 15
     assert evaluate(constant(191.5), data, max_disparity=192).rows[0]["epe"] == 0
+    assert evaluate("sgbm", [sample(0.25)], max_disparity=0.5).max_disparity == 0.5  # searches 1 px or more
 
 
 def test_sceneflow_cuts_the_bottom_right(constant):
@@ -114,6 +115,29 @@ def test_dsnet_pads_kitti_as_published():
     assert net.seen[..., 14:, :1226].all()
     evaluate(net, [given], "kitti2015")
     assert net.seen.shape[-2:] == (384, 1232)
+    for size in ((352, 1226), (370, 1216), (384, 1264)):
+        evaluate(net, [sample(10, size=size)], "dsnet")
+        assert net.seen.shape[-2:] == (size[0] + -size[0] % 16, size[1] + -size[1] % 16), "no size of KITTI's"
+
+
+def test_dsnet_cuts_driving_images_to_the_columns_that_were_published(constant):
+    given = sample(10, size=(400, 881))
+    given["disparity"][..., :3] = 100
+    assert evaluate(constant(10), [given], "dsnet").rows[0]["epe"] == 0
+
+
+def test_hard_scenes_count_half_in_a_mean_over_images_alone(constant):
+    data = [sample(10), sample(16, name="trainingH/Shelves")]
+    assert evaluate(constant(10), data, "middlebury").rows[0]["avgerr"] == pytest.approx((0 + 0.5 * 6) / 1.5)
+    pooled = evaluate(constant(10), data, "middlebury", per_image=False).rows[0]
+    assert pooled["avgerr"] == pytest.approx(3)
+
+
+def test_a_disparity_without_end_is_not_cut_to_the_scenes_range(constant):
+    given = sample(63)
+    given["meta"]["ndisp"] = 64
+    assert evaluate(constant(200), [given], "middlebury").rows[0]["bad2"] == 0
+    assert evaluate(constant(float("inf")), [given], "middlebury").rows[0]["bad2"] == 1
 
 
 def test_kitti_2012_middlebury_and_eth3d_average_over_images(constant):
@@ -128,6 +152,7 @@ def test_several_networks_stand_in_one_table_and_equal_names_are_told_apart(cons
     assert [(row["data"], row["name"]) for row in found.rows] == [
         (data, name) for data in ("near", "far") for name in ("shift", "shift #2", "sgbm")
     ]
+    assert list(found.table().columns[3].cells)[:2] == ["[bold]0.000[/bold]", "1.000"]
     text = str(found)
     assert sum(line.split()[:3] == ["shift", "#2", "near"] for line in text.splitlines()) == 1
     for said in ("Protocol plain", "pooled over pixels", "float32", "16-bit fixed point (sgbm)", "no limit"):
@@ -144,6 +169,7 @@ def test_json_holds_every_figure_of_every_sample(constant, tmp_path):
     assert written["rows"][0]["epe"] == 2.5
     assert [(s["sample"], s["epe"], s["bad1.5"]) for s in written["samples"]] == [("a", 0, 0), ("b", 5, 1)]
     assert written["protocol"] == "plain"
+    assert written["units"] == {"epe": "px", "bad1.5": "share in [0, 1]"}
     assert str(Evaluation.from_dict(written)) == str(found) == table_of(written)
     assert table_of({"rows": []}) == "nothing was evaluated"
 

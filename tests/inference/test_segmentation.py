@@ -25,6 +25,8 @@ def test_tiles_and_scales_of_a_pixelwise_answer_leave_it():
     smooth = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), (64, 64), mode="bilinear")
     scaled = multi_scale((0.5, 1.0, 2.0))(brightness)(smooth)["logits"]
     assert (scaled - smooth).abs().mean() < 0.02
+    stored = multi_scale((0.5, 1.0, 2.0))(brightness)((255 * smooth).round().byte())["logits"]
+    assert (stored - scaled).abs().max() < 0.01
 
 
 def test_tiles_overlap_by_a_third_and_reach_the_edges():

@@ -205,6 +205,12 @@ def test_middlebury_and_eth3d_equal_a_second_implementation(protocol, factor):
         assert row[f"{key}_noc"] == pytest.approx(mean, rel=1e-5), key
 
 
+@pytest.mark.parametrize(("percent", "rank"), [(7, 7), (7.1, 8), (50, 50), (99.5, 100), (100, 100)])
+def test_an_error_quantile_is_the_error_of_its_rank(percent, rank):
+    errors = torch.arange(1.0, 101.0).flip(0)[None]
+    assert error_quantile(errors, torch.zeros(1, 100), percent=percent) == rank
+
+
 def test_an_error_quantile_counts_what_is_not_finite_as_wrong():
     prediction = torch.tensor([[1.0, 2.0, math.nan, 4.0]])
     assert error_quantile(prediction, torch.zeros(1, 4), percent=50) == 2
