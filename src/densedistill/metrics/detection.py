@@ -31,9 +31,9 @@ def mean_average_precision(
             true box, and of which at least the overlap's share lies in an ignored one, is overlooked.
         overlap: least intersection over union of a hit; None: the mean over 0.5, 0.55, … 0.95.
     """
-    metric = AveragePrecision() if overlap is None else AveragePrecision50()
     if overlap not in (None, 0.5):
         raise UserError(f"average precision is at an overlap of 0.5 or over all (None), got {overlap}")
+    metric = AveragePrecision() if overlap is None else AveragePrecision50()
     metric.update(outputs, truth)
     return metric.compute()
 

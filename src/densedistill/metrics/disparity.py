@@ -139,7 +139,7 @@ def check(prediction: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Ten
 
 
 def _reduce(values: Tensor, valid: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
-    """Return (sum, count) over the valid pixels, or over the images' means, in float64."""
+    """Return (sum, count) of values (B, …) over the valid pixels, or over the images' means, in float64."""
     sums, counts = _per_image(values, valid)
     if not per_image:
         return sums.sum(), counts.sum()

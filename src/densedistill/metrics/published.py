@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from .disparity import check
+from .disparity import _Mean, check
 
 LEAST_SHARE = 0.1
 
@@ -39,24 +38,13 @@ def dsnet_mean(
     return torch.stack(values).mean() if values else prediction.new_zeros(())
 
 
-class DSNetMean(Metric):
+class DSNetMean(_Mean):
     """`dsnet_mean` of `metric`, averaged over batches whatever their size, as published."""
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
 
     def __init__(self, metric: Callable[..., Tensor], max_disparity: float = 192.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.metric, self.max_disparity = metric, max_disparity
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        self.total += dsnet_mean(self.metric, prediction, target, valid, self.max_disparity)
-        self.count += 1
-
-    def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        mean = dsnet_mean(self.metric, prediction, target, valid, self.max_disparity)
+        self._add(mean, torch.ones_like(mean))

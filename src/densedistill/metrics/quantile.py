@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..errors import UserError
-from .disparity import EPE, check, epe
+from .disparity import EPE, _Mean, check, epe
 from .registry import register_metric
 
 
@@ -54,29 +53,16 @@ def _update(
 
 
 @register_metric("a", of="disparity", unit="px", heading="A", function=error_quantile, parameter="percent")
-class ErrorQuantile(Metric):
+class ErrorQuantile(_Mean):
     """`error_quantile` over batches and processes, averaged over images."""
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
 
     def __init__(self, percent: float = 90.0, **kwargs: Any):
         super().__init__(**kwargs)
         _check(percent)
         self.percent = percent
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
-        total, count = _update(prediction, target, valid, self.percent)
-        self.total += total
-        self.count += count
-
-    def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        self._add(*_update(prediction, target, valid, self.percent))
 
 
 @register_metric("avgerr", of="disparity", unit="px", heading="avgerr", function=epe)

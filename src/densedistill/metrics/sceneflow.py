@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..errors import UserError
-from .disparity import D1, EPE, _Mean, d1, epe
+from .disparity import D1, EPE, _Mean, _reduce, d1, epe
 from .kitti import fill_unknown
 from .registry import register_metric
 
@@ -25,7 +25,6 @@ PIXELS, SHARE = 3.0, 0.05
 #: What is judged, and the maps that it needs.
 PARTS: dict[str, tuple[str, ...]] = {"D1": ("disparity",), "D2": ("disparity_next",), "Fl": ("flow",)}
 PARTS["SF"] = ("disparity", "disparity_next", "flow")
-REGIONS = ("bg", "fg", "all")
 
 
 def outliers(prediction: Tensor, target: Tensor) -> Tensor:
@@ -65,9 +64,8 @@ def sceneflow_counts(
     Raises:
         UserError: maps that are missing, differ in size or are those of several images.
     """
-    keys = PARTS[part]
-    wrong = counted = estimated = None
-    for key in keys:
+    off, measured, estimated = [], [], []
+    for key in PARTS[part]:
         _check(prediction, target, key)
         if target[key].ndim != 3:
             raise UserError(f"'{key}' is wanted of one image, (C, H, W), got {tuple(target[key].shape)}")
@@ -75,18 +73,16 @@ def sceneflow_counts(
         known = torch.ones_like(target[key][0], dtype=torch.bool) if known is None else known[0].bool()
         here = prediction[key].to(target[key])
         here = fill_unknown(here, known, -1.0 if len(here) == 1 else 0.0)
-        off = outliers(here, target[key])
-        measured = target[f"{key}_{valid}"][0].bool() if f"{key}_{valid}" in target else torch.ones_like(off)
-        wrong = off if wrong is None else wrong | off
-        counted = measured if counted is None else counted & measured
-        estimated = known if estimated is None else estimated  # of scene flow, the kit asks disparity alone
-    assert wrong is not None
-    assert counted is not None
-    assert estimated is not None
+        off.append(outliers(here, target[key]))
+        mask = target.get(f"{key}_{valid}")
+        measured.append(torch.ones_like(off[-1]) if mask is None else mask[0].bool())
+        estimated.append(known)
+    wrong, counted = torch.stack(off).any(0), torch.stack(measured).all(0)
+    known = estimated[0]  # of scene flow, the kit asks disparity alone
     front = torch.zeros_like(wrong) if objects is None else objects.reshape(wrong.shape) > 0
     return torch.stack(
         [
-            torch.stack([torch.stack([(wrong & at).sum(), at.sum()]) for at in (region, region & estimated)])
+            torch.stack([torch.stack([(wrong & at).sum(), at.sum()]) for at in (region, region & known)])
             for region in (counted & ~front, counted & front)
         ]
     ).double()
@@ -191,14 +187,6 @@ def _image(maps: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     return {key: batch[index] for key, batch in maps.items() if isinstance(batch, Tensor)}
 
 
-class _Share(_Mean):
-    """A share of pixels, as a total and a count over batches and processes."""
-
-    def _count(self, wrong: Tensor, valid: Tensor) -> None:
-        wrong, valid = wrong.flatten(1), valid.flatten(1)
-        self._add(*_pooled(wrong.double(), valid, self.per_image))
-
-
 @register_metric("d2", of="disparity_next", unit="%", heading="D2", function=d1)
 class D2(D1):
     """D1 of the disparity at t1, seen from t0."""
@@ -217,41 +205,26 @@ class FlowEPE(_Mean):
         """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
         error = torch.linalg.vector_norm(prediction.double() - target.double(), dim=1, keepdim=True)
         known = torch.ones_like(error, dtype=torch.bool) if valid is None else valid
-        self._add(*_pooled(error.flatten(1), known.flatten(1), self.per_image))
+        self._add(*_reduce(error, known, self.per_image))
 
 
 @register_metric("fl", of="flow", unit="%", heading="Fl")
-class Fl(_Share):
+class Fl(_Mean):
     """The share of pixels whose flow is off by more than 3 px and 5 % (KITTI 2015)."""
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> None:
         """Add flow (B, 2, H, W) and where it is known, (B, 1, H, W)."""
         wrong = outliers(prediction.to(target), target)
-        self._count(wrong, torch.ones_like(wrong) if valid is None else valid[:, 0])
+        known = torch.ones_like(wrong) if valid is None else valid[:, 0]
+        self._add(*_reduce(wrong, known, self.per_image))
 
 
 @register_metric("sf", of=PARTS["SF"], unit="%", heading="SF")
-class SF(_Share):
+class SF(_Mean):
     """The share of pixels that are outliers in D1, D2 or Fl, where all three are known (KITTI 2015)."""
 
     def update(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> None:
         """Add outputs and ground truth of a batch; `KEY_valid` says where it is known."""
-        wrong = valid = None
-        for key in PARTS["SF"]:
-            off = outliers(outputs[key].to(batch[key]), batch[key])
-            known = batch[f"{key}_valid"][:, 0].bool()
-            wrong = off if wrong is None else wrong | off
-            valid = known if valid is None else valid & known
-        assert wrong is not None
-        assert valid is not None
-        self._count(wrong, valid)
-
-
-def _pooled(values: Tensor, valid: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
-    """Return (sum, count) of values (B, N) over the valid pixels, or over the images' means."""
-    sums = torch.where(valid, values.double(), 0.0).sum(1)
-    counts = valid.sum(1).double()
-    if not per_image:
-        return sums.sum(), counts.sum()
-    kept = counts > 0
-    return (sums[kept] / counts[kept]).sum(), kept.sum().double()
+        wrong = torch.stack([outliers(outputs[key].to(batch[key]), batch[key]) for key in PARTS["SF"]]).any(0)
+        valid = torch.stack([batch[f"{key}_valid"][:, 0].bool() for key in PARTS["SF"]]).all(0)
+        self._add(*_reduce(wrong, valid, self.per_image))
