@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.sample import IMAGES, Sample
+from ..data.sample import Sample
 from ..distillation.stored import MIRRORED, TAP
 from ..distillation.teachers import NetworkTeacher, Teacher, answer_validity
 from ..errors import UserError
@@ -62,7 +62,7 @@ class Labeller:
         """
         device = next((p.device for p in self.teacher.parameters()), torch.device("cpu"))
         batch: dict[str, Any] = {
-            key: sample[key][None].to(device) for key in IMAGES if key in sample and key in self.task.inputs
+            key: sample[key][None].to(device) for key in self.task.inputs if key in sample
         }
         batch["meta"] = [sample["meta"]]
         answer = self.teacher(batch)
@@ -106,8 +106,7 @@ class Labeller:
             if wrong.any():
                 raise UserError(
                     f"teacher '{teacher}' gives no number at {int(wrong.sum())} of {wrong.numel()} pixels "
-                    f"of '{key}' "
-                    f"of frame '{name}', and says that they are valid"
+                    f"of '{key}' of frame '{name}', and says that they are valid"
                 )
         return outputs
 
@@ -153,13 +152,13 @@ class Labeller:
 
     def _tapped(self, answer: Mapping[str, Any], batch: Mapping[str, Any], facts: dict[str, Any]) -> Arrays:
         height, width = next(batch[key] for key in self.task.inputs).shape[-2:]
-        left, _, top, _ = answer["placement"].padding
+        left, _, top, bottom = answer["placement"].padding
         arrays: Arrays = {}
         facts["taps"] = {}
         for key, tensors in answer["taps"].items():
             strides, shapes = [], []
             for index, tensor in enumerate(tensors):
-                whole = height + top + answer["placement"].padding[3]
+                whole = height + top + bottom
                 stride = whole // tensor.shape[-2]
                 if stride * tensor.shape[-2] != whole or left or top:
                     raise UserError(

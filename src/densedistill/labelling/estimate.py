@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..errors import counted
 from .engine import Job, Settings
 
 
@@ -43,9 +44,8 @@ class Estimate:
     def __str__(self) -> str:
         return (
             f"{self.sample} frames measured: {self.seconds_per_frame:.3f} s and "
-            f"{self.bytes_per_frame / 1e3:.0f} kB a "
-            f"frame, {100 * self.kept:.1f} % of pixels kept\n"
-            f"{self.frames} frames on {self.workers} worker{'s' * (self.workers > 1)}: {self.hours:.2f} h, "
+            f"{self.bytes_per_frame / 1e3:.0f} kB a frame, {100 * self.kept:.1f} % of pixels kept\n"
+            f"{self.frames} frames on {counted(self.workers, 'worker')}: {self.hours:.2f} h, "
             f"{self.gigabytes:.3f} GB"
         )
 
@@ -68,11 +68,8 @@ def estimate(settings: Settings, frames: int | None = None, workers: int = 1, sa
         receipts = [job.make(number) for number in chosen]
         seconds = (time.perf_counter() - start) / len(chosen)
         size = sum(receipt["bytes"] for receipt in receipts)
-        size += (
-            sum(file.stat().st_size for file in Path(folder).glob("shards/*.json"))
-            if settings.write == "files"
-            else 0
-        )
+        if settings.write == "files":
+            size += sum(file.stat().st_size for file in Path(folder).glob("shards/*.json"))
         outputs = [next(iter(receipt["counts"]["outputs"].values())) for receipt in receipts]
         kept = sum(o["kept"] for o in outputs) / sum(o["pixels"] for o in outputs)
         return Estimate(len(chosen), seconds, size / len(chosen), frames or count, max(1, workers), kept)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..data import formats
+from ..data.sample import IGNORE_LABEL
 from ..data.store import checksum
 from ..errors import UserError
 
@@ -21,7 +22,6 @@ FOLDERS = {
     "logits": "labels",
 }
 _DEPTH_SCALE = 256.0  # of KITTI's depth maps: 16-bit PNG, 0 = unknown
-_IGNORE = 255
 
 
 def write_files(out: Path, frames: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -68,4 +68,4 @@ def _write(path: Path, key: str, values: np.ndarray, valid: np.ndarray) -> None:
         levels = np.clip(np.rint(metres * _DEPTH_SCALE), 1, 65535)
         formats.write_image(path, np.where(valid, levels, 0).astype(np.uint16))
     else:
-        formats.write_image(path, np.where(valid, values.argmax(0), _IGNORE).astype(np.uint8))
+        formats.write_image(path, np.where(valid, values.argmax(0), IGNORE_LABEL).astype(np.uint8))

@@ -142,31 +142,22 @@ def agreement(
             ensemble.
     """
     errors: Errors = {}
-    spread = [key for key in evidence.outputs if f"{key}_spread" in evidence.answer]
-    if spread:
-        others = None
-    else:
-        others = [_seen(evidence, view) for view in ([over] if isinstance(over, str | float) else over)]
+    answer, views = evidence.answer, [over] if isinstance(over, str | float) else over
+    ensemble = any(f"{key}_spread" in answer for key in evidence.outputs)
+    others = [] if ensemble else [_seen(evidence, view) for view in views]
     for key in evidence.outputs:
-        value = evidence.answer[key].float()
-        if key in evidence.task.ignore or key == "logits":
+        value = answer[key].float()
+        seen = [other[key] for other in others if key in other]
+        if key == "logits":
             labels = value.argmax(1, True)
-            same = [(labels == other[key].argmax(1, True)) for other in others or () if key in other]
-            errors[key] = (
-                torch.stack(same).all(0).logical_not() * 2.0 if same else torch.zeros_like(value[:, :1])
-            )
-            continue
-        limit = (share * torch.linalg.vector_norm(value, dim=1, keepdim=True)).clamp(min=threshold)
-        if others is None:
-            distance = torch.linalg.vector_norm(evidence.answer[f"{key}_spread"].float(), dim=1, keepdim=True)
+            apart = [(one.argmax(1, True) != labels) * 2.0 for one in seen]
         else:
-            apart = [
-                torch.linalg.vector_norm(other[key] - value, dim=1, keepdim=True)
-                for other in others
-                if key in other
-            ]
-            distance = torch.stack(apart).amax(0) if apart else torch.zeros_like(value[:, :1])
-        errors[key] = distance / limit
+            limit = (share * _length(value)).clamp(min=threshold)
+            distances = (
+                [answer[f"{key}_spread"]] if f"{key}_spread" in answer else [one - value for one in seen]
+            )
+            apart = [_length(distance) / limit for distance in distances]
+        errors[key] = torch.stack(apart).amax(0) if apart else torch.zeros_like(value[:, :1])
     return errors
 
 
@@ -219,7 +210,7 @@ def range(evidence: Evidence, low: float = 0.0, high: float = float("inf"), of: 
         of: which output; None for the task's first.
     """
     key = of or evidence.outputs[0]
-    value = torch.linalg.vector_norm(_output(evidence, key, "range").float(), dim=1, keepdim=True)
+    value = _length(_output(evidence, key, "range"))
     return {key: ((value > low) & (value < high)).logical_not() * 2.0}
 
 
@@ -301,6 +292,11 @@ def _swapped(batch: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _turn(value: Any, axis: int) -> Any:
     return value.flip(axis) if isinstance(value, Tensor) and value.ndim == 4 else value
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Return the lengths (B, 1, H, W) of vectors (B, C, H, W), of one channel its size."""
+    return torch.linalg.vector_norm(vectors.float(), dim=1, keepdim=True)
 
 
 def _mean(values: Tensor, window: int) -> Tensor:

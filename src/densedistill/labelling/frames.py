@@ -122,7 +122,7 @@ class VideoFrames:
         while capture.grab():
             count += 1
         self._capture = None
-        self.names = [f"{path.stem}_{number:06d}" for number in np.arange(count)]
+        self.names = [f"{path.stem}_{number:06d}" for number in range(count)]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -41,8 +41,7 @@ def _json(path: Path, predicted: Predicted) -> None:
 
 
 def _drawn(path: Path, predicted: Predicted) -> None:
-    boxes, scores, classes = (predicted.outputs[key] for key in ("boxes", "scores", "classes"))
-    formats.write_image(path, draw_boxes(predicted.image, boxes, classes, scores, predicted.classes))
+    formats.write_image(path, draw(predicted.image, {**predicted.outputs, "names": predicted.classes}))
 
 
 TASK = Task(
