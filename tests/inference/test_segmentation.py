@@ -29,6 +29,18 @@ def test_tiles_and_scales_of_a_pixelwise_answer_leave_it():
     assert (stored - scaled).abs().max() < 0.01
 
 
+def test_logits_of_another_scale_come_back_corner_to_corner():
+    seen = []
+
+    def record(image):
+        seen.append(image)
+        return brightness(image)
+
+    found = multi_scale((0.5,))(record)(torch.rand(1, 3, 20, 30))["logits"]
+    corners = (..., [0, 0, -1, -1], [0, -1, 0, -1])
+    torch.testing.assert_close(found[corners], seen[0][corners])
+
+
 def test_tiles_overlap_by_a_third_and_reach_the_edges():
     seen = []
 

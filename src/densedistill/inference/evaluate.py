@@ -186,15 +186,14 @@ class _Tally:
         self.device = _measuring_device(predict)
         self.seconds: list[float] = []
         self.weighted: list[tuple[float, dict[str, Any]]] = []
-        self.metrics: dict[str, dict[str, tuple[MetricInfo, Metric]]] = {
-            mask: {
-                info.name if mask == "all" else f"{info.name}_{mask}": (
-                    info,
-                    counting.create(info).to(self.device),
-                )
-                for info in counting.measures
-            }
+        self.metrics: dict[str, tuple[str, MetricInfo, Metric]] = {  # by column
+            info.name if mask == "all" else f"{info.name}_{mask}": (
+                mask,
+                info,
+                counting.create(info).to(self.device),
+            )
             for mask in counting.protocol.masks
+            for info in counting.measures
         }
 
     def add(self, sample: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -209,11 +208,10 @@ class _Tally:
         if not self.weighted:
             self._compare_classes(outputs)
         figures: dict[str, Any] = {"name": self.label, "data": self.data, "sample": name}
-        for mask, metrics in self.metrics.items():
-            truth = self.counting.truth(sample, mask, self.device)
-            for key, (info, metric) in metrics.items():
-                if all(target in truth for target in info.targets(task)):
-                    figures |= _figures(key, metric(*info.arguments(outputs, truth, task)))
+        truths = {mask: self.counting.truth(sample, mask, self.device) for mask in protocol.masks}
+        for key, (mask, info, metric) in self.metrics.items():
+            if all(target in truths[mask] for target in info.targets(task)):
+                figures |= _figures(key, metric(*info.arguments(outputs, truths[mask], task)))
         figures = {key: None if value != value else value for key, value in figures.items()}
         self.weighted.append((protocol.weight(name), figures))
         return figures
@@ -262,7 +260,7 @@ class _Tally:
             "precision": getattr(self.predict, "precision", "unknown"),
             "seconds_per_image": sorted(self.seconds)[len(self.seconds) // 2] if self.seconds else None,
         }
-        for key, (_, metric) in ((k, m) for metrics in self.metrics.values() for k, m in metrics.items()):
+        for key, (_, _, metric) in self.metrics.items():
             if not (metric.update_called or metric.sync_on_compute):
                 continue
             with warnings.catch_warnings():
@@ -282,7 +280,7 @@ class _Tally:
             torch.distributed.all_gather_object(everywhere, samples)
             samples = [one for shared in everywhere for one in shared]
         means = {}
-        for key in (key for metrics in self.metrics.values() for key in metrics):
+        for key in self.metrics:
             found = [(w, figures[key]) for w, figures in samples if figures.get(key) is not None]
             if found:
                 means[key] = sum(w * value for w, value in found) / sum(w for w, _ in found)

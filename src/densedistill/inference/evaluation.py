@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ..files import to_json, write_text
-from ..metrics import metric_info
+from ..metrics import MetricInfo, metric_info
 from ..tasks import get_task
 from .protocols import MASK_WORDS
 
@@ -69,10 +69,15 @@ class Evaluation:
             parts.append(f"Not given: {', '.join(self.missing)}")
         return ". ".join(parts) + "."
 
+    @property
+    def _infos(self) -> list[MetricInfo]:
+        """What the metrics of the columns say of themselves, each once, whatever its pixels."""
+        return [metric_info(name) for name in dict.fromkeys(map(_name, _metrics(self.rows)))]
+
     def _units(self) -> str:
         """Return the units of the figures, in words; the task's own where it has some."""
         named: dict[str, list[str]] = {}
-        for info in map(metric_info, dict.fromkeys(_name(key) for key in _metrics(self.rows))):
+        for info in self._infos:
             named.setdefault(info.unit, []).append(info.heading)
         said = ", ".join(f"{' and '.join(names)} in {unit}" for unit, names in named.items() if unit)
         return get_task(self.task).units or said
@@ -80,17 +85,16 @@ class Evaluation:
     def table(self) -> Table:
         """Return the rows as a rich table, networks below each other, the best of each group in bold."""
         table = Table(caption=self.caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        metrics = list(dict.fromkeys(_name(key) for key in _metrics(self.rows)))
         table.add_column("network", overflow="fold")
         table.add_column("data", overflow="fold")
         table.add_column("pixels", no_wrap=True)
-        for heading in (*(metric_info(name).heading for name in metrics), "s/image"):
+        for heading in (*(info.heading for info in self._infos), "s/image"):
             table.add_column(heading, justify="right", no_wrap=True)
         for data in dict.fromkeys(row["data"] for row in self.rows):
             rows = [row for row in self.rows if row["data"] == data]
             for mask in dict.fromkeys(_mask(key) for key in _metrics(rows)):
                 table.add_section()
-                keys = [_key(name, mask) for name in metrics]
+                keys = [_key(info.name, mask) for info in self._infos]
                 for row in rows:
                     seconds = "" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.3g}"
                     cells = [_cell(key, row, rows) for key in keys]
@@ -114,22 +118,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; shares in [0, 1]."""
-        return {
-            "protocol": self.protocol,
-            "says": self.says,
-            "caption": self.caption,
-            "average": self.average,
-            "max_disparity": self.max_disparity,
-            "task": self.task,
-            "limits": self.limits,
-            "units": {
-                info.name: _UNITS.get(info.unit, info.unit)
-                for info in map(metric_info, dict.fromkeys(_name(key) for key in _metrics(self.rows)))
-            },
-            "missing": self.missing,
-            "rows": self.rows,
-            "samples": self.samples,
-        }
+        units = {info.name: _UNITS.get(info.unit, info.unit) for info in self._infos}
+        return {"caption": self.caption, "units": units, **vars(self)}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Evaluation:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..data.formats import IMAGE_SUFFIXES, read_images, upright
 from ..errors import UserError
 from ..tasks import Task
-from .pairs import PathLike, names_of, pairs_from, pairs_in_folder, read_list
+from .pairs import PathLike, images_of, names_of, pairs_from, pairs_in_folder, read_list
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 _KITTI_TIME = re.compile(r"(\d+)_(\d\d)")  # scene and time
@@ -78,9 +78,7 @@ def images_from(source: Any) -> Iterable[Input]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.is_dir():
-            files = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."
-            )
+            files = images_of(path.rglob("*"))
             if not files:
                 raise UserError(f"there is no image in {path}")
             return [Input(str(p.relative_to(path).with_suffix("")), (p,)) for p in files]
@@ -90,8 +88,8 @@ def images_from(source: Any) -> Iterable[Input]:
     return [Input(name, (p,)) for p, name in zip(files, names_of(files), strict=True)]
 
 
-def frames_from(source: PathLike | int, limit: int | None = None) -> Iterator[Input]:
-    """Yield the frames of a video file, or of the camera with this number, at most `limit`.
+def frames_from(source: PathLike | int) -> Iterator[Input]:
+    """Yield the frames of a video file, or of the camera with this number.
 
     Raises:
         UserError: it cannot be opened.
@@ -112,7 +110,7 @@ def frames_from(source: PathLike | int, limit: int | None = None) -> Iterator[In
 
     try:
         number = 0
-        while (limit is None or number < limit) and capture.grab():
+        while capture.grab():
             yield Input(f"{place.stem}_{number:06d}", (place,), load)
             number += 1
     finally:

@@ -70,21 +70,21 @@ def pairs_in_folder(folder: Path) -> list[Pair]:
     return [Pair(left, right, name) for (left, right), name in zip(found, called, strict=True)]
 
 
-def pairs_in_list(path: Path, root: PathLike | None = None) -> list[Pair]:
+def pairs_in_list(path: Path) -> list[Pair]:
     """Return the pairs of a list file (see `read_list`): left and right on each line.
 
     Raises:
         UserError: the list or a file in it is missing, or a line has one column.
     """
-    files = read_list(path, 2, root)
+    files = read_list(path, 2)
     names = names_of([left for left, _ in files])
     return [Pair(left, right, name) for (left, right), name in zip(files, names, strict=True)]
 
 
-def read_list(path: Path, columns: int, root: PathLike | None = None) -> list[tuple[Path, ...]]:
+def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
     """Return the files on each line of a list: so many `columns`, further ones are ignored, # for comments.
 
-    Paths are relative to `root`, by default to the list's folder.
+    Paths are relative to the list's folder.
 
     Raises:
         UserError: the list or a file in it is missing, or a line is too short.
@@ -96,7 +96,6 @@ def read_list(path: Path, columns: int, root: PathLike | None = None) -> list[tu
             raise UserError(f"there is no folder or list file {path}") from None
         why = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"cannot read the list {path}: {why}") from None
-    base = path.parent if root is None else Path(root)
     wanted = {1: "an image is one path", 2: "a pair is two paths, left and right"}
     files = []
     for number, line in enumerate(lines, 1):
@@ -106,7 +105,7 @@ def read_list(path: Path, columns: int, root: PathLike | None = None) -> list[tu
         if len(words) < columns:
             said = wanted.get(columns, "a sequence is four paths, left and right now and then")
             raise UserError(f"{path}, line {number}: {said}, got '{' '.join(words)}'")
-        row = tuple(base / word for word in words[:columns])
+        row = tuple(path.parent / word for word in words[:columns])
         for view in row:
             if not view.is_file():
                 raise UserError(f"{path}, line {number}: there is no file {view}")
@@ -120,7 +119,7 @@ def _side_by_side(left: Path, right: Path) -> list[Pair]:
     """Pair the files of two folders by their name less the suffix."""
     views: list[dict[str, Path]] = [{}, {}]
     for folder, named in zip((left, right), views, strict=True):
-        for path in _images(folder):
+        for path in images_of(folder.iterdir()):
             if named.setdefault(path.stem, path) is not path:
                 raise UserError(f"{named[path.stem]} and {path} have one name; rename or remove one")
     alone = sorted(views[0].keys() ^ views[1].keys())
@@ -135,15 +134,16 @@ def _side_by_side(left: Path, right: Path) -> list[Pair]:
 
 
 def _scene(folder: Path) -> tuple[Path, Path] | None:
-    images = {path.stem.lower(): path for path in _images(folder)}
+    images = {path.stem.lower(): path for path in images_of(folder.iterdir())}
     for left, right in FILES:
         if left in images and right in images:
             return images[left], images[right]
     return None
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+def images_of(paths: Iterable[Path]) -> list[Path]:
+    """Return those of `paths` that are images by their suffix and not hidden, sorted."""
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
 
 
 def names_of(paths: list[Path]) -> list[str]:

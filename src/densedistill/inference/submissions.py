@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -270,14 +271,11 @@ def _reader(source: Path) -> tuple[Callable[[str], Path], set[str]]:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"submission {source}: neither a folder nor a zip ({error})") from None
-    import tempfile
-
     scratch = tempfile.TemporaryDirectory()
     names = {name for name in archive.namelist() if not name.endswith("/")}
 
     def extract(name: str) -> Path:
-        path = Path(scratch.name) / "one" / Path(name).name
-        path.parent.mkdir(exist_ok=True)
+        path = Path(scratch.name) / Path(name).name
         path.write_bytes(archive.read(name))
         return path
 

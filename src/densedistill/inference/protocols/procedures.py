@@ -51,10 +51,10 @@ def scale_and_shift(outputs: Outputs, batch: Mapping[str, Any]) -> Outputs:
     return {**outputs, "depth": depth}
 
 
-def clamped(low: float, high: float, key: str = "depth") -> Any:
-    """Return the alignment that keeps output `key` between `low` and `high`, as devkits with caps do."""
+def clamped(low: float, high: float) -> Any:
+    """Return the alignment that keeps depth between `low` and `high` metres, as devkits with caps do."""
 
     def clamp(outputs: dict[str, Tensor], batch: Mapping[str, Any]) -> Outputs:
-        return {**outputs, key: outputs[key].clamp(low, high)}
+        return {**outputs, "depth": outputs["depth"].clamp(low, high)}
 
     return clamp

@@ -28,12 +28,10 @@ def multi_scale(scales: Sequence[float] = SCALES) -> Any:
         def averaged(*images: Any) -> Outputs:
             batches = to_batches(*images)
             size = batches[0].shape[-2:]
-            total: Tensor | None = None
+            total: Any = 0
             for scale in scales:
                 scaled = [_scaled(batch, scale) for batch in batches]
-                logits = _resized(predict(*scaled)["logits"], size)
-                total = logits if total is None else total + logits
-            assert total is not None
+                total = total + _resized(predict(*scaled)["logits"], size)
             return {"logits": total / len(scales)}
 
         return averaged
