@@ -1,12 +1,16 @@
 """Detectors measured on samples with boxes."""
 
+import json
 import warnings
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 import densedistill as dd
 from densedistill.errors import DataWarning
+from densedistill.inference.predict import predict
 
 FOUND = torch.tensor([[[0.0, 0, 20, 20], [30, 30, 36, 36], [36, 36, 44, 44]]])
 
@@ -27,6 +31,18 @@ def test_what_is_found_in_a_crowd_is_overlooked():
     rows = dd.evaluate(detector(), {"plain": [sample()], "crowd": [sample(**crowd)]}).rows
     assert rows[0]["map"] == pytest.approx(1 / 3, abs=0.01)
     assert rows[1]["map"] == pytest.approx(1)
+
+
+def test_what_is_found_is_written_by_the_names_that_the_network_knows(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
+    network = detector()
+    network.classes = ("RBC",)
+    predict(network, [tmp_path / "a.png"], tmp_path / "out", write=["json"])
+    found = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert (found["width"], found["height"]) == (64, 48)
+    assert [(box["box"], box["class"], box["name"]) for box in found["boxes"]] == [
+        (box, 0, "RBC") for box in FOUND[0].tolist()
+    ]
 
 
 class Samples(list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 
 import densedistill as dd
 from densedistill.deployment.benchmark import benchmark
@@ -74,6 +75,20 @@ def test_a_run_is_called_by_its_directory(runs):
     assert list(load_predictors({"mine": runs / "first"})) == ["mine"]
     rows = benchmark([*given, "dsnet_slim@2"], size=(32, 64), rounds=1, memory=False, max_disparity=64).rows
     assert [row.name for row in rows] == [*list(load_predictors(given)), "dsnet_slim@2"]
+
+
+def test_of_a_chain_the_last_student_is_meant(runs):
+    file = runs / "first" / "recipe.yaml"
+    stage = yaml.safe_load(file.read_text())
+    stages = [
+        {"as": f"r{reach}", **stage, "student": {"name": "dsnet_slim", "max_disparity": reach}}
+        for reach in (96, 64)
+    ]
+    file.write_text(yaml.safe_dump({"chain": stages}))
+    assert load_predictor(runs / "first").net.max_disparity == 64
+    file.write_text(yaml.safe_dump({"ladder": {"rungs": {"a": stage, "b": stage}}}))
+    with pytest.raises(UserError, match="first is a ladder of several trainings; name the folder of one"):
+        load_predictor(runs / "first")
 
 
 def test_a_run_searches_as_far_as_is_asked_in_pixels_of_the_image(runs):

@@ -1,6 +1,7 @@
 """`predict`: files in, files out, resumable, with metric depth where a calibration is known."""
 
 import argparse
+import re
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from densedistill.data.pointcloud import points, write_ply
 from densedistill.errors import UserError
 from densedistill.inference import SGBM
 from densedistill.inference.predict import predict
+from densedistill.tasks import get_task, list_tasks
 
 MIDDLEBURY = (
     "cam0=[100 0 60; 0 100 24; 0 0 1]\ncam1=[100 0 62; 0 100 24; 0 0 1]\n"
@@ -245,6 +247,17 @@ def test_swapped_views_are_said_and_left_as_they_are(tmp_path):
     assert predict(net, [paths], tmp_path / "out2", write=["npy"]).warnings == []
 
 
+def test_the_order_of_the_views_is_checked_for_the_first_pairs_alone(tmp_path, plane, constant, monkeypatch):
+    looked = []
+    monkeypatch.setattr("densedistill.inference.predict.looks_swapped", lambda *views: looked.append(views))
+    monkeypatch.setattr("densedistill.inference.predict.ORDER_CHECKED", 2)
+    for number in range(3):
+        for side, view in zip(("left", "right"), plane(seed=number), strict=True):
+            formats.write_image(tmp_path / "pairs" / side / f"{number}.png", view)
+    predict(constant(), tmp_path / "pairs", tmp_path / "out", write=["npy"])
+    assert len(looked) == 2
+
+
 def test_views_of_different_size_are_named(tmp_path, constant):
     for name, size in (("l", (10, 20)), ("r", (10, 22))):
         formats.write_image(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))
@@ -291,6 +304,13 @@ def run_verb(*arguments):
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
     return verb.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_the_verbs_help_names_every_kind_of_output(task):
+    (line,) = (line for line in verb.EXAMPLE.splitlines() if line.split()[:1] == [task])
+    told = re.sub(r"\(.*?\)", "", line).replace(",", " ").split()
+    assert set(told[1:]) == set(get_task(task).writers)
 
 
 def test_the_verb_predicts_a_folder_and_says_what_it_wrote(folder, tmp_path, capsys):

@@ -13,6 +13,7 @@ from torch import nn
 import densedistill as dd
 from densedistill.errors import UserError
 from densedistill.inference import Predictor
+from densedistill.inference.images import to_batch
 from densedistill.inference.load import load_predictor
 from densedistill.networks import InputSpec
 from densedistill.networks.input_spec import search_range
@@ -95,6 +96,11 @@ def test_the_same_image_however_it_is_held():
     }
     for form, views in forms.items():
         torch.testing.assert_close(predict(*views)["disparity"], expected, atol=1e-3, rtol=0, msg=form)
+
+
+def test_channels_first_is_kept_where_the_width_is_three_as_well():
+    image = torch.arange(45, dtype=torch.uint8).view(3, 5, 3)
+    assert torch.equal(to_batch(image), image[None])
 
 
 def test_grey_images_are_repeated():

@@ -23,8 +23,8 @@ examples:
 kinds of output:
   stereo        png (KITTI's 16-bit), pfm, npy, color, depth (metres), ply (point cloud)
   depth         png (KITTI's 16-bit), pfm, npy, color, ply
-  sceneflow     disp_0, disp_1, flow (KITTI's), flo, npy, color, color_disparity
-  segmentation  png (numbers of the classes), color, overlay, npy
+  sceneflow     disp_0, disp_1, flow (KITTI's), flo, npy, color, color_disparity, color_change, motion
+  segmentation  png (numbers of the classes), color, overlay, npy, labelids (Cityscapes')
   detection     json, color (boxes drawn)
 """
 
