@@ -30,6 +30,13 @@ def test_nothing_is_said_of_a_pair_that_tells_nothing(size):
     assert not looks_swapped(flat, flat)
 
 
+def test_nothing_is_said_by_a_border_beyond_which_one_direction_leads():
+    noise = np.random.default_rng(0).integers(0, 256, (120, 350, 3), dtype=np.uint8)
+    noise[:, 40:] = 128
+    left, right = noise[:, :300], noise[:, 50:]
+    assert swapped_share(left, right) == swapped_share(right, left) == 0.5
+
+
 def test_unrelated_images_are_not_called_swapped():
     one, other = (
         np.random.default_rng(seed).integers(0, 256, (200, 300, 3), dtype=np.uint8) for seed in (1, 2)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from densedistill.errors import UserError
+from densedistill.inference.inputs import inputs_from
 from densedistill.inference.pairs import Pair, pairs_from
+from densedistill.tasks import get_task
 
 
 def touch(*paths):
@@ -99,3 +101,22 @@ def test_two_views_of_one_name_are_refused(tmp_path):
         pairs_from(tmp_path)
     with pytest.raises(UserError, match=r"x/a\.png and x/a\.jpg have one name; rename one"):
         pairs_from([("x/a.png", "y/a.png"), ("x/a.jpg", "y/a.jpg")])
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("a", "b", "c"), ["a", "b"]),
+        (("000000_10", "000000_11", "000001_10", "000001_11"), ["000000_10", "000001_10"]),
+        (("000000_10", "000000_11", "000001_12"), ["000000_10"]),
+        (("000000_10", "000000_12", "000000_13"), ["000000_12"]),
+    ],
+)
+def test_the_next_pair_is_of_the_same_scene_and_the_next_time(tmp_path, names, found):
+    touch(*(tmp_path / side / f"{name}.png" for side in ("left", "right") for name in names))
+    inputs = list(inputs_from(get_task("sceneflow"), tmp_path))
+    assert [one.name for one in inputs] == found
+    for one in inputs:
+        later = names[names.index(one.name) + 1]
+        views = [(side, name) for name in (one.name, later) for side in ("left", "right")]
+        assert one.files == tuple(tmp_path / side / f"{name}.png" for side, name in views)
