@@ -124,6 +124,17 @@ def test_a_submission_holds_what_the_server_wants(name, roots, tmp_path):
     assert predict.calls == calls
 
 
+def test_training_frames_go_with_the_test_frames_where_that_is_asked(roots):
+    scene = roots["middlebury"] / "trainingH" / "Adirondack"
+    for view in ("im0.png", "im1.png"):
+        image(scene / view)
+    formats.write_pfm(scene / "disp0GT.pfm", np.ones((HEIGHT, WIDTH), np.float32))
+    frames = expect("middlebury", roots["middlebury"], split="train, test", method="Ours")
+    assert [frame.files["pfm"] for frame in frames] == [
+        f"{place}/disp0Ours.pfm" for place in ("trainingH/Adirondack", "testH/Crusade", "testH/Nkuba")
+    ]
+
+
 def damage(folder, kind):
     first = folder / "disp_0" / "000000_10.png"
     if kind == "missing":

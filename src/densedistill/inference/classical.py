@@ -100,7 +100,7 @@ def fill_from_background(disparity: np.ndarray, valid: np.ndarray) -> np.ndarray
 
 
 def _to_uint8(batch: Tensor) -> np.ndarray:
-    """Return (B, 3, H, W) RGB as (B, H, W, 3) BGR uint8."""
+    """Return (B, 3, H, W) as (B, H, W, 3) uint8, in RGB, for the matcher adds its channels' costs up."""
     if batch.dtype != torch.uint8:
         batch = (batch.clamp(0, 1) * 255).round().byte()
-    return np.ascontiguousarray(batch.cpu().flip(1).permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(batch.cpu().permute(0, 2, 3, 1).numpy())
