@@ -251,6 +251,9 @@ def test_frames_out_of_order_or_missing_are_named(pairs, tmp_path):
     rows.write_text(" ".join(names))
     with pytest.raises(dd.UserError, match=r"out of order: 000001\.png is given as what follows 000002\.png"):
         open_frames({"frames": rows}, task)
+    elsewhere = [f"{pairs}/{view}/000002.png" for view in ("left", "right")]
+    rows.write_text(" ".join([*elsewhere, *(f"{folder}/{view}/000000.png" for view in ("left", "right"))]))
+    assert len(open_frames({"frames": rows}, task)) == 1, "numbers in two folders are no order"
     (folder / "right" / "000003.png").unlink()
     with pytest.raises(dd.UserError, match="has no counterpart"):
         open_frames({"frames": folder}, get_task("stereo"))

@@ -7,6 +7,7 @@ and its confidence is 2 to the power of minus the error.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -238,8 +239,6 @@ def parse_filter(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: no such filter or option.
     """
-    import inspect
-
     name, _, rest = text.partition(":")
     defaults = {key: one.default for key, one in inspect.signature(FILTERS[name]).parameters.items()}
     accepted = [key for key in defaults if key != "evidence"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -83,8 +84,13 @@ def _begin(settings: Settings, processes: int, begun: Any) -> None:
 
 def _make(number: int) -> dict[str, Any]:
     assert _job is not None
+    return _attempt(_job, number)
+
+
+def _attempt(job: Job, number: int) -> dict[str, Any]:
+    """Return the receipt of shard `number`, or what was wrong in words that pass from process to process."""
     try:
-        return _job.make(number)
+        return job.make(number)
     except UserError as error:
         return {"error": str(error)}
 
@@ -103,21 +109,13 @@ class RayWorker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with the receipt of its shard, as JSON."""
-        import json
-
         number = int(row["shard"])
-        try:
-            receipt = self.job.make(number)
-        except UserError as error:
-            receipt = {"error": str(error)}
-        return {"shard": number, "receipt": json.dumps(receipt)}
+        return {"shard": number, "receipt": json.dumps(_attempt(self.job, number))}
 
 
 def _on_ray(
     settings: Settings, numbers: Sequence[int], workers: int, cluster: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    import json
-
     try:
         import ray
         import ray.data
