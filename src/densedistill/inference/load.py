@@ -251,17 +251,10 @@ def create_named(
     """
     chosen = dict(options or {})
     made_with = chosen if weights is None else {**stored_options(name, weights), **chosen}
-    taken = inspect.signature(MODELS[name]).parameters
-    own = made_with.get("max_disparity", taken["max_disparity"].default if "max_disparity" in taken else None)
-    if own is not None and (max_disparity is not None or scale is not None):
-        others = {key: value for key, value in made_with.items() if key not in ("max_disparity", "scale")}
-        make = functools.partial(MODELS[name], **others)
-        if max_disparity is not None and "scale" in made_with:  # its own range counts what it sees already
-            reach = _seen(make, max_disparity, (scale or 1.0) * made_with["scale"])
-        else:
-            reach = _seen(make, own if max_disparity is None else max_disparity, scale)
-        chosen["max_disparity"] = _search_range(make, made_with.get("max_disparity", reach), reach)
-    if "classes" in taken and weights is not None and not made_with:
+    reach = _search_range(name, made_with, max_disparity, scale)
+    if reach is not None:
+        chosen["max_disparity"] = reach
+    if weights is not None and not made_with and "classes" in inspect.signature(MODELS[name]).parameters:
         found = count_classes(name, weights)
         chosen |= {} if found is None else {"classes": found}
     if scale is not None:
@@ -274,6 +267,40 @@ def create_named(
     return made
 
 
+def _search_range(
+    name: str, made_with: Mapping[str, Any], max_disparity: int | None, scale: float | None
+) -> int | None:
+    """Return the search range to make network `name` with, in px that it sees; None for its own or none.
+
+    Weights that fit one range alone keep that one when it is larger.
+
+    Args:
+        made_with: options that its weights were made with; its range counts what the network sees.
+        max_disparity, scale: as `create_named` takes them.
+    """
+    taken = inspect.signature(MODELS[name]).parameters
+    own = made_with.get("max_disparity", taken["max_disparity"].default if "max_disparity" in taken else None)
+    if own is None or (max_disparity is None and scale is None):
+        return None
+    others = {key: value for key, value in made_with.items() if key not in ("max_disparity", "scale")}
+    make = functools.partial(MODELS[name], **others)
+    if max_disparity is None:
+        wanted = _seen(make, own, scale)
+    elif "scale" in made_with:
+        wanted = _seen(make, max_disparity, (scale or 1.0) * made_with["scale"])
+    else:
+        wanted = _seen(make, max_disparity, scale)
+    trained = made_with.get("max_disparity", wanted)
+    if trained <= wanted:
+        return wanted
+    with torch.device("meta"):
+        shapes = [
+            {key: value.shape for key, value in make(max_disparity=reach).state_dict().items()}
+            for reach in (wanted, trained)
+        ]
+    return wanted if shapes[0] == shapes[1] else trained
+
+
 def _seen(make: Callable[..., nn.Module], max_disparity: int, scale: float | None) -> int:
     """Return a search range in px of the image in those that a network sees, as one that `make` takes."""
     if scale is None:
@@ -284,18 +311,6 @@ def _seen(make: Callable[..., nn.Module], max_disparity: int, scale: float | Non
             make(max_disparity=reach)
             return reach
     return least  # making the network will say why not
-
-
-def _search_range(make: Callable[..., nn.Module], trained: int, wanted: int) -> int:
-    """Return `wanted`, or the larger search range `trained` where weights fit that one alone."""
-    if trained <= wanted:
-        return wanted
-    with torch.device("meta"):
-        shapes = [
-            {key: value.shape for key, value in make(max_disparity=reach).state_dict().items()}
-            for reach in (wanted, trained)
-        ]
-    return wanted if shapes[0] == shapes[1] else trained
 
 
 def _recipe_of_run(run: Path) -> Any:
