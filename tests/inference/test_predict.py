@@ -6,6 +6,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import densedistill as dd
 from densedistill.cli import predict as verb
@@ -130,13 +131,14 @@ def test_depth_and_points_by_a_middlebury_calibration(folder, tmp_path, constant
     np.testing.assert_array_equal(rgb, formats.read_image(folder / "left" / "0.png").reshape(-1, 3))
 
 
-def test_kittis_calibration_is_found_beside_the_images(tmp_path, plane, constant):
+@pytest.mark.parametrize("folder", ["calib", "calib_cam_to_cam"])
+def test_kittis_calibration_is_found_beside_the_images(folder, tmp_path, plane, constant):
     left, right = plane()
     for side, view in (("image_0", left), ("image_1", right), ("image_2", left), ("image_3", right)):
         (tmp_path / side).mkdir()
         formats.write_image(tmp_path / side / "000007_10.png", view)
-    (tmp_path / "calib").mkdir()
-    (tmp_path / "calib" / "000007.txt").write_text(KITTI)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "000007.txt").write_text(KITTI)
     depths = {}
     for left_side, right_side in (("image_0", "image_1"), ("image_2", "image_3")):
         pair = [(tmp_path / left_side / "000007_10.png", tmp_path / right_side / "000007_10.png")]
@@ -258,6 +260,16 @@ def test_the_order_of_the_views_is_checked_for_the_first_pairs_alone(tmp_path, p
     assert len(looked) == 2
 
 
+def test_views_of_a_rig_are_taken_as_they_are_stored(tmp_path, plane, constant):
+    for side, view in zip(("l", "r"), plane(), strict=True):
+        image = Image.fromarray(view)
+        exif = image.getexif()
+        exif[0x0112] = 6  # to be shown turned
+        image.save(tmp_path / f"{side}.jpg", exif=exif)
+    found = predict(constant(), [(tmp_path / "l.jpg", tmp_path / "r.jpg")], tmp_path / "out", write=["npy"])
+    assert np.load(found.written[0]).shape == (48, 120)
+
+
 def test_views_of_different_size_are_named(tmp_path, constant):
     for name, size in (("l", (10, 20)), ("r", (10, 22))):
         formats.write_image(tmp_path / f"{name}.png", np.zeros((*size, 3), np.uint8))
@@ -284,12 +296,13 @@ def test_mistakes_are_named_before_anything_is_predicted(folder, tmp_path, const
     assert net.calls == 0
 
 
-def test_no_output_takes_the_place_of_an_image(folder, tmp_path, constant):
+def test_no_output_takes_the_place_of_an_image(folder, tmp_path, constant, monkeypatch):
+    monkeypatch.chdir(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*.png")}
     net = constant()
     for overwrite in (False, True):
         with pytest.raises(UserError, match=r"left/0\.png is an image to predict for; name another folder"):
-            predict(net, folder, folder / "left", write=["png"], overwrite=overwrite)
+            predict(net, folder, "left" if overwrite else folder / "left", write=["png"], overwrite=overwrite)
     assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
     assert net.calls == 0
 

@@ -103,6 +103,14 @@ def test_channels_first_is_kept_where_the_width_is_three_as_well():
     assert torch.equal(to_batch(image), image[None])
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("uint8", "uint8"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")],
+)
+def test_images_keep_what_precision_they_have(given, kept):
+    assert to_batch(np.ones((4, 5, 3), given)).dtype is getattr(torch, kept)
+
+
 def test_grey_images_are_repeated():
     left, right = pair()
     out = Predictor(Echo(InputSpec()))(left[0].numpy(), right[0].numpy())["disparity"]

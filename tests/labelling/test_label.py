@@ -21,9 +21,11 @@ import densedistill as dd
 from densedistill.cli import main
 from densedistill.data import formats
 from densedistill.data.store import Store
+from densedistill.distillation.stored import TAP
 from densedistill.distillation.teachers import EnsembleTeacher, PredictorTeacher, create_teacher
 from densedistill.inference.predictor import Predictor
 from densedistill.labelling import Settings, engine, label, scale
+from densedistill.labelling.answer import Labeller
 from densedistill.labelling.estimate import estimate
 from densedistill.labelling.files import write_files
 from densedistill.labelling.frames import open_frames
@@ -162,6 +164,18 @@ def test_other_taps_are_refused_on_the_same_folder(pairs, tmp_path):
     label(settings(pairs, tmp_path / "labels", teacher=teacher))
     with pytest.raises(dd.UserError, match="labelled with other taps"):
         label(settings(pairs, tmp_path / "labels", teacher=teacher, taps=["features"]))
+
+
+def test_taps_begin_at_the_images_corner_whatever_a_network_was_padded_with():
+    views = {side: torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8) for side in ("left", "right")}
+    teacher = create_teacher("toy_teachers:TopRight")
+    labeller = Labeller(teacher, get_task("stereo"), taps=["features"])
+    label = labeller({**views, "meta": {"name": "x", "size": (50, 70)}}, "x")
+    taps, _ = label.arrays[f"{TAP}features/0"]
+    assert taps.shape == (2, 6, 13, 18), "the last row and column see the image's rest"
+    with torch.no_grad():
+        whole = teacher.network.features(torch.stack(tuple(views.values())) / 255)
+    np.testing.assert_allclose(taps[..., :12, :17], whole, atol=1e-5)
 
 
 def test_a_labelling_that_failed_before_its_first_shard_may_be_begun_again(pairs, tmp_path):

@@ -56,3 +56,9 @@ class TinyNetwork(nn.Module):
         both = self.features(torch.cat((left, right)))
         disparity = nn.functional.pixel_shuffle(self.head(both[: len(left)]), 4).abs() * 10
         return {"disparity": disparity}
+
+
+class TopRight(TinyNetwork):
+    """The same, but published with padding above the image."""
+
+    input_spec = InputSpec(multiple=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), pad="top-right")
