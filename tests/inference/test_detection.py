@@ -35,14 +35,18 @@ def test_what_is_found_in_a_crowd_is_overlooked():
 
 def test_what_is_found_is_written_by_the_names_that_the_network_knows(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((48, 64, 3), np.uint8))
-    network = detector()
-    network.classes = ("RBC",)
+    network = dd.wrap(
+        torch.nn.Identity(),
+        task="detection",
+        outputs=lambda _: {"boxes": FOUND, "scores": torch.ones(1, 3), "classes": torch.tensor([[0, 1, 7]])},
+    )
+    network.classes = ("RBC", "WBC")
     predict(network, [tmp_path / "a.png"], tmp_path / "out", write=["json"])
     found = json.loads((tmp_path / "out" / "a.json").read_text())
     assert (found["width"], found["height"]) == (64, 48)
-    assert [(box["box"], box["class"], box["name"]) for box in found["boxes"]] == [
-        (box, 0, "RBC") for box in FOUND[0].tolist()
-    ]
+    assert [box["box"] for box in found["boxes"]] == FOUND[0].tolist()
+    told = [(box["class"], box.get("name")) for box in found["boxes"]]
+    assert told == [(0, "RBC"), (1, "WBC"), (7, None)]
 
 
 class Samples(list):

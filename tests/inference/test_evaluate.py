@@ -349,3 +349,19 @@ def test_a_narrow_screen_cuts_no_figure_off(monkeypatch):
 def test_the_verb_names_mistakes(arguments, message):
     with pytest.raises(UserError, match=message):
         run_verb(*arguments)
+
+
+def test_the_limit_holds_for_the_disparity_at_the_next_time_too():
+    class Answer:
+        name, precision, task = "answer", "float32", dd.tasks.get_task("sceneflow")
+
+        def __call__(self, *images):
+            return {"disparity_next": torch.full((1, 1, 4, 10), 10.0)}
+
+    target = torch.full((1, 4, 10), 10.0)
+    target[..., 5:] = 300
+    given = dict.fromkeys(Answer.task.inputs, torch.zeros(3, 4, 10, dtype=torch.uint8))
+    given |= {"disparity_next": target, "disparity_next_valid": target > 0}
+    for limit, error in ((None, 145), (192, 0)):
+        found = evaluate(Answer(), [given], metrics=["epe_next"], max_disparity=limit)
+        assert found.rows[0]["epe_next"] == error

@@ -68,6 +68,9 @@ def test_forward_backward_believes_a_flow_that_comes_back():
     answers = iter([flow, flow])
     doubtful = FILTERS["forward_backward"](evidence("sceneflow", images, flow=lambda: next(answers)))
     assert (doubtful["flow"] > 1).all()
+    answers = iter([5 * flow, -4.5 * flow])
+    fast = FILTERS["forward_backward"](evidence("sceneflow", images, flow=lambda: next(answers)))["flow"]
+    assert torch.allclose(fast[..., :-10], torch.tensor(1 / (0.01 * (10**2 + 9**2) + 0.5)))
 
 
 def test_agreement_asks_again_upside_down_and_at_another_scale():
@@ -94,6 +97,12 @@ def test_agreement_turns_what_it_sees_otherwise_back():
     answers = iter([ramp, ramp.flip(-1)])
     same = evidence("depth", ("image",), depth=lambda: next(answers))
     assert (FILTERS["agreement"](same, over="mirrored")["depth"] == 0).all()
+
+
+@pytest.mark.parametrize("view", ["mirrored", "sideways", 0.0, -1.0])
+def test_agreement_over_what_a_pair_has_not_is_refused(view):
+    with pytest.raises(dd.UserError, match=f"agreement over '{view}': there is upside_down, mirrored"):
+        FILTERS["agreement"](evidence(disparity=torch.ones(1, 1, 8, WIDTH)), over=view)
 
 
 def test_agreement_over_labels_is_that_of_all_views():
@@ -141,6 +150,10 @@ def test_texture_doubts_a_blank_wall():
     assert (FILTERS["texture"](blank)["disparity"] > 1).all()
     busy = evidence(disparity=torch.ones(1, 1, 8, WIDTH))
     assert (FILTERS["texture"](busy)["disparity"] < 1).all()
+    blank.batch["left"][..., ::2] = 104  # of 7 columns 3 or 4: a deviation of 1.98 levels
+    for threshold, believed in ((1.9, True), (2.1, False)):
+        error = FILTERS["texture"](blank, threshold=threshold)["disparity"]
+        assert ((error[..., 3:-3] <= 1) == believed).all()
     name, options = parse_filter("texture:window=5")
     assert (FILTERS[name](busy, **options)["disparity"] < 1).all()
     for window in (0, 4, 2.5):

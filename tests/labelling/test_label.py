@@ -354,6 +354,15 @@ def test_the_estimate_is_of_measured_frames_and_leaves_nothing(pairs, tmp_path):
     assert "1000 frames on 4 workers" in str(found)
 
 
+def test_the_estimate_is_of_frames_spread_over_all(pairs, tmp_path, monkeypatch):
+    make, numbers = engine.Job.make, []
+    monkeypatch.setattr(
+        engine.Job, "make", lambda job, number: (numbers.append(number), make(job, number))[1]
+    )
+    estimate(settings(pairs, tmp_path / "labels"), sample=2)
+    assert numbers == [0, 0, 2], "the first one warms up"
+
+
 @pytest.mark.parametrize(
     "wrong", [{"write": "tar"}, {"shard_size": 0}, {"write": "files", "taps": ["volume"]}]
 )

@@ -16,7 +16,7 @@ from densedistill.tasks.colours import (
     share_error_map,
 )
 from densedistill.tasks.depth import colour_depth
-from densedistill.tasks.pictures import value_range
+from densedistill.tasks.pictures import compare, value_range
 
 
 def test_far_is_blue_near_is_red_and_unknown_is_black():
@@ -136,3 +136,20 @@ def test_boxes_of_a_low_score_are_not_drawn_and_true_ones_always():
         assert (draw_boxes(image, box, np.array([0]), scores) != image).any() == drawn
     assert (draw_boxes(image, box, np.array([-1])) == image).all()
     assert (image == 9).all()
+
+
+def test_what_is_compared_has_one_range_of_colours_and_what_is_right_is_blue():
+    image, values = np.zeros((2, 50, 3), np.uint8), np.arange(100.0).reshape(2, 50)
+    known = np.ones((2, 50), bool)
+    truth, found, error = compare(
+        get_task("stereo"), image, {"disparity": values}, known, {"disparity": values / 2}
+    )
+    assert (found[0, 40] == truth[0, 20]).all()
+    assert error[0, 0, 2] > error[0, 0, 0]
+    labels = np.repeat([[1], [2]], 50, 1)
+    logits = np.stack([labels != 1, labels == 1, labels < 0]).astype(
+        np.float32
+    )  # class 1 where it is, else 0
+    _, _, error = compare(get_task("segmentation"), image, {"logits": labels}, known, {"logits": logits})
+    assert (error[0, :, 2] > error[0, :, 0]).all()
+    assert (error[1, :, 0] > error[1, :, 2]).all()
