@@ -477,7 +477,7 @@ def test_an_adapter_resizes_either_side_where_sizes_differ(side):
     term = {"loss": "mse", "of": "features", "to": "teacher", "adapter": {"kind": "resize", "on": side}}
     objective = _objective({"t": term}, teacher=TinyStereo(scale=0.5))
     seen = []
-    objective._losses["t"] = lambda student, teacher: (
+    objective._comparisons[0].loss = lambda student, teacher: (
         seen.append((student.shape, teacher.shape)) or student.sum()
     )
     objective(stereo_batch())

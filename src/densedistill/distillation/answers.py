@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -58,6 +59,21 @@ def run_network(
             for level in levels
         ]
     return outputs, placement
+
+
+@contextmanager
+def all_heads(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """Within it, `network` runs all its heads if that is `wanted`, those too that evaluation leaves out; one
+    that can has an attribute `all_heads`."""
+    root = unwrap(network)
+    wanted = wanted and hasattr(root, "all_heads")
+    if wanted:
+        setattr(root, "all_heads", True)  # noqa: B010
+    try:
+        yield
+    finally:
+        if wanted:
+            setattr(root, "all_heads", False)  # noqa: B010
 
 
 def input_spec(network: nn.Module) -> InputSpec:

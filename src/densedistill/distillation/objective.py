@@ -4,45 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..networks.input_spec import InputSpec, Placement
+from ..networks.input_spec import InputSpec
 from ..tasks import Task, get_task
-from .adapters import SIDES, make_adapter
-from .answers import input_spec, run_network
+from .answers import all_heads, input_spec, run_network
+from .comparison import Answers, Comparison, Pair
 from .dry_run import tiny_batch, unchanged
-from .masks import measured, place_mask, resize_mask
-from .places import check_places, pad_alike, share_levels
+from .places import pad_alike
 from .taps import Taps, resolve_tap, tap_key, unwrap
-from .teachers import Teacher, answer_validity, as_teacher
-from .terms import GROUND_TRUTH, Term, facts_wanted, is_output, parse_terms
-
-
-class Answers(NamedTuple):
-    """What student and teachers said to a batch."""
-
-    batch: Mapping[str, Any]
-    student: Mapping[str, Any]
-    placement: Placement
-    teachers: Mapping[str, Mapping[str, Any]]
-
-
-class Pair(NamedTuple):
-    """Two tensors that a loss compares, their weight within the term, and which positions count.
-
-    `target_learns` says that the target comes from an adapter that is trained.
-    """
-
-    student: Tensor
-    target: Tensor
-    weight: float
-    mask: Tensor | None
-    target_learns: bool = False
+from .teachers import Teacher, as_teacher
+from .terms import Term, is_output, parse_terms
 
 
 class Objective(nn.Module):
@@ -78,21 +55,26 @@ class Objective(nn.Module):
                     f"teacher '{name}' is the student, and teachers do not learn: give a copy of it"
                 )
         made = {name: as_teacher(teacher) for name, teacher in (teachers or {}).items()}
-        self.terms, self._losses = parse_terms(terms, self.task.outputs, list(made))
+        self.terms, losses = parse_terms(terms, self.task.outputs, list(made))
         self.own_losses = nn.ModuleDict(
-            {name: loss for name, loss in self._losses.items() if isinstance(loss, nn.Module)}
+            {name: loss for name, loss in losses.items() if isinstance(loss, nn.Module)}
         )
         self.adapters = nn.ModuleDict()
         # In a tuple, out of sight of `nn.Module`: neither belongs to the objective's state or parameters.
         self._hidden = (student, made)
-        self._active = [term for term in self.terms if term.weight]
         self._spec = self._agree_on_places()
         self._attach(self.terms).remove()  # names are checked of terms of weight 0, too
+        root, spec = unwrap(student), self._spec
+        self._comparisons = [
+            Comparison(term, losses[term.name], self.task, root, spec, made.get(term.to), self.adapters)
+            for term in self.terms
+            if term.weight
+        ]
         self._intervene()
-        self._taps = self._attach(self._active)
+        self._taps = self._attach([comparison.term for comparison in self._comparisons])
         self._taps.pause()
         self._rehearsing = self._compared = False
-        if any(term.adapter is not None for term in self._active):
+        if any(comparison.term.adapter is not None for comparison in self._comparisons):
             self.check()
 
     @property
@@ -108,8 +90,7 @@ class Objective(nn.Module):
     @property
     def adversaries(self) -> dict[str, Any]:
         """The active terms that own an adversary, by name: `adversary_loss()` is what that learns by."""
-        active = {term.name for term in self._active}
-        return {n: loss for n, loss in self.own_losses.items() if n in active and hasattr(loss, "adversary")}
+        return {one.term.name: one.loss for one in self._comparisons if hasattr(one.loss, "adversary")}
 
     def forward(
         self, batch: Mapping[str, Any], epoch: float = 0, parts: int = 1
@@ -125,22 +106,22 @@ class Objective(nn.Module):
         """
         with self._taps.step():
             answers = self._ask(batch)
-            terms, weights, values, counts = [], [], [], []
-            for term in self._active:
-                grows = getattr(self._losses[term.name], "grows", False)
-                with _named(term):
-                    for pair in self._pairs(term, answers):
-                        terms.append(term.name)
-                        weights.append(pair.weight * (parts * self._processes() if grows else 1))
-                        values.append(self._compare(term, pair, answers))
-                        counts.append(_count(pair, getattr(self._losses[term.name], "sums", False)))
+            compared = []
+            for comparison in self._comparisons:
+                with _named(comparison.term):
+                    for pair in comparison.pairs(answers):
+                        value, count = self._value(comparison, pair, answers), comparison.count(pair)
+                        compared.append((comparison, pair.weight, value, count))
         self._compared = True
-        shares = self._shares(torch.stack(counts))
+        shares = self._shares(torch.stack([count for *_, count in compared]))
         own: dict[str, Tensor] = {}
-        for name, weight, value, share in zip(terms, weights, values, shares, strict=True):
-            weighted = weight * value * share.to(value.dtype)
+        for (comparison, weight, value, _), share in zip(compared, shares, strict=True):
+            if comparison.grows:
+                weight *= parts * self._processes()
+            name, weighted = comparison.term.name, weight * value * share.to(value.dtype)
             own[name] = own[name] + weighted if name in own else weighted
-        total = torch.stack([term.weight_at(epoch) * own[term.name] for term in self._active]).sum()
+        terms = [comparison.term for comparison in self._comparisons]
+        total = torch.stack([term.weight_at(epoch) * own[term.name] for term in terms]).sum()
         return total, {name: value.detach() for name, value in own.items()}
 
     def check(self, batch: Mapping[str, Any] | None = None) -> None:
@@ -175,194 +156,36 @@ class Objective(nn.Module):
 
     def _ask(self, batch: Mapping[str, Any]) -> Answers:
         # Teachers first: what they need and drop is then not needed on top of all that the student keeps.
-        needed = {term.to for term in self._active}
+        needed = {comparison.term.to for comparison in self._comparisons}
         teachers = {name: teacher(batch) for name, teacher in self.teachers.items() if name in needed}
         root = unwrap(self.student)
         # A rehearsal goes round the data-parallel wrapper, which would wait for the other processes.
         network = root if self._rehearsing else self.student
-        evaluating = not root.training and hasattr(root, "all_heads")
-        if evaluating:
-            setattr(root, "all_heads", True)  # noqa: B010
-        try:
-            with self._interventions(teachers):
-                outputs, placement = run_network(network, batch, self.task, self._spec)
-        finally:
-            if evaluating:
-                setattr(root, "all_heads", False)  # noqa: B010
-        return Answers(batch, outputs, placement, teachers)
-
-    def _pairs(self, term: Term, answers: Answers) -> Iterator[Pair]:
-        """Yield what the term compares: as many pairs in every process, whatever its batch holds."""
-        mask = self._mask(term, answers)
-        if is_output(term, self.task.outputs):
-            target = self._target(term, answers)
-            for prediction, weight in self._predictions(term, answers):
-                yield Pair(prediction, target, weight, mask)
-            return
-        if term.to == GROUND_TRUTH:
-            yield from self._truth_pairs(term, answers, mask)
-            return
-        of, to = tap_key(term.student_spec), tap_key(term.teacher_spec)
-        students, teachers = self._taps[of], answers.teachers[term.to].get("taps", {}).get(to)
-        if teachers is None:
-            raise UserError(f"another objective reads '{term.to}' by now: give each a teacher of its own")
-        if len(students) != len(teachers):
-            raise UserError(
-                f"the student has {len(students)} tensors at '{of}', '{term.to}' {len(teachers)} at '{to}': "
-                f"select among them, as in '{of}[-1]'"
-            )
-        by_level = "max_disparity" in facts_wanted(self._losses[term.name])
-        check_places(answers.placement, answers.teachers[term.to]["placement"], term.to, by_level)
-        if mask is not None:
-            mask = place_mask(mask, answers.placement)
-        weights = _level_weights(term, len(students), "tensors")
-        for index, (student, teacher, weight) in enumerate(zip(students, teachers, weights, strict=True)):
-            if weight:
-                if not by_level:  # a loss over disparities cuts by itself
-                    student, teacher = share_levels(student, teacher, *self._reaches(term))
-                student, teacher = self._fit(term, index, student, teacher)
-                small = mask
-                if mask is not None and "size" not in facts_wanted(self._losses[term.name]):
-                    small = resize_mask(mask, student)
-                learns = term.adapter is not None and teacher.requires_grad
-                yield Pair(student, teacher, weight, small, learns)
-
-    def _truth_pairs(self, term: Term, answers: Answers, mask: Tensor | None) -> Iterator[Pair]:
-        """Yield each tensor of the student's tap with the ground truth of the task's main output."""
-        placement = answers.placement
-        if any(placement.padding) or placement.scaled_size != placement.size:
-            raise UserError(
-                "a tap is compared with the ground truth on a crop that needs no padding or scaling"
-            )
-        students, target = self._taps[tap_key(term.student_spec)], self._target(term, answers)
-        for student, weight in zip(students, _level_weights(term, len(students), "tensors"), strict=True):
-            if weight:
-                yield Pair(student, target, weight, mask)
-
-    def _target(self, term: Term, answers: Answers) -> Tensor:
-        key = str(term.of) if is_output(term, self.task.outputs) else self.task.outputs[0]
-        if term.to == GROUND_TRUTH:
-            target = answers.batch.get(self.task.targets[key])
-            if target is not None:
-                return target
-            # Nothing of it counts; labels have no axis of channels.
-            like, ignore = answers.student[key], self.task.ignore.get(self.task.targets[key])
-            return torch.zeros_like(like) if ignore is None else torch.full_like(like[:, 0], ignore).long()
-        wanted = key if term.to_tap is None else str(term.to_tap)
-        if wanted not in answers.teachers[term.to]:
-            raise UserError(f"teacher '{term.to}' has no output '{wanted}'")
-        return answers.teachers[term.to][wanted]
-
-    def _predictions(self, term: Term, answers: Answers) -> Iterator[tuple[Tensor, float]]:
-        key = str(term.of)
-        if term.levels is None:
-            yield answers.student[key], 1.0
-        elif not unwrap(self.student).training:
-            yield answers.student[key], term.levels[-1]
-        else:
-            levels = [level[key] for level in answers.student.get("intermediate", []) if key in level]
-            weights = _level_weights(term, len(levels), "intermediate outputs")
-            yield from ((level, weight) for level, weight in zip(levels, weights, strict=True) if weight)
-
-    def _mask(self, term: Term, answers: Answers) -> Tensor | None:
-        key = str(term.of) if is_output(term, self.task.outputs) else self.task.outputs[0]
-        mask: Tensor | None = None
-        if term.mask in (GROUND_TRUTH, "both"):
-            limit = term.max_disparity or min((r for r in self._reaches(term) if r), default=None)
-            target = self.task.targets[key]
-            ignore = self.task.ignore.get(target)
-            mask = measured(answers.batch, target, answers.student[key], limit, ignore)
-        if term.mask in ("teacher", "both"):
-            vouched = answer_validity(answers.teachers[term.to], key)
-            own, _ = self._reaches(term)
-            if own is not None and self.task.targets[key].startswith("disparity"):
-                # What lies beyond the student's range it cannot learn to say.
-                vouched = vouched & (answers.teachers[term.to][key] < own)
-            mask = vouched if mask is None else mask & vouched
-        return mask
-
-    def _reaches(self, term: Term) -> tuple[float | None, float | None]:
-        """Return the range of disparities, px of the image, of the student and of the term's teacher."""
-        found = []
-        for network, spec in (
-            (unwrap(self.student), self._spec),
-            (self.teachers.get(term.to), getattr(self.teachers.get(term.to), "input_spec", None)),
-        ):
-            reach = getattr(network, "max_disparity", None)
-            found.append(None if reach is None else reach / (1.0 if spec is None else spec.scale))
-        return found[0], found[1]
+        with all_heads(root, not root.training), self._interventions(teachers):
+            outputs, placement = run_network(network, batch, self.task, self._spec)
+        return Answers(batch, outputs, self._taps, placement, teachers)
 
     def _agree_on_places(self) -> InputSpec:
         """Return how the student's images are prepared; teachers whose taps are compared pad like it."""
-        own = input_spec(self.student)
         tapped = {term.to for term in self.terms if not is_output(term, self.task.outputs)}
-        teachers = [t for name, t in self.teachers.items() if name in tapped and t.input_spec is not None]
-        specs = pad_alike([own, *(teacher.input_spec for teacher in teachers if teacher.input_spec)])
-        for teacher, spec in zip(teachers, specs[1:], strict=True):
-            teacher.input_spec = spec
-        return specs[0]
+        declared = {n: t.input_spec for n, t in self.teachers.items() if n in tapped and t.input_spec}
+        own, *theirs = pad_alike([input_spec(self.student), *declared.values()])
+        for name, spec in zip(declared, theirs, strict=True):
+            self.teachers[name].input_spec = spec
+        return own
 
-    def _fit(self, term: Term, index: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pair after the term's adapter, if it has one; a rehearsal creates it."""
-        if term.adapter is not None:
-            tensors = dict(zip(SIDES, (student, teacher), strict=True))
-            side = term.adapter.get("on", "student")
-            other = SIDES[1 - SIDES.index(side)]
-            key = f"{term.name}_{index}"
-            if key not in self.adapters:
-                self.adapters[key] = make_adapter(term.adapter, tensors[side], tensors[other]).eval()
-            tensors[side] = self.adapters[key](tensors[side], tuple(tensors[other].shape[2:]))
-            return tensors["student"], tensors["teacher"]
-        if getattr(self._losses[term.name], "same_shape", False) and student.shape != teacher.shape:
-            raise UserError(
-                f"the student's '{tap_key(term.student_spec)}' is {tuple(student.shape)}, "
-                f"that of '{term.to}' {tuple(teacher.shape)}; give the term an adapter, such as conv1x1"
-            )
-        return student, teacher
-
-    def _compare(self, term: Term, pair: Pair, answers: Answers) -> Tensor:
-        loss = self._losses[term.name]
-        wanted = facts_wanted(loss)
-        facts = self._facts(term, answers.placement) if wanted else {}
-        if "image" in wanted:
-            (facts["image"],), _ = self._spec.prepare(answers.batch[self.task.inputs[0]])
-        if "box_classes" in wanted:
-            unknown = pair.target.new_full(pair.target.shape[:2], -1, dtype=torch.int64)
-            facts["box_classes"] = answers.batch.get("classes", unknown)
-        arguments: dict[str, Any] = {key: facts[key] for key in wanted}
-        if pair.mask is not None:
-            arguments["mask"] = pair.mask
-        if not isinstance(loss, nn.Module):  # which has its options already
-            arguments |= term.options
+    def _value(self, comparison: Comparison, pair: Pair, answers: Answers) -> Tensor:
+        """Return the loss of `pair`; what fails for the recipe's sake is the user's error."""
         try:
-            value = loss(pair.student, pair.target, **arguments)
-            if (
-                pair.target_learns
-            ):  # a loss gives its first argument alone a gradient: turned round, the other
-                turned = loss(pair.target, pair.student, **arguments)
-                value = value + turned - turned.detach()
-            return value
+            return comparison.value(pair, answers, self._processes())
         except (RuntimeError, ValueError, TypeError) as error:
+            loss = comparison.term.loss
             # Without a rehearsal it is the first comparison that tells an option of the wrong kind.
-            first = not (self._compared or isinstance(error, RuntimeError) or ":" in term.loss)
+            first = not (self._compared or isinstance(error, RuntimeError) or ":" in loss)
             if self._rehearsing or first:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise UserError(f"loss '{term.loss}' failed: {reason}") from error
+                raise UserError(f"loss '{loss}' failed: {reason}") from error
             raise
-
-    def _facts(self, term: Term, placement: Placement) -> dict[str, Any]:
-        """Return what a loss over disparities must know of the networks."""
-        student, teacher = unwrap(self.student), self.teachers.get(term.to)
-        left, right, top, bottom = placement.padding
-        height, width = placement.scaled_size
-        return {
-            "max_disparity": getattr(student, "max_disparity", None),
-            "align_corners": getattr(student, "align_corners", False),
-            "teacher_max_disparity": getattr(teacher, "max_disparity", None),
-            "teacher_align_corners": getattr(teacher, "align_corners", False),
-            "size": (height + top + bottom, width + left + right),
-            "processes": self._processes(),
-        }
 
     def _processes(self) -> int:
         """Return how many processes compare together; a rehearsal is each one's own."""
@@ -392,10 +215,11 @@ class Objective(nn.Module):
 
     def _intervene(self) -> None:
         """Let losses that change what the student computes do so, before its taps read it."""
-        for term in self._active:
-            loss: Any = self._losses[term.name]
+        for comparison in self._comparisons:
+            term = comparison.term
+            loss: Any = comparison.loss
             if getattr(loss, "intervenes", False):
-                if is_output(term, self.task.outputs):
+                if comparison.of_output:
                     raise UserError(f"objective.{term.name}: loss '{term.loss}' is for taps, not outputs")
                 for path in resolve_tap(self.student, term.student_spec).paths:
                     module = unwrap(self.student).get_submodule(path)
@@ -405,9 +229,9 @@ class Objective(nn.Module):
     def _interventions(self, teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Hand the teachers' tensors to the losses that intervene, while the student runs."""
         found: list[tuple[Any, Any]] = [
-            (self._losses[term.name], teachers[term.to]["taps"][tap_key(term.teacher_spec)])
-            for term in self._active
-            if getattr(self._losses[term.name], "intervenes", False)
+            (one.loss, teachers[one.term.to]["taps"][tap_key(one.term.teacher_spec)])
+            for one in self._comparisons
+            if getattr(one.loss, "intervenes", False)
         ]
         try:
             for loss, tensors in found:
@@ -439,22 +263,6 @@ class Objective(nn.Module):
         for teacher in self.teachers.values():
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
-
-
-def _level_weights(term: Term, count: int, what: str) -> tuple[float, ...]:
-    if term.levels is None:
-        return (1.0,) * count
-    if len(term.levels) != count:
-        raise UserError(f"'levels' has {len(term.levels)} weights, the student gives {count} {what}")
-    return term.levels
-
-
-def _count(pair: Pair, sums: bool) -> Tensor:
-    """Return the number of positions that count, which weighs this process among others; 1 without a mask and
-    for a loss that sums."""
-    if pair.mask is None or sums:
-        return torch.ones((), dtype=torch.int64, device=pair.student.device)
-    return pair.mask.sum()
 
 
 @contextmanager

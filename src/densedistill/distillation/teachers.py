@@ -20,7 +20,7 @@ from ..networks.registry import name_of
 from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime
 from ..tasks import Task, get_task
-from .answers import input_spec, run_network
+from .answers import all_heads, input_spec, run_network
 from .taps import Spec, Taps, unwrap
 
 TEACHERS = Registry(
@@ -94,7 +94,7 @@ class NetworkTeacher(Teacher):
         self.max_disparity = getattr(root, "max_disparity", None)
         self.align_corners = getattr(root, "align_corners", False)
         self.input_spec = input_spec(network)
-        self._all_heads: bool | None = None
+        self._all_heads = False
         self._taps: Taps | None = None
 
     def watch(self, taps: Iterable[Spec]) -> None:
@@ -103,7 +103,7 @@ class NetworkTeacher(Teacher):
             self._taps.remove()
         self._taps = Taps(self.network, taps)
         self._taps.pause()
-        self._all_heads = None
+        self._all_heads = False
 
     def fold(self) -> None:
         """Fold the network's batch normalisation, and keep its weights as autocast wants them.
@@ -117,22 +117,14 @@ class NetworkTeacher(Teacher):
         if self._taps is None:
             outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
             return {**outputs, "placement": placement}
-        taps, root = self._taps, unwrap(self.network)
-        if self._all_heads:
-            setattr(root, "all_heads", True)  # noqa: B010
-        try:
-            with taps.step():
-                outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
-                if self._all_heads is None:
-                    self._all_heads = hasattr(root, "all_heads") and not all(map(taps.fired_all, taps))
-                    if self._all_heads:
-                        taps.clear()
-                        setattr(root, "all_heads", True)  # noqa: B010
-                        outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
+        taps = self._taps
+        with taps.step(), all_heads(self.network, self._all_heads):
+            outputs, placement = run_network(self.network, batch, self.task, self.input_spec)
+            can_more = not self._all_heads and hasattr(unwrap(self.network), "all_heads")
+            if not can_more or all(map(taps.fired_all, taps)):
                 return {**outputs, "taps": {key: taps[key] for key in taps}, "placement": placement}
-        finally:
-            if self._all_heads:
-                setattr(root, "all_heads", False)  # noqa: B010
+        self._all_heads = True
+        return NetworkTeacher.forward(self, batch)
 
 
 class EnsembleTeacher(Teacher):

@@ -1,0 +1,233 @@
+"""What a term compares in the answers to a batch, which positions count, and its loss's value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..networks.input_spec import InputSpec, Placement
+from ..tasks import Task
+from .adapters import SIDES, make_adapter
+from .masks import measured, place_mask, resize_mask
+from .places import check_places, share_levels
+from .taps import Taps, tap_key
+from .teachers import Teacher, answer_validity
+from .terms import GROUND_TRUTH, Loss, Term, facts_wanted, is_output
+
+Compared = TypeVar("Compared")
+
+
+class Answers(NamedTuple):
+    """What student and teachers said to a batch; `taps` and `placement` are the student's."""
+
+    batch: Mapping[str, Any]
+    student: Mapping[str, Any]
+    taps: Taps
+    placement: Placement
+    teachers: Mapping[str, Mapping[str, Any]]
+
+
+class Pair(NamedTuple):
+    """Two tensors that a loss compares, their weight within the term, and which positions count.
+
+    `target_learns` says that the target comes from an adapter that is trained.
+    """
+
+    student: Tensor
+    target: Tensor
+    weight: float
+    mask: Tensor | None
+    target_learns: bool = False
+
+
+class Comparison:
+    """A term with its loss and the two sides that it compares.
+
+    Args:
+        term: what it says.
+        loss: its loss.
+        task: the student's.
+        student: the network that learns, without a data-parallel wrapper.
+        spec: how its images are prepared.
+        teacher: None where the term is to the ground truth.
+        adapters: where the term's own are put when a pair first needs one, each as `TERM_INDEX`.
+    """
+
+    def __init__(
+        self,
+        term: Term,
+        loss: Loss,
+        task: Task,
+        student: nn.Module,
+        spec: InputSpec,
+        teacher: Teacher | None,
+        adapters: nn.ModuleDict,
+    ):
+        self.term, self.loss, self.task, self.adapters = term, loss, task, adapters
+        self.student, self.spec, self.teacher = student, spec, teacher
+        self.of_output = is_output(term, task.outputs)
+        # A tap goes by the ground truth of the main output, and by where its teacher vouches for that.
+        self.key = str(term.of) if self.of_output else task.outputs[0]
+        self.truth = task.targets[self.key]
+        self.facts_wanted = facts_wanted(loss)
+        self.reach, self.teacher_reach = _reach(student), _reach(teacher)
+        self.sums, self.grows = getattr(loss, "sums", False), getattr(loss, "grows", False)
+
+    def pairs(self, answers: Answers) -> Iterator[Pair]:
+        """Yield what is compared: as many pairs in every process, whatever its batch holds."""
+        mask = self._mask(answers)
+        if not self.of_output and self.term.to != GROUND_TRUTH:
+            yield from self._tap_pairs(answers, mask)
+            return
+        target = self._target(answers)
+        for tensor, weight in self._outputs(answers) if self.of_output else self._heads(answers):
+            yield Pair(tensor, target, weight, mask)
+
+    def value(self, pair: Pair, answers: Answers, processes: int) -> Tensor:
+        """Return the loss of `pair`, a scalar; `processes` compare together."""
+        arguments = self._facts(pair, answers, processes)
+        if pair.mask is not None:
+            arguments["mask"] = pair.mask
+        if not isinstance(self.loss, nn.Module):  # which has its options already
+            arguments |= self.term.options
+        value = self.loss(pair.student, pair.target, **arguments)
+        if pair.target_learns:  # a loss gives its first argument alone a gradient: turned round, the other
+            turned = self.loss(pair.target, pair.student, **arguments)
+            value = value + turned - turned.detach()
+        return value
+
+    def count(self, pair: Pair) -> Tensor:
+        """Return the number of positions that count, which weighs this process among others; 1 without a mask
+        and for a loss that sums."""
+        if pair.mask is None or self.sums:
+            return torch.ones((), dtype=torch.int64, device=pair.student.device)
+        return pair.mask.sum()
+
+    def _outputs(self, answers: Answers) -> list[tuple[Tensor, float]]:
+        """Return the student's output, or its intermediate ones, and what each weighs."""
+        if self.term.levels is None:
+            return [(answers.student[self.key], 1.0)]
+        if not self.student.training:
+            return [(answers.student[self.key], self.term.levels[-1])]
+        levels = [level[self.key] for level in answers.student.get("intermediate", []) if self.key in level]
+        return self._weighted(levels, "intermediate outputs")
+
+    def _heads(self, answers: Answers) -> list[tuple[Tensor, float]]:
+        """Return the tensors of a tap that is compared with the ground truth, and what each weighs."""
+        placement = answers.placement
+        if any(placement.padding) or placement.scaled_size != placement.size:
+            raise UserError(
+                "a tap is compared with the ground truth on a crop that needs no padding or scaling"
+            )
+        return self._weighted(answers.taps[tap_key(self.term.student_spec)], "tensors")
+
+    def _tap_pairs(self, answers: Answers, mask: Tensor | None) -> Iterator[Pair]:
+        term, said = self.term, answers.teachers[self.term.to]
+        of, to = tap_key(term.student_spec), tap_key(term.teacher_spec)
+        students, teachers = answers.taps[of], said.get("taps", {}).get(to)
+        if teachers is None:
+            raise UserError(f"another objective reads '{term.to}' by now: give each a teacher of its own")
+        if len(students) != len(teachers):
+            raise UserError(
+                f"the student has {len(students)} tensors at '{of}', '{term.to}' {len(teachers)} at '{to}': "
+                f"select among them, as in '{of}[-1]'"
+            )
+        by_level = "max_disparity" in self.facts_wanted  # a loss over disparities cuts by itself
+        check_places(answers.placement, said["placement"], term.to, by_level)
+        if mask is not None:
+            mask = place_mask(mask, answers.placement)
+        compared = list(zip(range(len(students)), students, teachers, strict=True))
+        for (index, student, teacher), weight in self._weighted(compared, "tensors"):
+            if not by_level:
+                student, teacher = share_levels(student, teacher, self.reach, self.teacher_reach)
+            student, teacher = self._fit(index, student, teacher)
+            small = mask
+            if mask is not None and "size" not in self.facts_wanted:
+                small = resize_mask(mask, student)
+            learns = term.adapter is not None and teacher.requires_grad
+            yield Pair(student, teacher, weight, small, learns)
+
+    def _weighted(self, compared: Sequence[Compared], what: str) -> list[tuple[Compared, float]]:
+        """Return each of `compared` with the weight of its level, those of weight 0 left out."""
+        weights = self.term.levels or (1.0,) * len(compared)
+        if len(weights) != len(compared):
+            raise UserError(f"'levels' has {len(weights)} weights, the student gives {len(compared)} {what}")
+        return [(one, weight) for one, weight in zip(compared, weights, strict=True) if weight]
+
+    def _fit(self, index: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pair after the term's adapter, if it has one; the first pair creates it."""
+        term = self.term
+        if term.adapter is not None:
+            tensors = dict(zip(SIDES, (student, teacher), strict=True))
+            side = term.adapter.get("on", "student")
+            other = SIDES[1 - SIDES.index(side)]
+            key = f"{term.name}_{index}"
+            if key not in self.adapters:
+                self.adapters[key] = make_adapter(term.adapter, tensors[side], tensors[other]).eval()
+            tensors[side] = self.adapters[key](tensors[side], tuple(tensors[other].shape[2:]))
+            return tensors["student"], tensors["teacher"]
+        if getattr(self.loss, "same_shape", False) and student.shape != teacher.shape:
+            raise UserError(
+                f"the student's '{tap_key(term.student_spec)}' is {tuple(student.shape)}, "
+                f"that of '{term.to}' {tuple(teacher.shape)}; give the term an adapter, such as conv1x1"
+            )
+        return student, teacher
+
+    def _target(self, answers: Answers) -> Tensor:
+        """Return the ground truth, where a batch has none something of its shape, or a teacher's output."""
+        term = self.term
+        if term.to == GROUND_TRUTH:
+            target = answers.batch.get(self.truth)
+            if target is not None:
+                return target
+            # Nothing of it counts; labels have no axis of channels.
+            like, ignore = answers.student[self.key], self.task.ignore.get(self.truth)
+            return torch.zeros_like(like) if ignore is None else torch.full_like(like[:, 0], ignore).long()
+        wanted = self.key if term.to_tap is None else str(term.to_tap)
+        if wanted not in answers.teachers[term.to]:
+            raise UserError(f"teacher '{term.to}' has no output '{wanted}'")
+        return answers.teachers[term.to][wanted]
+
+    def _mask(self, answers: Answers) -> Tensor | None:
+        """Return which pixels of the sample count, bool (B, 1, H, W), of boxes (B, 1); None for all."""
+        term = self.term
+        mask: Tensor | None = None
+        if term.mask in (GROUND_TRUTH, "both"):
+            reaches = [reach for reach in (self.reach, self.teacher_reach) if reach]
+            limit = term.max_disparity or min(reaches, default=None)
+            ignore = self.task.ignore.get(self.truth)
+            mask = measured(answers.batch, self.truth, answers.student[self.key], limit, ignore)
+        if term.mask in ("teacher", "both"):
+            vouched = answer_validity(answers.teachers[term.to], self.key)
+            if self.reach is not None and self.truth.startswith("disparity"):
+                # What lies beyond the student's range it cannot learn to say.
+                vouched = vouched & (answers.teachers[term.to][self.key] < self.reach)
+            mask = vouched if mask is None else mask & vouched
+        return mask
+
+    def _facts(self, pair: Pair, answers: Answers, processes: int) -> dict[str, Any]:
+        """Return what the loss asks of networks, batch and training."""
+        facts = {
+            "max_disparity": getattr(self.student, "max_disparity", None),
+            "align_corners": getattr(self.student, "align_corners", False),
+            "teacher_max_disparity": getattr(self.teacher, "max_disparity", None),
+            "teacher_align_corners": getattr(self.teacher, "align_corners", False),
+            "size": answers.placement.input_size,
+            "processes": processes,
+        }
+        if "image" in self.facts_wanted:
+            (facts["image"],), _ = self.spec.prepare(answers.batch[self.task.inputs[0]])
+        if "box_classes" in self.facts_wanted:
+            unknown = pair.target.new_full(pair.target.shape[:2], -1, dtype=torch.int64)
+            facts["box_classes"] = answers.batch.get("classes", unknown)
+        return {key: facts[key] for key in self.facts_wanted}
+
+
+def _reach(network: nn.Module | None) -> float | None:
+    """Return the range of disparities that `network` can tell, px of the image; None where it has none."""
+    reach, spec = getattr(network, "max_disparity", None), getattr(network, "input_spec", None)
+    return None if reach is None else reach / (1.0 if spec is None else spec.scale)
