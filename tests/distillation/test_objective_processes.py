@@ -74,6 +74,18 @@ def test_processes_average_to_the_whole_batch(monkeypatch):
         torch.testing.assert_close(parameter.grad, expected)
 
 
+def test_ground_truth_that_no_process_has_counts_nothing(monkeypatch):
+    student, teacher = _networks()
+    objective = dd.Objective(TERMS, student, {"teacher": teacher})
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    batch = _batch()
+    batch["disparity_valid"][:] = False
+    _, parts = objective(batch)
+    assert parts["truth"] == parts["volume"] == 0
+
+
 def _process(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)

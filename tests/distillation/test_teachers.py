@@ -94,6 +94,22 @@ def test_an_ensemble_reduces_what_its_members_vouch_for(reduce, expected):
     assert answer["disparity_valid"].flatten().tolist() == [True, True, False]
 
 
+def test_an_ensemble_weighs_by_confidence_and_tells_how_far_its_members_lie_from_it():
+    class Sure(Says):
+        def forward(self, batch):
+            return {**super().forward(batch), "disparity_confidence": torch.full_like(self.values, 3.0)}
+
+    answer = EnsembleTeacher([Sure(2.0, 5.0), Says(6.0, 0.0)], "confidence")(stereo_batch())
+    assert answer["disparity"].flatten().tolist() == [3.0, 5.0]
+    assert answer["disparity_spread"].flatten().tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("reduce", ["mean", "median", "confidence"])
+def test_what_a_member_vouches_for_and_is_no_number_is_not_hidden_by_the_others(reduce):
+    answer = EnsembleTeacher([Says(float("inf")), Says(1.0), Says(2.0)], reduce)(stereo_batch())
+    assert answer["disparity"].isnan().all()
+
+
 def test_an_ensemble_of_networks_by_name():
     member = {"name": "tiny_stereo:TinyStereo", "max_disparity": 32}
     teacher = dd.create_teacher(
