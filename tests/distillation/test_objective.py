@@ -190,6 +190,25 @@ def test_a_term_to_a_teacher_keeps_to_what_it_vouches_for_by_default():
     torch.testing.assert_close(*totals)
 
 
+class Otherwise(Teacher):
+    """Vouches for 7 px in the left half of what it calls `nearer`, and for all of its disparity."""
+
+    def forward(self, batch):
+        answer = Vouching().forward(batch)
+        nearer, valid = answer["disparity"] + 2, answer["disparity_valid"]
+        return {"disparity": answer["disparity"], "nearer": nearer, "nearer_valid": valid}
+
+
+def test_an_output_called_otherwise_counts_where_the_teacher_vouches_for_that():
+    student, batch = Replay([torch.zeros(2, 1, 16, 32)]), stereo_batch()
+    student.disparities[0][..., 16:] = 100
+    term = {"loss": "l1", "of": "disparity", "to": "teacher.nearer"}
+    assert _objective({"t": term}, student, teacher=Otherwise())(batch)[0] == 7
+    for missing in ("nearest", "nearest_valid"):
+        with pytest.raises(dd.UserError, match=f"objective.t: teacher 'teacher' has no output '{missing}'"):
+            _objective({"t": {**term, "to": f"teacher.{missing}"}}, student, teacher=Otherwise())(batch)
+
+
 def test_a_mask_of_a_tap_is_brought_to_its_size_and_holds_for_the_left_view():
     student, teacher = TinyStereo(), TinyStereo()
     batch = stereo_batch()

@@ -48,6 +48,12 @@ def _whole():
     return total.detach(), parts, [parameter.grad for parameter in student.parameters()]
 
 
+def _be_one_of_two(monkeypatch, all_reduce):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+
+
 def test_processes_average_to_the_whole_batch(monkeypatch):
     expected_total, expected_parts, expected_gradients = _whole()
     student, teacher = _networks()
@@ -58,9 +64,7 @@ def test_processes_average_to_the_whole_batch(monkeypatch):
         for index in range(2):
             objective(_sample(_batch(), index))
         monkeypatch.undo()
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.copy_(counts[0] + counts[1]))
+    _be_one_of_two(monkeypatch, lambda tensor: tensor.copy_(counts[0] + counts[1]))
     totals, parts = [], []
     for index in range(2):
         total, part = objective(_sample(_batch(), index))
@@ -77,13 +81,25 @@ def test_processes_average_to_the_whole_batch(monkeypatch):
 def test_ground_truth_that_no_process_has_counts_nothing(monkeypatch):
     student, teacher = _networks()
     objective = dd.Objective(TERMS, student, {"teacher": teacher})
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    _be_one_of_two(monkeypatch, lambda tensor: tensor.mul_(2))
     batch = _batch()
     batch["disparity_valid"][:] = False
     _, parts = objective(batch)
     assert parts["truth"] == parts["volume"] == 0
+
+
+def counted(student, teacher, *, processes):
+    """A user's loss that gives what it is told."""
+    return student.mean() * 0 + processes
+
+
+def test_a_loss_is_told_how_many_processes_compare_together(monkeypatch):
+    student, teacher = _networks()
+    term = {"loss": "test_objective_processes:counted", "of": "volume", "to": "teacher"}
+    objective = dd.Objective({"t": term}, student, {"teacher": teacher})
+    _be_one_of_two(monkeypatch, lambda tensor: tensor.mul_(2))
+    _, parts = objective(_batch())
+    assert parts["t"] == 2
 
 
 def _process(rank, folder):

@@ -70,9 +70,11 @@ class Comparison:
         self.term, self.loss, self.task, self.adapters = term, loss, task, adapters
         self.student, self.spec, self.teacher = student, spec, teacher
         self.of_output = is_output(term, task.outputs)
+        self.of, self.to = tap_key(term.student_spec), tap_key(term.teacher_spec)
         # A tap goes by the ground truth of the main output, and by where its teacher vouches for that.
         self.key = str(term.of) if self.of_output else task.outputs[0]
         self.truth = task.targets[self.key]
+        self.teacher_key = self.to if self.of_output else self.key
         self.facts_wanted = facts_wanted(loss)
         self.reach, self.teacher_reach = _reach(student), _reach(teacher)
         self.sums, self.grows = getattr(loss, "sums", False), getattr(loss, "grows", False)
@@ -123,18 +125,17 @@ class Comparison:
             raise UserError(
                 "a tap is compared with the ground truth on a crop that needs no padding or scaling"
             )
-        return self._weighted(answers.taps[tap_key(self.term.student_spec)], "tensors")
+        return self._weighted(answers.taps[self.of], "tensors")
 
     def _tap_pairs(self, answers: Answers, mask: Tensor | None) -> Iterator[Pair]:
         term, said = self.term, answers.teachers[self.term.to]
-        of, to = tap_key(term.student_spec), tap_key(term.teacher_spec)
-        students, teachers = answers.taps[of], said.get("taps", {}).get(to)
+        students, teachers = answers.taps[self.of], said.get("taps", {}).get(self.to)
         if teachers is None:
             raise UserError(f"another objective reads '{term.to}' by now: give each a teacher of its own")
         if len(students) != len(teachers):
             raise UserError(
-                f"the student has {len(students)} tensors at '{of}', '{term.to}' {len(teachers)} at '{to}': "
-                f"select among them, as in '{of}[-1]'"
+                f"the student has {len(students)} tensors at '{self.of}', '{term.to}' {len(teachers)} at "
+                f"'{self.to}': select among them, as in '{self.of}[-1]'"
             )
         by_level = "max_disparity" in self.facts_wanted  # a loss over disparities cuts by itself
         check_places(answers.placement, said["placement"], term.to, by_level)
@@ -172,7 +173,7 @@ class Comparison:
             return tensors["student"], tensors["teacher"]
         if getattr(self.loss, "same_shape", False) and student.shape != teacher.shape:
             raise UserError(
-                f"the student's '{tap_key(term.student_spec)}' is {tuple(student.shape)}, "
+                f"the student's '{self.of}' is {tuple(student.shape)}, "
                 f"that of '{term.to}' {tuple(teacher.shape)}; give the term an adapter, such as conv1x1"
             )
         return student, teacher
@@ -187,10 +188,14 @@ class Comparison:
             # Nothing of it counts; labels have no axis of channels.
             like, ignore = answers.student[self.key], self.task.ignore.get(self.truth)
             return torch.zeros_like(like) if ignore is None else torch.full_like(like[:, 0], ignore).long()
-        wanted = self.key if term.to_tap is None else str(term.to_tap)
-        if wanted not in answers.teachers[term.to]:
-            raise UserError(f"teacher '{term.to}' has no output '{wanted}'")
-        return answers.teachers[term.to][wanted]
+        return self._taught(answers)
+
+    def _taught(self, answers: Answers) -> Tensor:
+        """Return the teacher's output that is compared, or that a tap's mask goes by."""
+        term, said = self.term, answers.teachers[self.term.to]
+        if self.teacher_key not in said:
+            raise UserError(f"teacher '{term.to}' has no output '{self.teacher_key}'")
+        return said[self.teacher_key]
 
     def _mask(self, answers: Answers) -> Tensor | None:
         """Return which pixels of the sample count, bool (B, 1, H, W), of boxes (B, 1); None for all."""
@@ -202,10 +207,10 @@ class Comparison:
             ignore = self.task.ignore.get(self.truth)
             mask = measured(answers.batch, self.truth, answers.student[self.key], limit, ignore)
         if term.mask in ("teacher", "both"):
-            vouched = answer_validity(answers.teachers[term.to], self.key)
+            taught = self._taught(answers)
+            vouched = answer_validity(answers.teachers[term.to], self.teacher_key)
             if self.reach is not None and self.truth.startswith("disparity"):
-                # What lies beyond the student's range it cannot learn to say.
-                vouched = vouched & (answers.teachers[term.to][self.key] < self.reach)
+                vouched = vouched & (taught < self.reach)  # beyond its range a student cannot learn to say it
             mask = vouched if mask is None else mask & vouched
         return mask
 

@@ -17,7 +17,7 @@ from .answers import all_heads, input_spec, run_network
 from .comparison import Answers, Comparison, Pair
 from .dry_run import tiny_batch, unchanged
 from .places import pad_alike
-from .taps import Taps, resolve_tap, tap_key, unwrap
+from .taps import Taps, resolve_tap, unwrap
 from .teachers import Teacher, as_teacher
 from .terms import Term, is_output, parse_terms
 
@@ -229,7 +229,7 @@ class Objective(nn.Module):
     def _interventions(self, teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
         """Hand the teachers' tensors to the losses that intervene, while the student runs."""
         found: list[tuple[Any, Any]] = [
-            (one.loss, teachers[one.term.to]["taps"][tap_key(one.term.teacher_spec)])
+            (one.loss, teachers[one.term.to]["taps"][one.to])
             for one in self._comparisons
             if getattr(one.loss, "intervenes", False)
         ]
