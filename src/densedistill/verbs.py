@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataWarning, UserError
-from .recipes import Recipe, Stages, Teacher
+from .recipes import Recipe, Stages
 
 if TYPE_CHECKING:
     from .labelling import Labelling, Settings
@@ -37,8 +37,7 @@ def distill(
 
     Returns:
         The run: `run.student` is the trained network's file, `run.evaluation` holds the figures, `run.path`
-            is its
-        directory.
+        is its directory.
 
     Raises:
         UserError: the recipe, its data or weights have a fault, or the loss is no number any more.
@@ -126,7 +125,7 @@ def _report(run: Run, final: Final | None, target: Path, title: str | None = Non
     """Write the report; of several trainings one table, and the curves of each."""
     from .report import write_report
     from .report.scenes import scenes_of
-    from .training.stages import stage_runs
+    from .training.stages import stage_of, stage_runs
 
     recipe, found = run.recipe, run.metrics
     pictures = scenes_of(final.predictors, final.datasets, found["samples"]) if final else []
@@ -136,7 +135,7 @@ def _report(run: Run, final: Final | None, target: Path, title: str | None = Non
     notes = []
     for name, stage in recipe.recipes.items():
         last = stages[name].history[-1]
-        taught = ", ".join(_teacher(teacher) for teacher in stage.teachers.values())
+        taught = ", ".join(stage_of(teacher) or teacher.name for teacher in stage.teachers.values())
         notes.append(
             f"{name}: {stage.student.name}{f' taught by {taught}' if taught else ''}, "
             f"{last['step']} steps in {last['time'] / 60:.1f} minutes"
@@ -149,8 +148,3 @@ def _report(run: Run, final: Final | None, target: Path, title: str | None = Non
         title=title or recipe.name,
         notes=notes,
     )
-
-
-def _teacher(teacher: Teacher) -> str:
-    source = (teacher.weights or "").removeprefix("stage:")
-    return source if source != teacher.weights else teacher.name

@@ -104,8 +104,7 @@ class StoreTeacher(Teacher):
             if augmentation.crop is None or any(side % stride for side in augmentation.crop):
                 raise UserError(
                     f"{where} have taps of stride {stride}: give a crop whose sides are multiples of "
-                    f"{stride}, "
-                    f"not {augmentation.crop}"
+                    f"{stride}, not {augmentation.crop}"
                 )
             augmentation = augmentation.snapped(stride)
         unknown = [name for name in names or () if name not in self.store]
@@ -120,8 +119,12 @@ class StoreTeacher(Teacher):
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the stored outputs, their `KEY_valid` and `KEY_confidence`, and the watched taps."""
         device = next(value.device for value in batch.values() if isinstance(value, Tensor))
-        if "meta" not in batch:
-            return self._blank(batch, device)
+        answer = self._stored(batch, device) if "meta" in batch else self._blank(batch, device)
+        height, width = answer[self.outputs[0]].shape[-2:]
+        answer["placement"] = Placement((height, width), (height, width), (0, 0, 0, 0))
+        return answer
+
+    def _stored(self, batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
         samples = [self._sample(meta, meta.get("view") or full_view(*meta["size"])) for meta in batch["meta"]]
         answer: dict[str, Any] = {
             key: torch.stack([sample[key] for sample in samples]).to(device)
@@ -130,8 +133,6 @@ class StoreTeacher(Teacher):
         }
         if self.watched:
             answer["taps"] = {key: self._joined(key, samples, device) for key in self.watched}
-        height, width = answer[self.outputs[0]].shape[-2:]
-        answer["placement"] = Placement((height, width), (height, width), (0, 0, 0, 0))
         return answer
 
     def _sample(self, meta: Mapping[str, Any], view: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -171,8 +172,7 @@ class StoreTeacher(Teacher):
         if any(side % stride for side in crop):
             raise UserError(
                 f"the crop {tuple(crop)} (top, left, height, width) of frame '{name}' does not lie on the "
-                f"stride "
-                f"{stride} of its stored tap '{about}'"
+                f"stride {stride} of its stored tap '{about}'"
             )
         top, left, height, width = (side // stride for side in crop)
         return tap[..., top : top + height, left : left + width]
@@ -202,7 +202,6 @@ class StoreTeacher(Teacher):
             for key, tap in self.stored_taps.items()
             if key in self.watched
         }
-        answer["placement"] = Placement((height, width), (height, width), (0, 0, 0, 0))
         return answer
 
 

@@ -37,7 +37,7 @@ class Tap:
     key: str
     paths: tuple[str, ...]
     optional: bool = False
-    calls: tuple[int | None, int | None] = (None, None)
+    calls: tuple[int | None, int | None] = _ALL
     join_views: bool = False
     clone: bool = False
 
@@ -53,11 +53,9 @@ class Taps:
 
     A tap is a name from `net.taps`, a module path, either with an index (`aggregation[-1]`,
     `aggregation[1:]`) which selects among its paths (among the calls of a tap with one path), a list of
-    paths, or a mapping `{path: …, join:
-    views, clone: true}`: `join: views` makes one tensor of the two calls of a network that runs its views one
-        after
-    the other. What it gives is a tuple of tensors: paths in the order named, calls in call order, and the
-    tensors of a module that returns several in their order.
+    paths, or a mapping `{path: …, join: views, clone: true}`: `join: views` makes one tensor of the two calls
+    of a network that runs its views one after the other. What it gives is a tuple of tensors: paths in the
+    order named, calls in call order, and the tensors of a module that returns several in their order.
 
     Attach before `torch.compile`; inside a compiled network every tapped output is copied.
 
@@ -227,18 +225,23 @@ def _merged(taps: Iterable[Tap]) -> Iterable[Tap]:
 
 def resolve_tap(net: nn.Module, spec: Spec, clone: bool = False) -> Tap:
     """Return the tap that `spec` (see `Taps`) means in `net`; UserError when there is none."""
-    key, join = tap_key(spec), False
-    if isinstance(spec, Mapping):
-        for field_name in spec:
-            if field_name not in ("path", "join", "clone"):
-                raise UserError(
-                    f"a tap has no field '{field_name}'{nearest(field_name, ('path', 'join', 'clone'))}"
-                )
-        if "path" not in spec:
-            raise UserError("a tap given as a mapping needs 'path'")
-        if spec.get("join", "views") != "views":
-            raise UserError(f"tap '{key}': join is 'views', got '{spec['join']}'")
-        join, clone, spec = "join" in spec, bool(spec.get("clone", clone)), spec["path"]
+    if not isinstance(spec, Mapping):
+        return replace(_find_modules(net, spec), clone=clone)
+    key, fields = tap_key(spec), ("path", "join", "clone")
+    for field_name in spec:
+        if field_name not in fields:
+            raise UserError(f"a tap has no field '{field_name}'{nearest(field_name, fields)}")
+    if "path" not in spec:
+        raise UserError("a tap given as a mapping needs 'path'")
+    if spec.get("join", "views") != "views":
+        raise UserError(f"tap '{key}': join is 'views', got '{spec['join']}'")
+    tap, clone = _find_modules(net, spec["path"]), bool(spec.get("clone", clone))
+    return replace(tap, key=key, join_views="join" in spec, clone=clone)
+
+
+def _find_modules(net: nn.Module, spec: Any) -> Tap:
+    """Return the tap that a name, a module path or a list of these means."""
+    key = tap_key(spec)
     if isinstance(spec, list | tuple) and spec:
         items = [resolve_tap(net, item) for item in spec]
         if any(item.calls != _ALL or item.join_views or item.clone for item in items):
@@ -246,7 +249,7 @@ def resolve_tap(net: nn.Module, spec: Spec, clone: bool = False) -> Tap:
                 f"tap '{key}': a list has names and paths; join and clone stand around it, as in "
                 "{path: [...], clone: true}, and it takes all calls of each"
             )
-        return Tap(key, tuple(path for item in items for path in item.paths), join_views=join, clone=clone)
+        return Tap(key, tuple(path for item in items for path in item.paths))
     if not isinstance(spec, str):
         raise UserError(f"a tap is a name, a module path or a list of these, got {spec!r}")
     declared: Mapping[str, tuple[str, ...]] = getattr(unwrap(net), "taps", None) or {}
@@ -261,12 +264,12 @@ def resolve_tap(net: nn.Module, spec: Spec, clone: bool = False) -> Tap:
         if len(paths) > 1 and index != _ALL:
             if not paths[slice(*index)]:
                 raise UserError(f"tap '{key}': '{name}' has {len(paths)} modules")
-            return Tap(key, paths[slice(*index)], join_views=join, clone=clone)
-        return Tap(key, paths, optional=index == _ALL, calls=index, join_views=join, clone=clone)
+            return Tap(key, paths[slice(*index)])
+        return Tap(key, paths, optional=index == _ALL, calls=index)
     if not name or name not in modules:
         choices = {*declared, *modules} - {""}
         raise UserError(f"the network has no tap or module '{name}'{nearest(name, choices)}")
-    return Tap(key, (name,), calls=index, join_views=join, clone=clone)
+    return Tap(key, (name,), calls=index)
 
 
 def _index(text: str, key: str) -> tuple[int | None, int | None]:
@@ -297,9 +300,8 @@ def _find(net: nn.Module, path: str) -> nn.Module:
 
 def _refuse_compiled(module: nn.Module, what: str) -> None:
     forward = getattr(module, "forward", None)
-    compiler = sys.modules.get(
-        "torch._dynamo"
-    )  # whose import takes seconds, and which is there once it was used
+    # Its import takes seconds, and it is there once it was used.
+    compiler = sys.modules.get("torch._dynamo")
     compiled = (
         isinstance(module, torch.jit.ScriptModule)
         or (compiler is not None and isinstance(module, compiler.OptimizedModule))

@@ -37,8 +37,7 @@ class Teacher(nn.Module):
 
     Beside the outputs it may give `KEY_valid` (B, 1, H, W; bool) where it vouches for an output, and, if it
     was asked to `watch`, `taps`: a mapping of tuples of tensors, with `placement`, where the images lay in
-        its input. It is
-    always in evaluation mode and never gives a gradient.
+    its input. It is always in evaluation mode and never gives a gradient.
 
     Attributes:
         max_disparity: number of disparities it can tell, None where that means nothing.
@@ -263,14 +262,18 @@ def _sgbm(max_disparity: int = 192, fill: bool = False) -> Teacher:
     return PredictorTeacher(SGBM(max_disparity=max_disparity, fill=fill), holes=not fill)
 
 
-def _exported(file: str, runtime: str | None = None, **options: Any) -> Teacher:
-    accepted = ("runtime", "device", "precision", "threads")
-    for option in options:
-        if option not in accepted:
-            raise UserError(f"teacher '{file}' takes no option '{option}'{nearest(option, accepted)}")
+def _exported(file: str, options: Mapping[str, Any]) -> Teacher:
     from ..inference.predictor import Predictor
 
-    return PredictorTeacher(Predictor(load_runtime(file, runtime, **options)))
+    _, *accepted = inspect.signature(load_runtime).parameters
+    _check_options(file, options, accepted)
+    return PredictorTeacher(Predictor(load_runtime(file, **options)))
+
+
+def _check_options(name: str, options: Iterable[str], accepted: Iterable[str]) -> None:
+    for option in options:
+        if option not in accepted:
+            raise UserError(f"teacher '{name}' takes no option '{option}'{nearest(option, accepted)}")
 
 
 def create_teacher(name: str, weights: str | None = None, **options: Any) -> Teacher:
@@ -294,7 +297,7 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
     if is_exported(name):
         if weights is not None:
             raise UserError(f"teacher '{name}' brings its own weights; leave 'weights' out")
-        return _exported(name, **options)
+        return _exported(name, options)
     if ":" not in name and name not in TEACHERS:
         networks = list_models()
         if name not in networks:
@@ -306,9 +309,7 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
     if weights is not None and ("weights" in accepted or open_ended):
         options["weights"], weights = weights, None
     if not open_ended:
-        for option in options:
-            if option not in accepted:
-                raise UserError(f"teacher '{name}' takes no option '{option}'{nearest(option, accepted)}")
+        _check_options(name, options, accepted)
     made = construct("teacher", name, make, options)
     if not isinstance(made, nn.Module):
         raise UserError(f"teacher '{name}' is a {type(made).__name__}; a torch.nn.Module is wanted")

@@ -25,8 +25,6 @@ class AdversarialModule(TrainingModule):
     decays for both alike.
     """
 
-    automatic_optimization = False
-
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.automatic_optimization = False

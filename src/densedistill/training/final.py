@@ -12,7 +12,7 @@ from ..networks.input_spec import search_range
 from ..networks.registry import create_model
 from ..recipes import Recipe
 from .run import Run
-from .stages import stage_runs, with_earlier
+from .stages import stage_of, stage_runs, with_earlier
 from .train import on_gpu
 from .validation import open_validation
 
@@ -53,7 +53,7 @@ def finish(run: Run) -> Final | None:
     if recipe.kind == "chain":
         for name, stage in recipe.recipes.items():
             for key, teacher in stage.teachers.items():
-                if teacher.weights and teacher.weights.startswith("stage:"):
+                if stage_of(teacher):
                     del resolved[name].teachers[key]  # it has a row of its own
         return _final(list(resolved.values())[-1], students)
     return _final(next(iter(resolved.values())), students)

@@ -124,7 +124,7 @@ class Bar:
         progress = module.course.progress(module.step, module.watch.seconds)
         left = module.watch.seconds * (1 - progress) / max(progress, 1e-9)
         steps = f"/{module.course.steps}" if module.course.steps else ""
-        epoch = f" epoch {module.step // module.course.steps_per_epoch}"
+        epoch = f" epoch {module.epoch}"
         speed = f"{rate:.2f} steps/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/step"
         loss_text = "" if self._loss is None else f"  loss {self._loss:.4g}"
         line = f"{progress:4.0%} step {module.step}{steps}{epoch}{loss_text}  {speed}  {duration(left)} left"

@@ -19,7 +19,7 @@ from ..distillation.recompute import recomputed_activations
 from ..errors import DataWarning, UserError
 from ..networks.input_spec import search_range
 from ..recipes import Recipe
-from .checkpoint import Counters
+from .checkpoint import Counters, save_batch
 from .ema import WeightAverage
 from .optimizer import build_optimizer, continue_from
 from .run import Run
@@ -195,8 +195,6 @@ class TrainingModule(L.LightningModule):
         return norm
 
     def _fail(self, what: str) -> None:
-        from .checkpoint import save_batch
-
         path = save_batch(self.run, self._batch, self.step, self.global_rank)
         raise UserError(
             f"step {self.step}: {what}; the batch is in {path}; "

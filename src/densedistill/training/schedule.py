@@ -43,13 +43,13 @@ class Course:
         """Return what the largest learning rate is multiplied with in the step that starts here."""
         schedule, progress = self.schedule, self.progress(step, seconds)
         warmup = schedule.rise
-        if self.steps is not None:
-            # The first step has a rate above zero and the last of the warm-up the full one.
-            progress_in = min(1.0, (step + 1) / max(1.0, warmup * self.steps)) if warmup else 1.0
-        else:
-            progress_in = min(1.0, max(progress, 1e-3) / warmup) if warmup else 1.0
-        if progress_in < 1.0:
-            return progress_in
+        if warmup:
+            risen = max(progress, 1e-3) / warmup
+            if self.steps is not None:
+                # The first step has a rate above zero and the last of the warm-up the full one.
+                risen = (step + 1) / max(1.0, warmup * self.steps)
+            if risen < 1.0:
+                return risen
         if schedule.name == "milestones":
             position = self._position(step, seconds)
             return schedule.gamma ** sum(milestone <= position for milestone in schedule.milestones)

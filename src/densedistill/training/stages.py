@@ -6,7 +6,6 @@ import copy
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from ..files import write_bytes
 from ..recipes import Recipe, Stages, Student, Teacher
@@ -47,8 +46,14 @@ def train_stages(stages: Stages, run: Run, changed: bool) -> Run:
         said: list[tuple[Run, Recipe | Stages]] = [(run, stages), (stage, recipe)]
         train_one(with_earlier(recipe, runs), stage, said if changed else [])
     if stages.kind == "chain" and is_first_process():
-        _copy(runs[list(runs)[-1]].student, run.student)
+        write_bytes(run.student, list(runs.values())[-1].student.read_bytes())
     return run
+
+
+def stage_of(user: Student | Teacher) -> str | None:
+    """Return the stage whose student `user` begins as, or is, by its `weights: stage:NAME`."""
+    weights = user.weights or ""
+    return weights.removeprefix("stage:") if weights.startswith("stage:") else None
 
 
 def with_earlier(recipe: Recipe, runs: dict[str, Run]) -> Recipe:
@@ -56,8 +61,8 @@ def with_earlier(recipe: Recipe, runs: dict[str, Run]) -> Recipe:
     recipe = copy.deepcopy(recipe)
     users: list[Student | Teacher] = [recipe.student, *recipe.teachers.values()]
     for user in users:
-        if user.weights and user.weights.startswith("stage:"):
-            user.weights = os.fspath(runs[user.weights.removeprefix("stage:")].student)
+        if stage := stage_of(user):
+            user.weights = os.fspath(runs[stage].student)
     return recipe
 
 
@@ -68,7 +73,3 @@ def _as_trained(recipe: Recipe, stage: Run) -> Recipe:
     assert isinstance(trained, Recipe)
     data = replace(trained.data, validate=recipe.data.validate, protocol=recipe.data.protocol)
     return replace(trained, data=data)
-
-
-def _copy(source: Path, target: Path) -> None:
-    write_bytes(target, source.read_bytes())

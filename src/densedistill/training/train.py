@@ -36,6 +36,7 @@ from .module import TrainingModule, seed_all
 from .optimizer import freeze
 from .run import Run, choose_directory, open_run
 from .schedule import Course
+from .stages import stage_of, train_stages
 from .synchronise import SynchronisedNorms
 from .validation import Validator, open_validation, trained_on
 
@@ -98,8 +99,6 @@ def _chosen(
 
 def _train(recipe: Recipe | Stages, run: Run, changed: bool) -> Run:
     if isinstance(recipe, Stages):
-        from .stages import train_stages
-
         return train_stages(recipe, run, changed)
     return train_one(recipe, run, [(run, recipe)] if changed else [])
 
@@ -298,7 +297,7 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
             recipe = copy.deepcopy(recipe)
             users: list[Any] = [recipe.student, *recipe.teachers.values()]
             for user in users:
-                if user.weights and user.weights.startswith("stage:"):
+                if stage_of(user):
                     user.weights = None
             make_objective(recipe).check()
     except UserError as error:

@@ -29,8 +29,7 @@ def kl(
     paper).
 
     Both logits are upsampled to (max_disparity, H, W) as their networks upsample them, then normalised.
-    DSNet's
-    code computes another form: `soft_kl`.
+    DSNet's code computes another form: `soft_kl`.
 
     Args:
         student, teacher: logits (B, 1, D, h, w) or (B, D, h, w); D, h and w may differ between the two.

@@ -104,8 +104,7 @@ def log_l1_published(student: Tensor, teacher: Tensor, mask: Tensor | None = Non
         student, teacher: any one shape, px.
         mask: bool, broadcastable to the shape, True where an element counts.
     """
-    student, teacher = fill_masked(mask, student, teacher)
-    return masked_mean(((student - teacher).abs() + 0.5).log(), mask)
+    return log_l1(student, teacher, mask, epsilon=0.5)
 
 
 @register_loss()

@@ -37,7 +37,7 @@ def channel_wise(
     return masked_mean(divergence, known) * temperature**2
 
 
-@register_loss(same_shape=True, dims=(4,))
+@register_loss(dims=(4,))
 def dist(
     student: Tensor,
     teacher: Tensor,
