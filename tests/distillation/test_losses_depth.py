@@ -239,7 +239,7 @@ def test_a_whole_step_through_the_objective_equals_published_code(published, mon
     terms = {**TERMS, "replaced": {**TERMS["replaced"], "published": published, "ramp_steps": 1}}
     student, teacher = Given("s").train(), Given("t")
     objective = dd.Objective(terms, student, {"teacher": teacher})
-    objective._losses["replaced"].steps += 2
+    objective.own_losses["replaced"].steps += 2
     fields = iter([recorded(f"step_u{i}") for i in range(4)])
     monkeypatch.setattr(torch, "rand", lambda *_, **__: next(fields))
     truth = 80 * recorded("step_gt")

@@ -539,6 +539,16 @@ def test_the_check_leaves_student_and_random_numbers_as_they_were(with_batch):
     assert all(parameter.grad is None for parameter in objective.student.parameters())
 
 
+def test_a_check_goes_round_the_wrapper_of_data_parallel_training():
+    wrapped, runs = nn.DataParallel(TinyStereo()), []
+    wrapped.register_forward_pre_hook(lambda *_: runs.append(1))
+    objective = _objective({"truth": TRUTH}, wrapped)
+    objective.check()
+    assert not runs  # it would wait for the other processes
+    objective(stereo_batch())
+    assert runs
+
+
 @pytest.mark.parametrize("kind", ["conv1x1", "conv3x3", "conv_bn", "dsnet"])
 def test_an_adapter_brings_the_student_to_the_teacher_and_is_trained(kind):
     term = {**VOLUME, "loss": "mse", "adapter": kind}

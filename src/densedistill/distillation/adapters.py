@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, unknown
 
 KINDS = ("conv1x1", "conv3x3", "conv_bn", "dsnet", "tsnnet", "mean", "resize")
 _ON_TEACHER = ("tsnnet", "mean", "resize")
@@ -57,7 +57,7 @@ class Adapter(nn.Module):
                 )
             layers = []
         else:
-            raise UserError(f"there is no adapter '{kind}'{nearest(kind, KINDS)}")
+            raise unknown("adapter", kind, KINDS)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, tensor: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -82,9 +82,7 @@ def check_adapter(config: Mapping[str, Any]) -> None:
         if key not in ("kind", "on"):
             raise UserError(f"an adapter has no field '{key}'{nearest(key, ('kind', 'on'))}")
     if config.get("kind") not in KINDS:
-        raise UserError(
-            f"there is no adapter '{config.get('kind')}'{nearest(str(config.get('kind')), KINDS)}"
-        )
+        raise unknown("adapter", str(config.get("kind")), KINDS)
     if config.get("on", "student") not in SIDES:
         raise UserError(f"an adapter is on the student or on the teacher, got '{config['on']}'")
     if config.get("on") == "teacher" and config["kind"] not in _ON_TEACHER:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -44,6 +45,7 @@ class Pair(NamedTuple):
     target_learns: bool = False
 
 
+@dataclass(eq=False)
 class Comparison:
     """A term with its loss and the two sides that it compares.
 
@@ -57,27 +59,24 @@ class Comparison:
         adapters: where the term's own are put when a pair first needs one, each as `TERM_INDEX`.
     """
 
-    def __init__(
-        self,
-        term: Term,
-        loss: Loss,
-        task: Task,
-        student: nn.Module,
-        spec: InputSpec,
-        teacher: Teacher | None,
-        adapters: nn.ModuleDict,
-    ):
-        self.term, self.loss, self.task, self.adapters = term, loss, task, adapters
-        self.student, self.spec, self.teacher = student, spec, teacher
-        self.of_output = is_output(term, task.outputs)
-        self.of, self.to = tap_key(term.student_spec), tap_key(term.teacher_spec)
+    term: Term
+    loss: Loss
+    task: Task
+    student: nn.Module
+    spec: InputSpec
+    teacher: Teacher | None
+    adapters: nn.ModuleDict
+
+    def __post_init__(self) -> None:
+        self.of_output = is_output(self.term, self.task.outputs)
+        self.of, self.to = tap_key(self.term.student_spec), tap_key(self.term.teacher_spec)
         # A tap goes by the ground truth of the main output, and by where its teacher vouches for that.
-        self.key = str(term.of) if self.of_output else task.outputs[0]
-        self.truth = task.targets[self.key]
+        self.key = self.of if self.of_output else self.task.outputs[0]
         self.teacher_key = self.to if self.of_output else self.key
-        self.facts_wanted = facts_wanted(loss)
-        self.reach, self.teacher_reach = _reach(student), _reach(teacher)
-        self.sums, self.grows = getattr(loss, "sums", False), getattr(loss, "grows", False)
+        self.truth = self.task.targets[self.key]
+        self.facts_wanted = facts_wanted(self.loss)
+        self.reach, self.teacher_reach = _reach(self.student), _reach(self.teacher)
+        self.grows = getattr(self.loss, "grows", False)
 
     def pairs(self, answers: Answers) -> Iterator[Pair]:
         """Yield what is compared: as many pairs in every process, whatever its batch holds."""
@@ -105,7 +104,7 @@ class Comparison:
     def count(self, pair: Pair) -> Tensor:
         """Return the number of positions that count, which weighs this process among others; 1 without a mask
         and for a loss that sums."""
-        if pair.mask is None or self.sums:
+        if pair.mask is None or getattr(self.loss, "sums", False):
             return torch.ones((), dtype=torch.int64, device=pair.student.device)
         return pair.mask.sum()
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..networks.input_spec import InputSpec
-from ..tasks import Task, get_task
+from ..tasks import Task, task_of
 from .answers import all_heads, input_spec, run_network
 from .comparison import Answers, Comparison, Pair
 from .dry_run import tiny_batch, unchanged
 from .places import pad_alike
 from .taps import Taps, resolve_tap, unwrap
 from .teachers import Teacher, as_teacher
-from .terms import Term, is_output, parse_terms
+from .terms import Term, is_output, named, parse_terms
 
 
 class Objective(nn.Module):
@@ -48,7 +48,7 @@ class Objective(nn.Module):
         self, terms: Mapping[str, Any], student: nn.Module, teachers: Mapping[str, nn.Module] | None = None
     ):
         super().__init__()
-        self.task: Task = get_task(getattr(unwrap(student), "task", None) or "stereo")
+        self.task: Task = task_of(unwrap(student))
         for name, teacher in (teachers or {}).items():
             if unwrap(teacher) is unwrap(student):
                 raise UserError(
@@ -108,7 +108,7 @@ class Objective(nn.Module):
             answers = self._ask(batch)
             compared = []
             for comparison in self._comparisons:
-                with _named(comparison.term):
+                with named(comparison.term.name):
                     for pair in comparison.pairs(answers):
                         value, count = self._value(comparison, pair, answers), comparison.count(pair)
                         compared.append((comparison, pair.weight, value, count))
@@ -216,12 +216,9 @@ class Objective(nn.Module):
     def _intervene(self) -> None:
         """Let losses that change what the student computes do so, before its taps read it."""
         for comparison in self._comparisons:
-            term = comparison.term
             loss: Any = comparison.loss
             if getattr(loss, "intervenes", False):
-                if comparison.of_output:
-                    raise UserError(f"objective.{term.name}: loss '{term.loss}' is for taps, not outputs")
-                for path in resolve_tap(self.student, term.student_spec).paths:
+                for path in resolve_tap(self.student, comparison.term.student_spec).paths:
                     module = unwrap(self.student).get_submodule(path)
                     module.register_forward_hook(loss.hook, prepend=True)
 
@@ -263,11 +260,3 @@ class Objective(nn.Module):
         for teacher in self.teachers.values():
             teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
-
-
-@contextmanager
-def _named(term: Term) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"objective.{term.name}: {error}") from None

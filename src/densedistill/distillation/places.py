@@ -68,16 +68,15 @@ def share_levels(
     """
     if {student.ndim, teacher.ndim} == {4, 5}:
         student, teacher = (x if x.ndim == 5 else x[:, None] for x in (student, teacher))
-    if student.ndim != 5 or teacher.ndim != 5 or reach is None or teacher_reach is None:
+    volumes = student.ndim == teacher.ndim == 5
+    if not volumes or reach is None or teacher_reach is None or reach == teacher_reach:
         return student, teacher
     step, teacher_step = reach / student.shape[2], teacher_reach / teacher.shape[2]
-    if reach != teacher_reach and not math.isclose(step, teacher_step):
+    if not math.isclose(step, teacher_step):
         raise UserError(
             f"the volumes cannot be compared: a level is {step:.4g} px in the student's, "
             f"{teacher_step:.4g} px in the teacher's, and they reach {reach:g} and {teacher_reach:g} px; "
             "compare aggregation by kl, or the output"
         )
-    if reach != teacher_reach:
-        levels = min(student.shape[2], teacher.shape[2])
-        student, teacher = student[:, :, :levels], teacher[:, :, :levels]
-    return student, teacher
+    levels = min(student.shape[2], teacher.shape[2])
+    return student[:, :, :levels], teacher[:, :, :levels]

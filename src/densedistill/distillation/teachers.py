@@ -19,7 +19,7 @@ from ..networks.published import load_weights
 from ..networks.registry import name_of
 from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime
-from ..tasks import Task, get_task
+from ..tasks import Task, task_of
 from .answers import all_heads, input_spec, run_network
 from .taps import Spec, Taps, unwrap
 
@@ -89,7 +89,7 @@ class NetworkTeacher(Teacher):
         self.network = network.eval().requires_grad_(False)
         root = unwrap(network)
         self.name = name_of(root)
-        self.task: Task = get_task(getattr(root, "task", None) or "stereo")
+        self.task: Task = task_of(root)
         self.max_disparity = getattr(root, "max_disparity", None)
         self.align_corners = getattr(root, "align_corners", False)
         self.input_spec = input_spec(network)
@@ -145,8 +145,7 @@ class EnsembleTeacher(Teacher):
         if not teachers:
             raise UserError("an ensemble needs members")
         self.members, self.reduce = nn.ModuleList(teachers), reduce
-        known = (getattr(teacher, "task", None) for teacher in teachers)
-        self.task: Task = next(filter(None, known), get_task("stereo"))
+        self.task: Task = task_of(next((t for t in teachers if getattr(t, "task", None)), None))
         self.max_disparity = min((t.max_disparity for t in teachers if t.max_disparity), default=None)
 
     def suit(self, augmentation: Options, names: Sequence[str] | None = None) -> Options:
@@ -222,7 +221,7 @@ class PredictorTeacher(Teacher):
     def __init__(self, predict: Callable[..., Mapping[str, Tensor]], holes: bool = False):
         super().__init__()
         self.predict, self.holes = predict, holes
-        self.task = getattr(predict, "task", None) or get_task("stereo")
+        self.task = task_of(predict)
         self.max_disparity = search_range(getattr(predict, "net", predict))
 
     @torch.no_grad()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from torch import Tensor
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, unknown
 from ..registry import construct
 from .adapters import check_adapter
 from .losses import LOSSES
@@ -109,18 +110,25 @@ def parse_terms(
     parsed: list[Term] = []
     losses: dict[str, Loss] = {}
     for name, given in terms.items():
-        try:
+        with named(name):
             if "." in name:
                 raise UserError("a term's name has no dot")
             term = given if isinstance(given, Term) else _term(name, given, outputs)
             losses[name] = _loss(term)
             _check(term, losses[name], outputs, teachers)
-        except UserError as error:
-            raise UserError(f"objective.{name}: {error}") from None
         parsed.append(term)
     if not any(term.weight for term in parsed):
         raise UserError("every term of the objective has weight 0: there is nothing to learn from")
     return parsed, losses
+
+
+@contextmanager
+def named(term: str) -> Iterator[None]:
+    """Have a UserError say which term it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"objective.{term}: {error}") from None
 
 
 def is_output(term: Term, outputs: Sequence[str]) -> bool:
@@ -186,7 +194,7 @@ def _loss(term: Term) -> Loss:
 
 def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[str]) -> None:
     if term.to != GROUND_TRUTH and term.to not in teachers:
-        raise UserError(f"there is no teacher '{term.to}'{nearest(term.to, [GROUND_TRUTH, *teachers])}")
+        raise unknown("teacher", term.to, [GROUND_TRUTH, *teachers])
     of_truth = is_output(term, outputs) or getattr(loss, "takes_truth", False)
     if term.to == GROUND_TRUTH and not of_truth:
         raise UserError(f"the ground truth has no tap '{term.of}'{nearest(str(term.of), outputs)}")
@@ -198,6 +206,8 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
         raise UserError(f"a term to the ground truth has mask: ground_truth, got '{term.mask}'")
     if term.mask != "none" and not takes_mask(loss):
         raise UserError(f"loss '{term.loss}' takes no mask; set mask: none")
+    if getattr(loss, "intervenes", False) and is_output(term, outputs):
+        raise UserError(f"loss '{term.loss}' is for taps, not outputs")
     if term.weight < 0:
         raise UserError(f"the weight is at least 0, got {term.weight:g}")
     if term.adapter is not None:
