@@ -51,7 +51,7 @@ def test_all_heads_run_where_a_watched_tap_needs_them_and_only_then():
     teacher.watch(["aggregation[-1]"])
     assert len(teacher(stereo_batch())["taps"]["aggregation[-1]"]) == 1
     assert not teacher._all_heads
-    teacher.watch(["aggregation"])
+    teacher.watch(["volume", "aggregation"])
     for _ in range(2):
         assert len(teacher(stereo_batch())["taps"]["aggregation"]) == 2
     assert not network.all_heads

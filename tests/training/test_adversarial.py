@@ -107,6 +107,15 @@ def test_a_resumed_run_ends_with_the_same_student_adversary_and_optimisers(tmp_p
             )
 
 
+def test_the_adversarys_gradient_has_its_own_largest_norm(tmp_path):
+    holistic = {**HOLISTIC, "clip": 0.02, "weight_decay": 0.0}
+    run = train(recipe(objective__holistic=holistic, schedule__steps=1), run=tmp_path / "run")
+    before = make_objective(run.recipe).own_losses["holistic"].adversary.named_parameters()
+    after = adversary(load_checkpoint(run.last))
+    moved = [(after[f"own_losses.holistic.adversary.{n}"] - p.detach()).flatten() for n, p in before]
+    assert torch.cat(moved).norm().item() == pytest.approx(HOLISTIC["lr"] * 0.02, rel=0.01)
+
+
 def test_both_rates_follow_the_schedule(tmp_path):
     from densedistill.training import adversarial
 
@@ -158,6 +167,9 @@ def test_own_loops_find_the_adversary_and_its_loss():
     total, _ = objective({key: torch.cat((value, value)) for key, value in batch.items()})
     total.backward()
     assert objective.adversaries["holistic"].adversary_loss().isfinite()
+    objective.unreachable_parameters()  # which compares noise
+    with pytest.raises(RuntimeError, match="has seen no scores"):
+        objective.adversaries["holistic"].adversary_loss()
 
 
 @pytest.mark.full

@@ -89,7 +89,8 @@ class Objective(nn.Module):
 
     @property
     def adversaries(self) -> dict[str, Any]:
-        """The active terms that own an adversary, by name: `adversary_loss()` is what that learns by."""
+        """The active terms that own an adversary, by name: `adversary_loss()` is what that learns by, on what
+        each saw since its last call or its last `forget()`."""
         return {one.term.name: one.loss for one in self._comparisons if hasattr(one.loss, "adversary")}
 
     def forward(
@@ -255,6 +256,8 @@ class Objective(nn.Module):
                 yield tiny_batch(self.task, specs, device, batch)
             finally:
                 self._rehearsing = False
+                for term in self.adversaries.values():
+                    term.forget()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Objective:
         for teacher in self.teachers.values():

@@ -56,12 +56,6 @@ class AdversarialModule(TrainingModule):
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
 
-    def on_train_start(self) -> None:
-        """Begin, or go on, where the counters say."""
-        super().on_train_start()
-        for term in self.rivals:
-            term.forget()
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the step's learning rates and randomness, which depend on the seed and the step alone."""
         self.seed_part(batch_idx)

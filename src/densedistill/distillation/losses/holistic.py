@@ -159,5 +159,5 @@ class Holistic(nn.Module):
         return total / len(seen)
 
     def forget(self) -> None:
-        """Drop the score maps that are kept; a rehearsal leaves some."""
+        """Drop the score maps that are kept."""
         self._seen = []
