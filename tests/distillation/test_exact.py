@@ -18,6 +18,7 @@ WRONG = {
 RIGHT = {
     "usual": (nn.Conv2d(32, 32, 3, 1, 1), (1, 32, 8, 8)),
     "usual, stride": (nn.Conv2d(3, 32, 3, 2, 1), (1, 3, 8, 8)),
+    "two pixels, named padding": (nn.Conv2d(32, 32, 3, padding="same"), (1, 32, 2, 2)),
     "one pixel, 1x1": (nn.Conv2d(32, 32, 1), (1, 32, 1, 1)),
     "dilated": (nn.Conv2d(32, 32, 3, 1, 4, 4), (1, 32, 16, 16)),
     "volume": (nn.Conv3d(16, 16, 3, 1, 1), (1, 16, 4, 8, 8)),

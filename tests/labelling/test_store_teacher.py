@@ -107,6 +107,21 @@ def test_a_mirrored_pair_gets_the_answer_to_the_mirrored_pair(store, live, scene
     assert (store(batch)["disparity"] - expected).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize(("taps", "flip"), [([], "v"), (["features"], "h"), (["features"], "hv")])
+def test_a_frame_flipped_as_no_answer_was_stored_is_refused(taps, flip, store, frames):
+    store.watch(taps)
+    batch = augmented(frames, {"crop": [32, 48], "snap": 4}, indices=(1,))
+    batch["meta"][0]["view"]["flip"] = flip
+    with pytest.raises(dd.UserError, match=f"no stored answer for frame '000001' flipped by '{flip}'"):
+        store(batch)
+
+
+def test_crops_suit_the_strides_of_all_taps(store, monkeypatch):
+    monkeypatch.setattr(store, "stored_taps", {"one": {"strides": [4, 2]}, "other": {"strides": [6]}})
+    store.watch(["one", "other"])
+    assert store.stride == 12
+
+
 def test_a_scaled_frame_gets_the_answer_scaled_in_value_too(store, live, frames):
     batch = augmented(frames, {"scale": [1.0, 1.0], "crop": [128, 192]}, indices=(1,))
     full = live(collate([frames[1]]))["disparity"]
