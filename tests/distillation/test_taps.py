@@ -162,6 +162,12 @@ def test_a_copy_is_what_the_module_returned(image, how):
     torch.testing.assert_close(copied, net.first(image))
 
 
+def test_a_tap_that_is_wanted_with_and_without_a_copy_is_copied():
+    wanted = ["features", {"path": "features", "clone": True}]
+    for specs in (wanted, wanted[::-1]):
+        assert dd.Taps(TinyStereo(), specs).taps["features"].clone
+
+
 def test_a_change_under_inference_mode_does_not_reach_the_tap(image):
     net = Convolutions()
     with dd.Taps(net, ["first"]) as taps, torch.inference_mode():
