@@ -33,16 +33,12 @@ class Answers(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two tensors that a loss compares, their weight within the term, and which positions count.
-
-    `target_learns` says that the target comes from an adapter that is trained.
-    """
+    """Two tensors that a loss compares, their weight within the term, and which positions count."""
 
     student: Tensor
     target: Tensor
     weight: float
     mask: Tensor | None
-    target_learns: bool = False
 
 
 @dataclass(eq=False)
@@ -96,7 +92,8 @@ class Comparison:
         if not isinstance(self.loss, nn.Module):  # which has its options already
             arguments |= self.term.options
         value = self.loss(pair.student, pair.target, **arguments)
-        if pair.target_learns:  # a loss gives its first argument alone a gradient: turned round, the other
+        if self.term.adapter is not None and pair.target.requires_grad:
+            # A loss gives its first argument alone a gradient: turned round, the teacher's adapter.
             turned = self.loss(pair.target, pair.student, **arguments)
             value = value + turned - turned.detach()
         return value
@@ -148,8 +145,7 @@ class Comparison:
             small = mask
             if mask is not None and "size" not in self.facts_wanted:
                 small = resize_mask(mask, student)
-            learns = term.adapter is not None and teacher.requires_grad
-            yield Pair(student, teacher, weight, small, learns)
+            yield Pair(student, teacher, weight, small)
 
     def _weighted(self, compared: Sequence[Compared], what: str) -> list[tuple[Compared, float]]:
         """Return each of `compared` with the weight of its level, those of weight 0 left out."""
