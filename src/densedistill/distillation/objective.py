@@ -215,13 +215,13 @@ class Objective(nn.Module):
         return Taps(self.student, [term.student_spec for term in of_taps])
 
     def _intervene(self) -> None:
-        """Let losses that change what the student computes do so, before its taps read it."""
+        """Let losses that change what the student computes do so; taps, attached later, read the change."""
         for comparison in self._comparisons:
             loss: Any = comparison.loss
             if getattr(loss, "intervenes", False):
                 for path in resolve_tap(self.student, comparison.term.student_spec).paths:
                     module = unwrap(self.student).get_submodule(path)
-                    module.register_forward_hook(loss.hook, prepend=True)
+                    module.register_forward_hook(loss.hook)
 
     @contextmanager
     def _interventions(self, teachers: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
