@@ -215,21 +215,22 @@ def test_kl_is_the_textbook_divergence_of_the_upsampled_distributions():
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_kl_between_different_ranges_compares_the_levels_both_have(align_corners):
+@pytest.mark.parametrize(("own", "others"), [(16, 24), (24, 16)])
+def test_kl_between_different_ranges_compares_the_levels_both_have(own, others, align_corners):
     generator = torch.Generator().manual_seed(0)
-    student = torch.randn(2, 1, 4, 3, 5, generator=generator).double()
-    teacher = torch.randn(2, 1, 6, 3, 5, generator=generator).double()
+    student = torch.randn(2, 1, own // 4, 3, 5, generator=generator).double()
+    teacher = torch.randn(2, 1, others // 4, 3, 5, generator=generator).double()
     options = {"mode": "trilinear", "align_corners": align_corners}
-    of_student = torch.nn.functional.interpolate(student, (16, 12, 20), **options)[:, 0]
-    of_teacher = torch.nn.functional.interpolate(teacher, (24, 12, 20), **options)[:, 0, :16]
+    of_student = torch.nn.functional.interpolate(student, (own, 12, 20), **options)[:, 0, :16]
+    of_teacher = torch.nn.functional.interpolate(teacher, (others, 12, 20), **options)[:, 0, :16]
     expected = torch.nn.functional.kl_div(
         of_student.log_softmax(1), of_teacher.log_softmax(1), log_target=True, reduction="none"
     )
     loss = dd.losses.kl(
         student,
         teacher,
-        max_disparity=16,
-        teacher_max_disparity=24,
+        max_disparity=own,
+        teacher_max_disparity=others,
         size=(12, 20),
         align_corners=align_corners,
     )

@@ -483,6 +483,7 @@ def test_a_map_of_disparities_beside_a_volume_is_a_volume_of_one_channel():
 
 def test_the_published_adapter_on_the_teacher_learns_with_the_student():
     student, teacher = TinyStereo(channels=2), TinyStereo(channels=6)
+    nn.init.constant_(teacher.features[1].weight, 8.0)
     term = {
         "loss": "smooth_l1",
         "of": "features",
@@ -497,6 +498,7 @@ def test_the_published_adapter_on_the_teacher_learns_with_the_student():
     weight, bias = (p.detach().clone().requires_grad_() for p in objective.adapters.parameters())
     with torch.no_grad():
         taught = nn.functional.relu6(teacher.features(torch.cat(_prepared(batch, teacher))))
+    assert taught.max() == 6
     expected = nn.functional.smooth_l1_loss(features, nn.functional.conv2d(taught, weight, bias))
     torch.testing.assert_close(total, expected)
     wanted = torch.autograd.grad(expected, [student.features[0].weight, weight, bias])
