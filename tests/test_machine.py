@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from densedistill.machine import torch_threads
 
 # How many bytes of a tensor of 20 MB glibc maps for it alone, in a process that has made none before.
 MAPPED = """
@@ -43,3 +46,18 @@ def test_large_tensors_lie_where_freed_memory_is_kept_unless_the_environment_dec
     kept, size = mapped(MALLOC_ARENA_MAX="2")
     assert not kept
     assert size >= 20_000_000
+
+
+@pytest.mark.parametrize(("count", "within"), [(3, 3), (None, 2)])
+def test_threads_are_as_before_behind_the_block_also_after_a_fault(count, within):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch_threads(count):
+            assert torch.get_num_threads() == within
+        assert torch.get_num_threads() == 2
+        with pytest.raises(KeyError), torch_threads(count):
+            raise KeyError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import platform
+from collections.abc import Iterator
 
 
 def cpu_model() -> str:
@@ -36,6 +37,19 @@ def cpu_flags() -> list[str]:
             present = line.partition(":")[2].split()
             return [flag for flag in wanted if flag in present]
     return []
+
+
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute on `count` threads for the length of a `with` block; None: as now."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> bool:

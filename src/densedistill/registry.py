@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import pkgutil
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class Registry:
         self._modules = modules
         self._entries: dict[str, Callable[..., Any]] = {}
         self._loaded = not modules
+        self._loading = threading.RLock()  # other threads wait; what is being imported may ask
 
     def register(self, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Decorate a function or class to register it under `name` (default: its own name)."""
@@ -60,10 +62,11 @@ class Registry:
         return fnmatch.filter(self, pattern)
 
     def _load(self) -> None:
-        if not self._loaded:
-            self._loaded = True
-            for module in self._modules:
-                importlib.import_module(module)
+        with self._loading:
+            if not self._loaded:
+                self._loaded = True
+                for module in self._modules:
+                    importlib.import_module(module)
 
 
 def construct(what: str, name: str, constructor: Callable[..., Any], options: Mapping[str, Any]) -> Any:

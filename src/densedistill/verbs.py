@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def distill(
     recipe: Recipe | Stages | str | Path | Mapping[str, Any] | None = None,
     twin: bool = False,
-    run_dir: str | Path | None = None,
+    run: str | Path | None = None,
     resume: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     **fields: Any,
@@ -30,7 +30,7 @@ def distill(
     Args:
         recipe: a recipe's name, the path of a YAML file, its fields, or a resolved recipe.
         twin: the recipe at CPU size, on the procedural world.
-        run_dir: the run's directory; None for `runs/RECIPE`, numbered when taken.
+        run: the run's directory; None for `runs/RECIPE`, numbered when taken.
         resume: go on with the run in this directory; a chain's finished stages are not repeated.
         overrides: dotted fields of the recipe to values, for example `{"objective.volume.weight": 0}`.
         **fields: whole fields to override, for example `seed=2`.
@@ -46,16 +46,16 @@ def distill(
     from .training import train
     from .training.launch import is_first_process
 
-    run = train(recipe, run=run_dir, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
+    done = train(recipe, run=run, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
     if is_first_process():
         from .training.final import finish
 
-        final = finish(run)
+        final = finish(done)
         if final:
-            run.evaluation = final.evaluate()
-            run.evaluation.write_json(run.path / "metrics.json")
-        _report(run, final, run.path / "report.html")
-    return run
+            done.evaluation = final.evaluate()
+            done.evaluation.write_json(done.path / "metrics.json")
+        _report(done, final, done.path / "report.html")
+    return done
 
 
 def label(

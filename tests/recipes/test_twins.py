@@ -36,7 +36,7 @@ def test_a_twin_runs_twenty_steps(name, tmp_path):
             "trainer.pictures": 1,
         },
     )
-    run = distill(recipe, run_dir=tmp_path / "run")
+    run = distill(recipe, run=tmp_path / "run")
     figure = get_task(
         recipe.task if isinstance(recipe, Recipe) else next(iter(recipe.recipes.values())).task
     ).metrics[0]

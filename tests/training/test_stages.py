@@ -22,7 +22,7 @@ def chain(**student):
 
 
 def test_a_chain_teaches_its_student_by_what_it_trained_before(tmp_path):
-    run = distill(chain(), run_dir=tmp_path / "run")
+    run = distill(chain(), run=tmp_path / "run")
     teacher, student = stage_runs(run.recipe, run).values()
     assert load_file(run.student).keys() == load_file(student.student).keys()
     assert all(torch.equal(v, load_file(student.student)[k]) for k, v in load_file(run.student).items())
@@ -124,7 +124,7 @@ def test_stages_that_cannot_be_compared_are_refused_before_the_first_is_trained(
 def test_a_ladder_trains_each_rung_for_each_seed_and_compares_them(tmp_path):
     fields = toy.recipe(schedule__steps=3)
     rungs = {"alone": {"objective": {"features": None}}, "taught": {}}
-    run = distill({**fields, "ladder": {"rungs": rungs, "seeds": [1, 2]}}, run_dir=tmp_path / "run")
+    run = distill({**fields, "ladder": {"rungs": rungs, "seeds": [1, 2]}}, run=tmp_path / "run")
     names = [row["name"] for row in run.metrics["rows"]]
     assert names == ["alone-seed1", "alone-seed2", "taught-seed1", "taught-seed2", "teacher"]
     assert [stage.seed for stage in run.recipe.recipes.values()] == [1, 2, 1, 2]

@@ -27,7 +27,7 @@ def task(request):
 
 @pytest.fixture
 def run(task, tmp_path):
-    return dd.distill(small.recipe(task.name), run_dir=tmp_path / "run")
+    return dd.distill(small.recipe(task.name), run=tmp_path / "run")
 
 
 def test_a_run_is_trained_validated_evaluated_and_reported(task, run):

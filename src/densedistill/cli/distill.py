@@ -32,9 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     directory = directory_of(args, recipe)
     # A recipe that was read has them already.
-    done = distill(
-        recipe, run_dir=directory, resume=args.resume, overrides=overrides if args.resume else None
-    )
+    done = distill(recipe, run=directory, resume=args.resume, overrides=overrides if args.resume else None)
     if is_first_process():
         if done.evaluation is not None:
             print(done.evaluation)

@@ -20,7 +20,7 @@ from ..distillation.teachers import NetworkTeacher, create_teacher
 from ..errors import UserError, nearest
 from ..files import locked
 from ..inference.protocols import get_protocol
-from ..machine import keep_freed_memory
+from ..machine import keep_freed_memory, torch_threads
 from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
 from ..networks.published import save_weights
 from ..networks.registry import MODELS, create_model
@@ -113,10 +113,8 @@ def train_one(recipe: Recipe, run: Run, changed: Sequence[tuple[Run, Recipe | St
         return run
     state = load_checkpoint(run.last) if run.last.is_file() else None
     counters = Counters(**state["counters"]) if state else Counters()
-    if recipe.trainer.threads:
-        torch.set_num_threads(recipe.trainer.threads)
     keep_freed_memory()
-    with _quiet():
+    with torch_threads(recipe.trainer.threads), _quiet():
         datasets = open_validation(recipe)
         if is_first_process():
             for warning in [*trained_on(recipe), *at_random(recipe)]:
