@@ -28,12 +28,14 @@ class UserError(Exception):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the choice closest to `name`; else the choices, when few; else ""."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    if 0 < len(choices) <= 12:
-        return f"; there is {', '.join(choices)}"
-    return ""
+    few = f"; there is {', '.join(choices)}" if 0 < len(choices) <= 12 else ""
+    return if_close(name, choices) or few
+
+
+def if_close(name: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the choice closest to `name`; "" where none is close."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:

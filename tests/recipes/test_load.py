@@ -125,6 +125,10 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
         ("trainer.log_every", 0, "trainer.log_every: must be at least 1, not 0"),
         ("trainer.clip", 0, "trainer.clip: must be above 0, not 0"),
         ("trainer.ema", 2, "trainer.ema: a decay from 0 to below 1, not 2"),
+        ("data.batch_size", True, "data.batch_size: a whole number is wanted, not True"),
+        ("optimizer.lr", True, "optimizer.lr: a number is wanted, not True"),
+        ("student.weights", True, "student.weights: text is wanted, not True"),
+        ("optimizer", {"name": "sgd", "nesterov": True, "momentum": 0}, "nesterov: needs a momentum above 0"),
     ],
 )
 def test_a_wrong_field_is_named_with_the_nearest_valid_one(path, value, message):
@@ -152,6 +156,11 @@ def test_dotted_fields_override_and_lists_are_counted():
         UserError, match=r"there are 2 entries; say which, for example 'data\.train\.0\.root'"
     ):
         load_recipe("dsnet/kitti", overrides={"data.train.root": "/kitti"})
+    recipe = load_recipe("dsnet/kitti", overrides={"data.train.-1.root": "/last"})
+    assert [dataset.root for dataset in recipe.data.train] == ["data/KITTI2012", "/last"]
+    for number in (2, -3):
+        with pytest.raises(UserError, match=rf"data\.train\.{number}: there are 2 entries, counted from 0"):
+            load_recipe("dsnet/kitti", overrides={f"data.train.{number}.root": "/kitti"})
     recipe = load_recipe(
         "dsnet/kitti", overrides={"data.train.*.root": "/kitti", "data.validate.*.root": "/val"}
     )
@@ -191,6 +200,55 @@ def test_merging_replaces_what_has_another_name_and_keeps_the_rest():
         "root": "x",
         "crop": [1, 2],
     }
+
+    volume = {"loss": "cosine", "of": "volume", "kind": "mean"}
+    assert merge(volume, {"of": "aggregation"}) == {**volume, "of": "aggregation"}
+    assert merge(volume, {"loss": "kl", "of": "aggregation"}) == {"loss": "kl", "of": "aggregation"}
+
+
+SMALL = {
+    "student": {"name": "dsnet_slim"},
+    "data": {"train": {"name": "world"}},
+    "objective": {"truth": {"loss": "l1", "of": "disparity", "to": "ground_truth"}},
+    "schedule": {"steps": 1},
+}
+
+
+def test_a_term_that_is_null_is_taken_away():
+    recipe = load_recipe("dsnet/sceneflow", overrides={"objective.volume": None})
+    assert recipe.objective.keys() == load_recipe("dsnet/sceneflow").objective.keys() - {"volume"}
+
+
+def test_a_field_of_a_term_is_set_in_the_stages_that_have_the_term():
+    stages = load_recipe("dsnet/table4", overrides={"objective.volume.weight": 7}).recipes
+    weights = {name: stage.objective.get("volume", {}).get("weight") for name, stage in stages.items()}
+    assert weights == {"ground-truth": None, "volume": 7, "features": 7, "output": 7, "aggregation": 7}
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_a_rung_is_laid_over_the_rung_before_or_over_what_all_share(cumulative):
+    rungs = {"a": {"seed": 5}, "b": {"trainer": {"accumulate": 2}}, "c": {"seed": 6, "twin": {"seed": 7}}}
+    fields = {**SMALL, "ladder": {"cumulative": cumulative, "rungs": rungs}, "twin": {}}
+    found = load_recipe(fields).recipes
+    assert [recipe.seed for recipe in found.values()] == [5, 5 if cumulative else 1, 6]
+    assert [recipe.trainer.accumulate for recipe in found.values()] == [1, 2, 2 if cumulative else 1]
+    assert load_recipe(fields, twin=True).recipes["c"].seed == 7
+
+
+def test_a_recipe_over_another_keeps_neither_its_name_nor_its_description(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("recipe: gwcnet/sceneflow\nseed: 3\n")
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.description, recipe.seed) == ("mine", "", 3)
+
+
+def test_one_word_is_a_network_a_preset_or_a_name():
+    recipe = load_recipe(
+        {**SMALL, "student": "dsnet_slim"}, overrides={"student.max_disparity": 64, "data.augment": "plain"}
+    )
+    assert (recipe.student.name, recipe.student.options) == ("dsnet_slim", {"max_disparity": 64})
+    assert recipe.data.augment == "plain"
+    assert load_recipe(SMALL, overrides={"data.augment": {"crop": [8, 8]}}).data.augment == {"crop": [8, 8]}
 
 
 def test_flags_are_read_as_yaml_and_numbers_need_no_point():

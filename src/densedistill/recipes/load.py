@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError, nearest
-from .schema import UNITS, Recipe, Stages, build, if_close
+from ..errors import UserError, if_close, nearest
+from .schema import UNITS, Recipe, Stages, build
 
 SHIPPED = Path(__file__).parent
 
@@ -98,7 +98,11 @@ def _concerns(path: str, stage: Document, stages: Mapping[str, Document]) -> boo
     name, _, field = rest.partition(".")
     if group not in ("objective", "teachers") or not field:
         return True
-    return name in (stage.get(group) or {}) or not any(name in (s.get(group) or {}) for s in stages.values())
+
+    def has(one: Document) -> bool:  # null takes a term away
+        return (one.get(group) or {}).get(name) is not None
+
+    return has(stage) or not any(map(has, stages.values()))
 
 
 def _build(document: Document, title: str) -> Recipe:
@@ -152,17 +156,24 @@ def read_document(name: str | Path) -> Document:
         if _is_path(name):
             raise UserError(f"there is no recipe file '{path}'")
         raise UserError(f"there is no recipe '{name}'{nearest(str(name), list_recipes())}")
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    document = read_yaml(path)
     if not isinstance(document, dict):
         raise UserError(
             f"{path}: a recipe is a mapping of fields, see `densedistill recipes dsnet/sceneflow`"
         )
     return document
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what the file `path` says, read as recipes are; UserError when it cannot be read."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
 
 
 def merge(base: Any, over: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
-from ..errors import UserError, nearest
+from ..errors import UserError, if_close, nearest
 
 T = TypeVar("T")
 
@@ -369,11 +369,6 @@ def _nearest_path(where: str, known: Iterable[str]) -> str:
     head, _, last = where.rpartition(".")
     hint = nearest(last, known)
     return hint.replace("mean '", f"mean '{head}.") if head else hint
-
-
-def if_close(name: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "fields"}
