@@ -50,6 +50,18 @@ def test_check_names_a_broken_file_and_gives_status_2(pairs, capsys):
     assert main(["data", "check", "folder", str(pairs), "--fast"]) == 0
 
 
+def test_brackets_in_paths_are_printed_as_they_are(pairs, tmp_path, capsys):
+    folder = tmp_path / "[b]" / "[" / "c]"  # a closing tag, to a reader of markup
+    folder.mkdir(parents=True)
+    for view in ("left", "right"):
+        (pairs / view).rename(folder / view)
+    assert main(["predict", "sgbm", "--folder", str(folder), "--out", str(folder / "out")]) == 0
+    assert f"wrote {folder}/out/a.png\n" in capsys.readouterr().out
+    (folder / "right" / "b.png").rename(folder / "right" / "[d].png")
+    assert main(["data", "check", "folder", str(folder), "--fast"]) == 2
+    assert "[b]/[/c]" in capsys.readouterr().out
+
+
 def test_options_of_the_data_set_are_passed_on(pairs, capsys):
     (pairs / "left").rename(pairs / "port")
     (pairs / "right").rename(pairs / "starboard")

@@ -139,8 +139,7 @@ def _part(arguments: list[str], known: set[str]) -> tuple[list[str], list[str]]:
 
 
 def make_parser(module: ModuleType) -> argparse.ArgumentParser:
-    """Return the parser of the verb `module`: its `HELP`, its arguments, and the examples in its
-    docstring."""
+    """Return the parser of the verb `module`: its arguments, and what its docstring says with examples."""
     verb = module.__name__.rpartition(".")[2]
     description, _, examples = (module.__doc__ or "").strip().partition("\n\n")
     parser = _Parser(

@@ -1,10 +1,17 @@
-"""The console that tables are printed on."""
+"""Where a verb prints: lines as they are, and the console of tables."""
 
 from __future__ import annotations
+
+import sys
 
 from rich.console import Console
 
 PIPE_WIDTH = 160  # columns; files and pipes have no width of their own, and rich would take 80
+
+
+def say(line: object, stderr: bool = False) -> None:
+    """Print `line` as it is; it is seen at once, through a pipe, too."""
+    print(line, file=sys.stderr if stderr else sys.stdout, flush=True)
 
 
 def table_console() -> Console:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..recipes import Recipe, Stages, load_recipe, parse_value
+from ..recipes import load_recipe, parse_value
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +27,14 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the recipe fields that were given as flags; UserError when the arguments contradict each
-    other."""
+def what_to_train(args: argparse.Namespace) -> dict[str, Any]:
+    """Return `recipe` and `run` of what is begun, or `resume` and `overrides` of what is gone on with.
+
+    A recipe is read before torch is imported, so that a misspelt field is told at once.
+
+    Raises:
+        UserError: the arguments contradict each other, or the recipe has a fault.
+    """
     overrides = read_flags(args.recipe_flags)
     for name in ("devices", "nodes"):
         if getattr(args, name) is not None:
@@ -41,20 +45,12 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--resume goes on with a run as it was begun; leave out --run and --twin")
     if not (args.resume or args.recipe):
         raise UserError("which recipe? Name one (densedistill recipes lists them), or --resume RUN")
-    return overrides
-
-
-def read_recipe(args: argparse.Namespace, overrides: dict[str, Any]) -> Recipe | Stages | None:
-    """Return the recipe, None when a run is resumed; to be called before torch is imported, so that a
-    misspelt field is told at once."""
-    return None if args.resume else load_recipe(args.recipe, twin=args.twin, overrides=overrides)
-
-
-def directory_of(args: argparse.Namespace, recipe: Recipe | Stages | None) -> str | Path | None:
-    """Return where the run of `recipe` goes; None when one is resumed."""
+    if args.resume:
+        return {"resume": args.resume, "overrides": overrides}
+    recipe = load_recipe(args.recipe, twin=args.twin, overrides=overrides)
     from ..training.run import choose_directory
 
-    return args.run or (None if recipe is None else choose_directory(recipe, args.twin))
+    return {"recipe": recipe, "run": args.run or choose_directory(recipe, args.twin)}
 
 
 def read_flags(rest: list[str]) -> dict[str, Any]:

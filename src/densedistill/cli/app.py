@@ -49,9 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    from rich.console import Console
-
     from ..app.page import listen, require_gradio, serve
+    from ._console import say
 
     require_gradio()
     with listen(args.host, args.port) as listener:  # a taken port is said before networks are loaded
@@ -66,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
             runtime=args.runtime,
             protocol=args.protocol,
         )
-        say = Console(highlight=False, soft_wrap=True).print
         say(f"{panel.task.name}: {', '.join(panel.predictors)}")
         serve(panel, listener, say, args.open)
     return 0

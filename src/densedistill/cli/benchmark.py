@@ -54,19 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write what was asked for."""
     import torch
-    from rich.console import Console
 
     from ..deployment.benchmark import benchmark
     from ..errors import as_count
     from ..files import require_writable
     from ..networks.device import find_device
-    from ._console import table_console
+    from ._console import say, table_console
     from .models import parse_size
 
     if args.threads is not None:
         torch.set_num_threads(as_count("--threads", args.threads))
     require_writable(args.json, args.html)
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
     result = benchmark(
         args.networks,
         size=parse_size(args.size),
@@ -81,10 +79,9 @@ def run(args: argparse.Namespace) -> int:
         data=args.data,
         root=args.root,
         limit=args.limit,
-        on_progress=progress.print,
+        on_progress=lambda stage: say(stage, stderr=True),
     )
-    table_console().print(result)
-    say = Console(highlight=False, soft_wrap=True).print
+    table_console().print(result, markup=False)  # names may have brackets in them
     if args.json:
         say(f"wrote {result.write_json(args.json)}")
     if args.html:

@@ -20,9 +20,6 @@ from ..errors import UserError, counted
 if TYPE_CHECKING:
     from ..data.check import Survey
 
-NAME = "data"
-HELP = "check a data set, list a split of it, or make procedural data"
-
 _SHOWN = 3
 
 
@@ -115,21 +112,23 @@ def _check(args: argparse.Namespace) -> int:
 
         surveys = check_dataset(args.name, args.root, fast=args.fast, progress=progress, **options)
     where = args.root or "the pairs that ship"
-    console.print(_table(surveys, f"{args.name} in {where}", Path(args.root or ".").expanduser()))
+    table = _table(surveys, f"{args.name} in {where}", Path(args.root or ".").expanduser())
+    console.print(table, markup=False)  # paths may have brackets in them
     for survey in surveys:
         for name, reason in survey.broken or []:
             console.print(
                 f"broken: {survey.split} {name}: {reason}", style="red", markup=False, soft_wrap=True
             )
-    return _verdict(surveys, args, console)
+    return _verdict(surveys, args)
 
 
 def _table(surveys: list[Survey], title: str, root: Path) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     from ..data.datasets._base import ROLES
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for heading in ("split", "what", "found", "missing", "where the first of them should be"):
         table.add_column(
             heading, justify="right" if heading in ("found", "missing") else "left", overflow="fold"
@@ -159,7 +158,7 @@ def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _verdict(surveys: list[Survey], args: argparse.Namespace, console: Any) -> int:
+def _verdict(surveys: list[Survey], args: argparse.Namespace) -> int:
     there = [survey for survey in surveys if not survey.absent]
     if not there:
         raise UserError(surveys[0].absent)
@@ -169,10 +168,7 @@ def _verdict(surveys: list[Survey], args: argparse.Namespace, console: Any) -> i
             f"data set '{args.name}' is not usable as it is ({', '.join(bad)}); mend what is named above"
         )
     opened = "listed, not opened" if args.fast else "read"
-    console.print(
-        f"{args.name} is usable: {counted(sum(survey.samples for survey in there), 'sample')} {opened}",
-        markup=False,
-    )
+    print(f"{args.name} is usable: {counted(sum(survey.samples for survey in there), 'sample')} {opened}")
     return 0
 
 

@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import argparse
 
-NAME = "demo"
-HELP = "the whole way at CPU size, minutes, report at the end"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `demo`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._recipe import add_recipe_arguments, directory_of, overrides_of, read_recipe
+from ._recipe import add_recipe_arguments, what_to_train
 
 TAKES_RECIPE_FLAGS = True
 
@@ -25,14 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Distil, and print what was reached and written."""
-    overrides = overrides_of(args)
-    recipe = read_recipe(args, overrides)
+    wanted = what_to_train(args)
     from ..training.launch import is_first_process
     from ..verbs import distill
 
-    directory = directory_of(args, recipe)
-    # A recipe that was read has them already.
-    done = distill(recipe, run=directory, resume=args.resume, overrides=overrides if args.resume else None)
+    done = distill(**wanted)
     if is_first_process():
         if done.evaluation is not None:
             print(done.evaluation)

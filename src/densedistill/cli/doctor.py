@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from importlib import metadata, util
 from typing import Any
 
@@ -89,9 +90,7 @@ def missing_dependencies() -> list[str]:
     for requirement in wanted:
         if "extra ==" in requirement:
             continue
-        name = requirement.split(";")[0]
-        for mark in "[<>=!~ ":
-            name = name.split(mark)[0]
+        name = re.split(r"[;\[<>=!~ ]", requirement)[0]
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:

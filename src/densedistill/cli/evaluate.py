@@ -1,13 +1,5 @@
-"""`densedistill evaluate`: measure networks on data sets."""
+"""Measure networks on a data set by a benchmark's protocol.
 
-from __future__ import annotations
-
-import argparse
-from typing import Any
-
-NAME = "evaluate"
-HELP = "measure networks on a data set by a benchmark's protocol"
-EXAMPLE = """\
 examples:
   densedistill evaluate dsnet_slim dsnet_slim@1.5 sgbm --data samples
   densedistill evaluate acvnet=acvnet.ckpt --data kitti2015 --root data/KITTI2015 --protocol kitti2015
@@ -15,11 +7,15 @@ examples:
   densedistill evaluate acvnet=acvnet.ckpt --protocol generalisation --root kitti2015=/d/k15 --root eth3d=/d/e
 """
 
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
-    parser.epilog = EXAMPLE
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "networks",
         nargs="*",
@@ -98,13 +94,12 @@ def run(args: argparse.Namespace) -> int:
     from ..files import require_writable
     from ..inference.evaluate import evaluate
     from ..networks.device import find_device
-    from ._console import table_console
+    from ._console import say, table_console
 
     networks = [*args.networks, *map(Path, args.runs)]
     if not networks:
         raise UserError("name at least one network, for example: densedistill evaluate sgbm --data samples")
     require_writable(args.json)
-    console = table_console()
     result = evaluate(
         networks,
         args.data,
@@ -119,11 +114,11 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         runtime=args.runtime,
         limit=args.limit,
-        progress=Console(stderr=True).is_terminal,
+        progress=sys.stderr.isatty(),
     )
-    Console(width=result.width(console.width)).print(result)
+    Console(width=result.width(table_console().width)).print(result)
     if args.json:
-        console.print(f"wrote {result.write_json(args.json)}", highlight=False, soft_wrap=True)
+        say(f"wrote {result.write_json(args.json)}")
     return 0
 
 

@@ -57,15 +57,12 @@ def run(args: argparse.Namespace) -> int:
     """Export, print the difference, say what was written."""
     from pathlib import Path
 
-    from rich.console import Console
-
     from ..deployment.check import LIMIT
     from ..deployment.export import check_format, export
     from ..errors import UserError, counted
-    from ..files import require_writable
     from ..inference.load import load_predictor
     from ..inference.predictor import Predictor
-    from ._console import table_console
+    from ._console import say, table_console
     from .models import parse_size
 
     path = Path(args.out)
@@ -75,11 +72,9 @@ def run(args: argparse.Namespace) -> int:
     if (args.data or args.root) and not args.int8:
         raise UserError("--data and --root are for the figures of --int8")
     check_format(path)
-    require_writable(path)
     predict = load_predictor(args.network, args.max_disparity)
     if not isinstance(predict, Predictor) or not list(predict.net.parameters()):
         raise UserError(f"{args.network} is no network that could be exported")
-    say = Console(highlight=False, soft_wrap=True).print
     if args.int8:
         from ..deployment.quantise import quantise
 

@@ -1,14 +1,5 @@
-"""`densedistill label`: a teacher's answers for frames without ground truth."""
+"""Store a teacher's answers for frames without ground truth, filtered; resumable.
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-from typing import Any
-
-NAME = "label"
-HELP = "a teacher's answers for unlabelled frames, filtered, resumable"
-EXAMPLE = """\
 examples:
   densedistill label gwcnet_slim --frames data/pairs --out labels --filter left_right
   densedistill label sgbm --frames data/pairs --out labels --write files --teacher-option max_disparity=128
@@ -21,11 +12,15 @@ filters: left_right, forward_backward, agreement, photometric, texture, range, c
 Killed and started again with the same arguments it goes on; a `store` teacher reads what it writes.
 """
 
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
-    parser.epilog = EXAMPLE
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "teacher",
         metavar="TEACHER[=WEIGHTS]",
@@ -72,12 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label, and say what was written and kept."""
-    from rich.console import Console
-
     from ..errors import UserError, counted
     from ..labelling.engine import Settings
     from ..labelling.filters import parse_filter
     from ..networks.device import find_device
+    from ._console import say
     from .evaluate import data_options
 
     for flag, count in (("--workers", args.workers), ("--total", args.total)):
@@ -100,11 +94,10 @@ def run(args: argparse.Namespace) -> int:
         images=args.images,
         device=str(find_device(args.device)),
     )
-    say = Console(highlight=False, soft_wrap=True).print
     if args.dry_run:
         from ..labelling.estimate import estimate
 
-        say(str(estimate(settings, args.total, args.workers)))
+        say(estimate(settings, args.total, args.workers))
         return 0
     from ..verbs import label
 
@@ -125,16 +118,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _teacher(text: str, options: dict[str, Any]) -> dict[str, Any]:
     from ..errors import UserError
+    from ..recipes.load import read_yaml
 
     if text.endswith((".yaml", ".yml")):
-        import yaml
-
-        try:
-            fields = yaml.safe_load(Path(text).read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                f"cannot read the teacher's file {text}: {' '.join(str(error).split())[:200]}"
-            ) from None
+        fields = read_yaml(Path(text))
         if not isinstance(fields, dict) or "name" not in fields:
             raise UserError(f"{text} describes no teacher: it needs a field 'name'")
         return {**fields, **options}

@@ -1,14 +1,5 @@
-"""`densedistill predict`: what a network says of your own images."""
+"""Write what a network predicts for your own images, or the test set of a benchmark, as files.
 
-from __future__ import annotations
-
-import argparse
-import math
-from typing import Any
-
-NAME = "predict"
-HELP = "predictions for your images, as files"
-EXAMPLE = """\
 examples:
   densedistill predict dsnet_bb21_ed2_n16 --left a.png --right b.png --out predictions
   densedistill predict sgbm --folder data/pairs --out predictions --write png,color
@@ -28,11 +19,16 @@ kinds of output:
   detection     json, color (boxes drawn)
 """
 
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from typing import Any
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
-    parser.epilog = EXAMPLE
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "network",
         metavar="NETWORK[@SCALE][=WEIGHTS]",
@@ -107,19 +103,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and say what was written."""
-    from rich.console import Console
-
     from ..errors import UserError, counted
     from ..inference.load import task_of_network
     from ..inference.predict import predict
     from ..networks.device import find_device
+    from ._console import say
 
     if args.color_max is not None and not args.color_max > 0:
         raise UserError(f"--color-max: must be above 0, not {args.color_max:g}")
-    say = Console(highlight=False, soft_wrap=True).print
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if args.submission:
-        say(f"ready: {_submit(args, errors.is_terminal)}")
+        say(f"ready: {_submit(args)}")
         return 0
     result = predict(
         args.network,
@@ -134,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
         runtime=args.runtime,
         overwrite=args.overwrite,
         colour_max=args.color_max,
-        progress=errors.is_terminal,
-        on_warning=lambda message: errors.print(f"warning: {message}", style="yellow"),
+        progress=sys.stderr.isatty(),
+        on_warning=lambda message: say(f"warning: {message}", stderr=True),
     )
     for path in result.written[:6]:
         say(f"wrote {path}")
@@ -148,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _submit(args: argparse.Namespace, progress: bool) -> Any:
+def _submit(args: argparse.Namespace) -> Any:
     from ..errors import UserError
     from ..inference.submissions import write_submission
     from ..networks.device import find_device
@@ -169,7 +162,7 @@ def _submit(args: argparse.Namespace, progress: bool) -> Any:
         precision=args.precision,
         runtime=args.runtime,
         overwrite=args.overwrite,
-        progress=progress,
+        progress=sys.stderr.isatty(),
     )
 
 

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 
-NAME = "report"
-HELP = "one HTML page about runs"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `report`."""

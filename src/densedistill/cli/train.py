@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._recipe import add_recipe_arguments, directory_of, overrides_of, read_recipe
+from ._recipe import add_recipe_arguments, what_to_train
 
 TAKES_RECIPE_FLAGS = True
 
@@ -24,14 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print what was written."""
-    overrides = overrides_of(args)
-    recipe = read_recipe(args, overrides)
+    wanted = what_to_train(args)
     from ..training import train
     from ..training.launch import is_first_process
 
-    directory = directory_of(args, recipe)
-    # A recipe that was read has them already.
-    done = train(recipe, run=directory, resume=args.resume, overrides=overrides if args.resume else None)
+    done = train(**wanted)
     if is_first_process():
         print(f"wrote {done.student if done.student.is_file() else done.path}")
     return 0
