@@ -36,8 +36,8 @@ def distill(
         **fields: whole fields to override, for example `seed=2`.
 
     Returns:
-        The run: `run.student` is the trained network's file, `run.evaluation` holds the figures, `run.path`
-        is its directory.
+        The run: its `student` is the trained network's file, `evaluation` holds the figures, `path` is its
+            directory.
 
     Raises:
         UserError: the recipe, its data or weights have a fault, or the loss is no number any more.

@@ -4,7 +4,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from densedistill.report.charts import (
@@ -43,12 +43,15 @@ def test_numbers_are_written_briefly(value, text):
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=161, max_size=900))
+@example([1.0] * 320)
 def test_thinning_keeps_order_range_and_the_mean(ys):
     xs, thinned = thin(range(len(ys)), ys)
     assert len(xs) == len(thinned) == 160
     assert xs == sorted(xs)
     assert min(ys) - 1e-9 <= min(thinned)
     assert max(thinned) <= max(ys) + 1e-9
+    if len(ys) == 320:
+        assert xs[:2] == [0.5, 2.5]
     if len(ys) % 160 == 0:
         assert sum(thinned) / 160 == pytest.approx(sum(ys) / len(ys))
 
@@ -62,6 +65,25 @@ def test_lines_stay_inside_the_drawing(points):
     for x, y in (map(float, point.split(",")) for point in drawn):
         assert 52 <= x <= 560
         assert 12 <= y <= 262
+
+
+def test_what_is_later_stands_further_right_and_what_is_more_higher():
+    chart = line_chart([Series("run", [0, 1, 4], [1.0, 2.0, 3.0])], "t", "x", "y")
+    drawn = re.search(r'points="([^"]*)"', chart)[1].split()
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in drawn)
+    assert x2 - x0 == pytest.approx(4 * (x1 - x0), abs=0.5)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.5)
+    assert y0 > y1
+
+
+def test_dots_stand_over_zero_and_a_decade_is_a_decade_anywhere():
+    dots = [Series("a", [1.0], [1.0]), Series("b", [10.0], [4.0]), Series("c", [100.0], [2.0])]
+    chart = dot_chart(dots, "t", "x", "y")
+    xs, ys = ([float(v) for v in re.findall(rf'c{axis}="([\d.]+)"', chart)] for axis in "xy")
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.5)
+    a, b, c = (300 - 38 - y for y in ys)
+    assert b == pytest.approx(4 * a, abs=0.5)
+    assert c == pytest.approx(2 * a, abs=0.5)
 
 
 def test_what_cannot_be_drawn_is_left_out():

@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ from densedistill.errors import UserError
 from densedistill.report import Cost, Picture, RunRecord, write_report
 from densedistill.report.markup import Markup, join, tag
 from densedistill.report.page import figures_of, summarise
+from densedistill.report.sections import accuracy_against_cost, environments, training_curves
+from densedistill.report.tables import metric_columns
 
 LOG = [
     {"step": s, "time": 2.0 * s, "loss/total": 3.0 / s, "loss/volume": 1.0 / s, "validate/epe": 9.0 / s}
@@ -106,6 +109,68 @@ def test_shares_are_shown_in_per_cent_cost_in_millions_and_milliseconds_and_the_
     }
 
 
+def test_accuracy_stands_against_milliseconds_and_billions_of_macs(page):
+    for dot in ("teacher, 1500, 10.1", "student, 150, 15.2", "teacher, 50, 10.1", "student, 5, 15.2"):
+        assert f"<title>{dot}</title>" in page
+
+
+def test_accuracy_is_a_mean_over_all_data_sets_or_none():
+    rows = [*ROWS, {"name": "teacher", "data": "world", "bad2": 0.3}]
+    rows += [{**row, "name": "other", "data": data} for row in ROWS[:1] for data in ("cones", "world")]
+    costs = [*COSTS, dataclasses.replace(COSTS[0], name="other")]
+    chart = accuracy_against_cost(rows, costs, {"teacher": 0, "student": 1, "other": 2})
+    dots = set(re.findall("<title>([^<]*)</title>", chart))
+    assert dots == {
+        f"{name}, {cost}, {y}" for name, y in (("teacher", 20.05), ("other", 10.1)) for cost in (1500, 50)
+    }
+
+
+def test_validation_is_drawn_against_steps_and_minutes_in_the_units_of_tables():
+    metrics = {"validate/bad1": 0.9, "validate/d1": 0.2, "validate/bad2": 0.3, "validate/epe": 1.5}
+    run = RunRecord("run", log=[{"step": s, "time": 90.0 * s, **metrics} for s in (1, 2)])
+    charts = training_curves([run], {"run": 0})
+    assert re.findall("<figcaption>([^<]*)</figcaption>", charts) == [
+        f"Validation {metric} against {what}"
+        for metric in ("EPE", "bad-2")
+        for what in ("steps", "wall-clock")
+    ]
+    dots = re.findall("<title>run, ([^<]*)</title>", charts)
+    assert dots == ["1: 1.5", "2: 1.5", "1.5: 1.5", "3: 1.5", "1: 30", "2: 30", "1.5: 30", "3: 30"]
+
+
+def test_losses_are_drawn_term_by_term_those_below_zero_too():
+    log = [{"step": s, "time": 1.0, "loss/total": -1.0 * s, "loss/only": -1.0 * s} for s in (1, 2)]
+    assert set(re.findall("<title>([^,]*), ", training_curves([RunRecord("run", log=log)], {}))) == {"only"}
+    for entry in log:
+        entry["loss/other"] = 1.0
+    charts = training_curves([RunRecord("run", log=log)], {})
+    assert set(re.findall("<title>([^,]*), ", charts)) == {"total", "only", "other"}
+
+
+def test_runs_of_one_machine_share_its_description():
+    machines = [{"cpu": {"model": model}} for model in ("Abacus", "Abacus", "Slide rule")]
+    found = environments([RunRecord(name, environment=e) for name, e in zip("abc", machines, strict=True)])
+    assert re.findall("<summary>([^<]*)</summary>", found) == ["a, b", "c"]
+    assert found.count("Abacus") == 1
+
+
+def test_the_best_is_the_most_where_that_is_better_and_has_a_rival():
+    rows = [{"name": name, "data": "street", "miou": share} for name, share in (("a", 0.5), ("b", 0.7))]
+    (column,) = metric_columns(rows)
+    assert column.best == column.values["b"]
+    assert metric_columns(rows[:1])[0].best is None
+    assert summarise(rows) == "Best: b has an mIoU of 70.00 % on street."
+    assert summarise(rows[:1]) == "a has an mIoU of 50.00 % on street."
+
+
+def test_the_table_says_what_cost_is_of_and_what_is_better(page, tmp_path):
+    assert "Cost is of one pair of 512×256 px. Less is better in every column;" in page
+    rows = [{"name": "a", "data": "street", "miou": 0.5, "pixel_accuracy": 0.9}]
+    text = write_report([], tmp_path / "r.html", rows=rows).read_text()
+    assert "More is better in mIoU, " in text
+    assert "Cost is" not in text
+
+
 def test_the_same_input_gives_the_same_bytes(tmp_path, picture):
     run = RunRecord("a", "task: stereo\n", LOG, ROWS)
     first, second = (
@@ -143,6 +208,9 @@ def test_the_student_of_a_run_bears_the_runs_name():
     ]
     assert [row["name"] for row in figures_of(runs)] == ["a", "teacher"]
     assert [row["name"] for row in figures_of([*runs, RunRecord("b")])] == ["a", "a: teacher"]
+    for kind in ("chain", "ladder"):
+        stages = dataclasses.replace(runs[0], recipe=f"name: a\n{kind}:\n")
+        assert [row["name"] for row in figures_of([stages])] == ["student", "teacher"]
 
 
 def test_the_summary_names_the_best_on_every_data_set():

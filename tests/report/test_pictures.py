@@ -43,9 +43,14 @@ def test_near_is_red_far_is_blue_and_unmeasured_is_grey():
     assert near[0] > near[2]
     assert far[2] > far[0]
     assert tuple(unknown) == UNKNOWN_COLOUR
+    undefined, far = colour_disparity(np.array([[np.nan, 0]], np.float32), 1, 8)[0]
+    assert undefined.tolist() == far.tolist()
 
 
-def test_the_range_of_a_picture_ignores_what_was_not_measured():
+def test_the_range_of_a_picture_ignores_what_was_not_measured_and_the_outermost_per_cent():
+    many = np.full((20, 20), 10, np.float32)
+    many[0, :2], many[0, 2] = 99, 40
+    assert Picture("a", np.zeros((20, 20, 3), np.uint8), many, many > 0, {}).range == (10, 11)
     truth = np.array([[0, 10, 20, 30]], np.float32)
     picture = Picture("a", np.zeros((1, 4, 3), np.uint8), truth, truth > 0, {})
     low, high = picture.range

@@ -29,7 +29,8 @@ def sample(name):
 def test_scenes_take_turns_among_data_sets_and_bear_their_figures():
     datasets = {"a": [sample("a0"), sample("a1"), sample("a2")], "b": [sample("b0")]}
     figures = [
-        {"name": "right", "data": "a", "sample": "a0", "epe": 1.25, "bad2": 0.5},
+        {"name": "right", "data": "a", "sample": "a0", "epe": 1.25, "bad2": 0.5, "d1": 0.25},
+        {"name": "right", "data": "a", "sample": "b0", "epe": 9.0},
         {"name": "right", "data": "b", "sample": "a0", "epe": 9.0},
     ]
     scenes = scenes_of({"right": Constant(3.0), "wrong": Constant(9.0)}, datasets, figures)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -83,17 +82,11 @@ def run_demo(
         if given is not None and not 0 < given < float("inf"):
             raise UserError(f"--{flag}: must be above 0, not {given:g}")
     out, console = Path(out), console or Console()
-    with _told_how_to_go_on(out):
+    try:
         recipes = _recipes(out, minutes, steps, seed, dict(overrides or {}), console)
-        console.print(f"report, runs and pairs go to {out}/", highlight=False)
+        console.print(f"report, runs and pairs go to {out}/", highlight=False, markup=False)
         runs = {name: _train(name, recipe, out / name, console) for name, recipe in recipes.items()}
         return _compare(out, recipes["distilled"], runs, console)
-
-
-@contextmanager
-def _told_how_to_go_on(out: Path) -> Any:
-    try:
-        yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; `densedistill demo --out {out}` goes on from here") from None
 
@@ -240,7 +233,7 @@ def _compare(out: Path, recipe: Recipe, runs: Mapping[str, Run], console: Consol
     )
     console.print(_table(list(matchers), [*metric_columns(found.rows), *cost_columns(costs)]))
     console.print(summary, highlight=False)
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return path
 
 

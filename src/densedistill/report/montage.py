@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic_write
-from .pictures import Picture, Scene, colour_disparity, colour_error, shrink
+from .pictures import Picture, Scene, shrink
 
 _GAP, _LINE = 8, 24
 _INK, _SOFT, _PAPER = (23, 26, 33), (92, 100, 112), (255, 255, 255)
@@ -21,14 +21,11 @@ def write_montage(
     picture: Picture, path: str | os.PathLike[str], width: int = 300, quality: int = 82
 ) -> Path:
     """Write `picture` as an image file and return its path: a column a matcher, each `width` px wide."""
-    low, high = picture.range
-    tops = [(picture.left, ""), *((colour_disparity(p, low, high), "") for p in picture.predictions.values())]
-    truth = colour_disparity(picture.truth, low, high, picture.valid)
-    bottoms = [(truth, "ground truth")]
-    for name, disparity in picture.predictions.items():
-        error = colour_error(disparity, picture.truth, picture.valid)
-        bottoms.append((error, picture.captions.get(name, "")))
-    return _write_sheet(["left view", *picture.predictions], [tops, bottoms], path, width, quality)
+    scene = picture.scene
+    tops = [(scene.image, ""), *((found, "") for found in scene.predictions.values())]
+    bottoms = [(scene.truth, "ground truth")]
+    bottoms += [(error, scene.captions.get(name, "")) for name, error in scene.errors.items()]
+    return _write_sheet(["left view", *scene.predictions], [tops, bottoms], path, width, quality)
 
 
 def write_scenes(
