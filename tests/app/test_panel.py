@@ -95,6 +95,17 @@ def test_depth_is_focal_length_times_baseline_over_disparity(fake, images, tmp_p
     depth, cloud = found.answers["net"].files
     np.testing.assert_allclose(np.load(depth), 100 * 0.5 / (8 + 2))
     assert b"element vertex 2560\n" in cloud.read_bytes()[:400]
+    assert (found.calibration.cx, found.calibration.cy) == (31.5, 19.5)
+
+
+def test_a_scene_that_ships_has_its_own_calibration_and_the_colours_of_what_was_measured(fake):
+    panel = Panel({"net": fake("stereo", 8)})
+    scene = next(one for one in panel.examples if "calibration" in one.sample["meta"])
+    found = panel.answer(scene.files)
+    assert found.calibration == scene.sample["meta"]["calibration"]
+    measured = scene.sample["disparity"][scene.sample["disparity_valid"]]
+    low, high = found.ranges["disparity"]
+    assert measured.min() <= low < high <= measured.max()
 
 
 @pytest.mark.parametrize(
