@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import mmap
 import re
 import subprocess
 import time
@@ -21,6 +23,7 @@ from densedistill.deployment.benchmark import Benchmark, Row, _call, _memory, _v
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import MemoryMeter, measure_latency, peak_rates, percentile
 from densedistill.errors import UserError
+from densedistill.report import speed
 from densedistill.report.speed import pareto_chart, write_speed
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -64,7 +67,8 @@ def test_a_call_waits_for_the_device_that_it_runs_on(monkeypatch):
 
 def test_memory_is_what_came_on_top():
     meter = MemoryMeter()
-    held = torch.ones(16 * 2**20)
+    # Not of what an allocator has kept.
+    held = torch.frombuffer(mmap.mmap(-1, 64 * 2**20), dtype=torch.uint8).fill_(1)
     assert 60 * 2**20 < meter.peak() < 200 * 2**20
     del held
 
@@ -73,6 +77,13 @@ def test_peak_rates_are_measured_for_both_formats():
     rates = peak_rates(rounds=1)
     assert set(rates) == {"float32", "bfloat16"}
     assert all(1e8 < rate < 1e15 for rate in rates.values())
+
+
+def test_a_rate_is_two_operations_a_mac_in_the_best_time(monkeypatch):
+    clock = iter([0, 4, 0, 1, 0, 2, 0, 3])  # seconds of float32 and bfloat16 in turn
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    operations = 2 * 9 * 64 * 64 * 96 * 128
+    assert peak_rates(rounds=2) == {"float32": operations / 2, "bfloat16": operations / 1}
 
 
 def test_the_peak_of_float32_is_not_tf32s(monkeypatch):
@@ -118,6 +129,25 @@ def test_figures_are_written_as_json_and_as_a_page(measured, tmp_path):
     assert not re.search(r"(src|href)=\"http", page)
 
 
+def test_tables_have_milliseconds_megabytes_millions_billions_and_per_cent():
+    row = Row("[a]", "torch", "float32", (8, 12), 2, p50=0.01234, p90=12.3456, p99=12.5)
+    row.throughput, row.memory, row.parameters, row.macs = 162.07, 3 * 2**20, 1_234_000, 5_600_000_000
+    row.peak_share, row.accuracy = 0.456, {"epe": 1.2344}
+    result = Benchmark([row], {"cpu": {"model": "Abacus"}, "threads": 2}, {"float32": 1.5e12}, "", "epe")
+    figures = ["12.34", "12350", "12500", "162.1", "3", "1.23", "5.6", "46", "1.234"]
+    assert list(row.figures("epe").values()) == figures
+    assert "peak, measured: float32 1500 GFLOP/s" in str(result)
+    (line,) = (line for line in str(result).splitlines() if "[a]" in line)
+    assert re.findall(r"[^│\s]+", line) == ["[a]", "torch", "float32", *figures]
+    assert re.findall('data-value="([^"]*)"', speed._table(result, [])) == figures
+    assert row.figures(None).keys() == row.figures("epe").keys() - {"epe"}
+    assert set(Row("b", "", "", (8, 12), 1, p50=1, p90=1, p99=1, throughput=1).figures("epe").values()) == {
+        "",
+        "1000",
+        "1",
+    }
+
+
 def test_a_machine_is_what_the_rows_ran_on():
     found = {"cpu": {"model": "Abacus"}, "threads": 2, "gpus": ["Lovelace", "Hopper"]}
     rows = [Row(device, "torch", "float32", (8, 8), 1, device) for device in ("cuda:1", "cpu", "cuda")]
@@ -148,6 +178,10 @@ def test_the_front_is_what_nothing_beats_in_both():
     rows.append(row("middle in another runtime", 2.6, 1.4999))
     result = Benchmark(rows, {}, {}, "", "epe")
     assert [r.name for r in result.front()] == ["fast", "middle", "slow"]
+    dots = re.findall(r"<title>(\w+) · torch, ([\d.]+), .*?fill:var\(--series-(\d)", pareto_chart(result))
+    assert dots[:3] == [("slow", "3000", "0"), ("fast", "1000", "0"), ("worse", "2000", "7")]
+    shares = [dataclasses.replace(r, accuracy={"miou": r.accuracy["epe"]}) for r in rows]
+    assert [r.name for r in Benchmark(shares, {}, {}, "", "miou").front()] == ["fast", "worse"]
     assert pareto_chart(Benchmark(rows, {}, {}, "")) is None
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 import densedistill as dd
 from densedistill.data.datasets import create_dataset
+from densedistill.deployment import tensorrt
 from densedistill.deployment.check import Difference, Row, compare, measure_difference, real_images
 from densedistill.deployment.export import export, make_artifact
 from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace
@@ -22,7 +23,7 @@ from densedistill.errors import UserError
 from densedistill.networks.fcos import FCOS
 from densedistill.networks.layers.correlation import correlation_2d
 from densedistill.networks.pspnet import AdaptiveMean
-from densedistill.runtimes import load_runtime, read_card
+from densedistill.runtimes import Card, load_runtime, read_card
 from densedistill.tasks import get_task, list_tasks
 
 SIZES = ((64, 96), (75, 110))
@@ -265,7 +266,7 @@ def test_where_no_file_can_be_written_is_said_before_the_work(tmp_path, name):
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
     said = []
-    with pytest.raises(UserError, match=r"cannot write .*(it is a folder|file is no folder)"):
+    with pytest.raises(UserError, match=r"cannot write .*(Is|Not) a directory"):
         export(Tiny().eval(), tmp_path / name, on_progress=said.append)
     assert not said
     assert sorted(tmp_path.rglob("*")) == before
@@ -300,6 +301,36 @@ def test_what_is_no_number_is_beyond_any_limit(tmp_path):
     with pytest.raises(UserError, match="nothing was written"):
         export(Undefined().eval(), tmp_path / "a.onnx", check_sizes=[(16, 24)], limit=float("inf"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_says_what_a_file_was_made_for():
+    network = Tiny(task="stereo")
+    network.max_disparity, network.classes = 48, ("road", "car")
+
+    def card(size, batch):
+        return make_artifact(network, ".pt2", size, batch, "float32", lambda message: None)[1]
+
+    assert (card(None, None).size, card(None, None).batch) == (None, None)
+    fixed = card((16, 24), None)
+    assert (fixed.size, fixed.batch, fixed.max_disparity, fixed.classes) == ((16, 24), 1, 48, ("road", "car"))
+    network.classes = 2  # their number alone
+    assert card(None, 3).batch == 3
+    assert card(None, 3).classes == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "wanted"),
+    [
+        ((40, 64), None, [(1, 3, 40, 64)] * 3),
+        ((40, 64), 2, [(2, 3, 40, 64)] * 3),
+        (None, 2, [(2, 3, 80, 112), (2, 3, 384, 1248), (2, 3, 1088, 1920)]),
+        (None, None, [(1, 3, 80, 112), (1, 3, 384, 1248), (4, 3, 1088, 1920)]),
+    ],
+)
+def test_an_engine_takes_the_fixed_size_or_sizes_that_the_network_takes(size, batch, wanted):
+    card = Card("n", "stereo", ("left",), ("disparity",), dd.InputSpec(multiple=16), size, batch)
+    assert list(tensorrt._shapes(card)) == wanted
+    assert tensorrt._shapes(Card("n", "stereo", (), (), dd.InputSpec(multiple=50)))[1] == (1, 3, 400, 1250)
 
 
 def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
@@ -390,6 +421,9 @@ def test_differences_are_in_pixels_hundredths_or_percent():
     assert gap("disparity", "stereo", one + 0.5) == 0.5
     assert gap("depth", "depth", one + 0.5) == 5.0
     assert gap("disparity", "stereo", one * torch.nan) == float("inf")
+    assert gap("disparity", "stereo", one[..., :1]) == float("inf")
+    one = torch.tensor([[1, 2, 3, 4]])
+    assert gap("classes", "detection", torch.tensor([[1, 2, 3, 5]])) == 25.0
     assert Difference([Row((1, 2), "disparity", 0.25, 1.0)]).to_dict()["mean"] == 0.25
 
 
@@ -401,6 +435,9 @@ def test_real_images_are_photographs_of_the_wanted_size():
     cones = create_dataset("middlebury2003")[0]
     assert np.allclose(left[0].numpy() * 255, cones["left"].numpy(), atol=1)
     assert not torch.equal(left, right)
+    left, right, left_next, right_next = real_images(get_task("sceneflow"), (375, 450))
+    assert torch.equal(left_next[..., 2:, 3:], left[..., :-2, :-3])
+    assert torch.equal(right_next[..., 2:, 3:], right[..., :-2, :-3])
 
 
 def test_the_public_name_returns_the_difference(tmp_path):

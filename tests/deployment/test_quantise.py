@@ -15,7 +15,7 @@ from tiny import Tiny
 import densedistill as dd
 from densedistill import cli
 from densedistill.data.formats import write_image
-from densedistill.deployment.quantise import _kept, quantise
+from densedistill.deployment.quantise import _as_tensors, _kept, _spread, quantise
 from densedistill.errors import UserError
 from densedistill.runtimes import load_runtime, read_card
 
@@ -181,6 +181,16 @@ def test_last_convolutions_stay_in_float_behind_a_product_of_activations_too():
         "result": ("Result", ["mean"]),
     }
     assert _kept(nodes) == {"logits", "weights", "shares", "mean"}
+
+
+def test_calibration_samples_are_spread_over_all_and_have_the_files_size():
+    assert _spread(list(range(10)), 4) == [0, 2, 5, 7]
+    assert _spread([1, 2, 3], 3) == [1, 2, 3]
+    image = np.full((20, 30, 3), 51, np.uint8)
+    for size in (None, (20, 30), (8, 16)):
+        (view,) = _as_tensors([image], size)
+        assert view.shape == (1, 3, *(size or (20, 30)))
+        torch.testing.assert_close(view, torch.full_like(view, 0.2))
 
 
 def test_calibration_images_are_not_all_in_memory_at_a_time(tmp_path, monkeypatch):

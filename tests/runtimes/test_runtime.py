@@ -79,6 +79,13 @@ def test_threads_get_each_the_answer_to_its_own_images(files, suffix, runtime):
             torch.testing.assert_close(found, wanted)
 
 
+def test_a_file_runs_on_one_thread_where_it_is_told(files):
+    session = load_runtime(files[".onnx"], threads=1)._session._session
+    assert session.get_session_options().intra_op_num_threads == 1
+    request = load_runtime(files[".xml"], threads=1)._session._request
+    assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
+
+
 def test_padding_of_a_protocol_reaches_the_file(network, files, pair):
     def padded(spec):
         return dataclasses.replace(spec, min_size=(40, 56), pad="top-right")

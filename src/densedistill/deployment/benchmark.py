@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -79,6 +80,18 @@ class Row:
         """Name, runtime where there is one, and arithmetic."""
         return " · ".join(filter(None, (self.name, self.runtime, self.precision)))
 
+    def figures(self, metric: str | None) -> dict[str, str]:
+        """Return heading to figure as tables write them, `metric` last; "" for what is not known."""
+        return {
+            **{f"{name} ms": _significant(1e3 * getattr(self, name)) for name in ("p50", "p90", "p99")},
+            "a second": _significant(self.throughput),
+            "memory MB": _cell(self.memory, 2**20, 0),
+            "M parameters": _cell(self.parameters, 1e6, 2),
+            "GMACs": _cell(self.macs, 1e9, 1),
+            "of peak, %": _cell(self.peak_share, 0.01, 0),
+            **({metric: _cell(self.accuracy.get(metric), 1, 3)} if metric else {}),
+        }
+
 
 @dataclass
 class Benchmark:
@@ -115,24 +128,17 @@ class Benchmark:
         )
         for heading in ("network", "runtime", "arithmetic"):
             table.add_column(heading)
-        for heading in ("p50 ms", "p90", "p99", "a second", "memory MB", "M parameters", "GMACs", "of peak"):
+        for heading in self.rows[0].figures(self.metric):
             table.add_column(heading, justify="right")
-        if self.metric:
-            table.add_column(self.metric, justify="right")
-        for r in self.rows:
-            cells = [f"{1e3 * value:.1f}" for value in (r.p50, r.p90, r.p99)]
-            cells += [f"{r.throughput:.1f}", _cell(r.memory, 2**20, 0), _cell(r.parameters, 1e6, 2)]
-            cells += [_cell(r.macs, 1e9, 1), "" if r.peak_share is None else f"{r.peak_share:.0%}"]
-            if self.metric:
-                cells.append(_cell(r.accuracy.get(self.metric), 1, 3))
-            table.add_row(r.name, r.runtime, r.precision, *cells)
+        for row in self.rows:
+            table.add_row(row.name, row.runtime, row.precision, *row.figures(self.metric).values())
         return table
 
     def __rich__(self) -> Table:
         return self.table()
 
     def __str__(self) -> str:
-        console = Console(width=160, color_system=None)
+        console = Console(width=160, color_system=None, markup=False)
         with console.capture() as capture:
             console.print(self.table())
         return capture.get()
@@ -347,6 +353,11 @@ def _memory(source: dict[str, Any], row: Row) -> int | None:
 
 def _word(network: Any) -> str:
     return str(network) if isinstance(network, (str, Path)) else name_of(network)
+
+
+def _significant(value: float) -> str:
+    """Return `value` in four significant digits, without an exponent."""
+    return np.format_float_positional(value, 4, unique=False, fractional=False, trim="-")
 
 
 def _cell(value: float | None, unit: float, digits: int) -> str:

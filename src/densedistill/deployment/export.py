@@ -18,10 +18,11 @@ from torch import nn
 
 from .. import __version__
 from ..errors import UserError, as_count, unknown
+from ..files import require_writable
 from ..networks.input_spec import search_range
 from ..networks.registry import name_of
 from ..runtimes import Card, Runtime, load_runtime
-from ..runtimes.runtime import require_runtime
+from ..runtimes.runtime import SUFFIXES, require_runtime
 from ..tasks import task_of
 from .check import LIMIT, SIZES, Difference, measure_difference, real_images
 from .formats import FORMATS, WEIGHTS, Artifact
@@ -122,7 +123,7 @@ def make_artifact(
     program = trace(graph, batch)
     doubtful = doubtful_sizes(program, graph, batch)
     say(f"writing {suffix}")
-    return FORMATS[suffix][0](program, card), card, doubtful
+    return FORMATS[suffix](program, card), card, doubtful
 
 
 def finish(
@@ -134,17 +135,17 @@ def finish(
     say: Callable[[str], None],
 ) -> Difference:
     """Write `artifact` to `path` with what `measure` says of it; UserError when that is beyond `limit`."""
-    runtime = FORMATS[path.suffix][1]
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         artifact.save(draft, card)
-        say(f"comparing {runtime} with torch")
-        difference = measure(load_runtime(draft, runtime))
+        runtime = load_runtime(draft)
+        say(f"comparing {runtime.runtime} with torch")
+        difference = measure(runtime)
     # What is no number, or of another shape, is beyond any limit.
     if not difference <= limit or difference == math.inf:
         worst = max(difference.rows, key=lambda row: row.mean)
         raise UserError(
-            f"{card.name} in {runtime} is {worst.mean:.3g} from torch in the mean ({worst.output} at "
+            f"{card.name} in {runtime.runtime} is {worst.mean:.3g} from torch in the mean ({worst.output} at "
             f"{worst.size[0]}x{worst.size[1]}), more than {limit:g}; nothing was written"
         )
     artifact.save(path, dataclasses.replace(card, difference=difference.to_dict()))
@@ -170,19 +171,11 @@ def as_size(size: Any) -> tuple[int, int]:
 
 def check_format(path: Path) -> None:
     """Raise UserError unless `path` ends as an exported file does, a file can be written there, and what
-    writes and checks it is there."""
+    writes and checks it is installed."""
     if path.suffix not in FORMATS:
         raise UserError(f"{path} does not say what to write; end it in {', '.join(FORMATS)}")
-    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
-        if file.is_dir():
-            raise UserError(f"cannot write {file}: it is a folder")
-    # Said now, not after minutes of work.
-    there = next(folder for folder in path.absolute().parents if folder.exists())
-    if not there.is_dir():
-        raise UserError(f"cannot write {path}: {there} is no folder")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"cannot write {path}: {there} may not be written to")
-    require_runtime(FORMATS[path.suffix][1])
+    require_writable(path, path.with_suffix(".bin") if path.suffix == ".xml" else None)
+    require_runtime(SUFFIXES[path.suffix][0])
     if path.suffix != ".pt2":
         for package in ("onnx", "onnxscript"):
             if importlib.util.find_spec(package) is None:

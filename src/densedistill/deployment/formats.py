@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 
@@ -141,7 +142,7 @@ def to_openvino(program: ExportedProgram, card: Card) -> OpenvinoArtifact:
         whole = Path(folder) / "whole.xml"
         openvino.save_model(found, whole, compress_to_fp16=False)
         found = openvino.Core().read_model(
-            whole.read_bytes(), openvino.Tensor(_bytes(whole.with_suffix(".bin")))
+            whole.read_bytes(), openvino.Tensor(np.fromfile(whole.with_suffix(".bin"), np.uint8))
         )
     return OpenvinoArtifact(found)
 
@@ -162,12 +163,12 @@ def to_tensorrt(program: ExportedProgram, card: Card) -> EngineArtifact:
     return EngineArtifact(build(to_onnx(program, dataclasses.replace(card, weights="float32")).model, card))
 
 
-# Suffix -> how it is made, and the runtime that checks it.
-FORMATS: dict[str, tuple[Callable[[ExportedProgram, Card], Artifact], str]] = {
-    ".onnx": (to_onnx, "onnxruntime"),
-    ".xml": (to_openvino, "openvino"),
-    ".pt2": (to_package, "torch"),
-    ".engine": (to_tensorrt, "tensorrt"),
+# Suffix -> how it is made; the usual runtime of the suffix checks it.
+FORMATS: dict[str, Callable[[ExportedProgram, Card], Artifact]] = {
+    ".onnx": to_onnx,
+    ".xml": to_openvino,
+    ".pt2": to_package,
+    ".engine": to_tensorrt,
 }
 
 
@@ -218,9 +219,3 @@ def _name_dimensions(model: Any) -> None:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _bytes(path: Path) -> Any:
-    import numpy as np
-
-    return np.fromfile(path, np.uint8)

@@ -49,12 +49,14 @@ class Graph(nn.Module):
         self.shift: Tensor
         self.register_buffer("scale", self.spec.range / std)
         self.register_buffer("shift", torch.tensor(self.spec.mean).view(1, 3, 1, 1) / std)
-        scaled = self.placement is not None and self.placement.scaled_size != self.placement.size
-        pairs = zip(*self.placement[:2], strict=True) if self.placement and scaled else ((0, 0), (0, 0))
         self.rows: Tensor | None
         self.columns: Tensor | None
-        for name, (source, target) in zip(("rows", "columns"), pairs, strict=True):
-            self.register_buffer(name, _resizing(source, target, self.spec.antialias) if scaled else None)
+        for axis, name in enumerate(("rows", "columns")):
+            matrix = None
+            if self.placement is not None and self.placement.scaled_size != self.placement.size:
+                source, target = self.placement.size[axis], self.placement.scaled_size[axis]
+                matrix = _resizing(source, target, self.spec.antialias)
+            self.register_buffer(name, matrix)
 
     def forward(
         self,
@@ -110,10 +112,9 @@ def _resizing(source: int, target: int, antialias: bool) -> Tensor:
 
     As matrix products, the resizing of a fixed size is in every runtime what it is in torch.
     """
+    size = (target, source)
     eye = torch.eye(source)[None, None]
-    return F.interpolate(eye, (target, source), mode="bilinear", align_corners=False, antialias=antialias)[
-        0, 0
-    ]
+    return F.interpolate(eye, size, mode="bilinear", align_corners=False, antialias=antialias)[0, 0]
 
 
 def deployable(network: nn.Module) -> nn.Module:

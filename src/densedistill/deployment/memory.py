@@ -30,13 +30,12 @@ def peak_memory(
 
     if threads:
         torch.set_num_threads(threads)
-    task_images: list[torch.Tensor] | None = None
     real_images(task_of(None), size)  # what reading photographs needs is no part of it
     meter = MemoryMeter(device)
     predict, _ = resolve(network, runtime, precision, max_disparity, device)
-    task_images = [i.mul(255).byte().repeat(batch, 1, 1, 1) for i in real_images(task_of(predict), size)]
+    images = [i.mul(255).byte().repeat(batch, 1, 1, 1) for i in real_images(task_of(predict), size)]
     for _ in range(2):
-        predict(*task_images)
+        predict(*images)
     return meter.peak()
 
 

@@ -22,7 +22,7 @@ from ..runtimes import Runtime, load_runtime
 from ..tasks import task_of
 from .check import Difference, measure_difference
 from .export import as_size, check_format, check_network, finish, in_float32, make_artifact
-from .formats import FORMATS, OnnxArtifact, OpenvinoArtifact
+from .formats import OnnxArtifact, OpenvinoArtifact
 
 if TYPE_CHECKING:
     from ..inference.evaluate import Evaluation
@@ -121,7 +121,7 @@ def quantise(
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / path.name
         artifact.save(draft, card)
-        runtime = load_runtime(draft, FORMATS[path.suffix][1])
+        runtime = load_runtime(draft)
         say(f"calibrating on {counted(len(images), 'sample')}")
         kept = tuple(sorted({*keep, *_kept(nodes)}))
         artifact.model = _quantised(artifact.model, runtime, images, kept)

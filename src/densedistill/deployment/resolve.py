@@ -15,10 +15,8 @@ from ..inference.predictor import Predictor
 from ..networks.published import shipped_weights
 from ..networks.registry import MODELS, name_of
 from ..runtimes import RUNTIMES, is_exported, load_runtime
+from ..runtimes.runtime import SUFFIXES
 from .export import export
-
-# Runtime -> the suffix that a network is exported to for it.
-_SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml", "tensorrt": ".engine"}
 
 
 def resolve(
@@ -60,11 +58,11 @@ def resolve(
         if isinstance(network, (str, Path)):
             source = {"network": str(network), "max_disparity": max_disparity, "precision": precision}
         return Predictor(made, device, precision, fold=source is not None), source
-    assert runtime is not None
     made = _make(network, max_disparity)
     if not isinstance(made, nn.Module):
         raise UserError(f"{network} is no network that could be exported for {runtime}")
-    file = Path(folder) / f"{name_of(made)}-{runtime}{_SUFFIX[runtime]}"
+    suffix = next(suffix for suffix, takers in SUFFIXES.items() if takers[0] == runtime)
+    file = Path(folder) / f"{name_of(made)}-{runtime}{suffix}"
     if not file.is_file():
         export(made, file, size, batch=batch)
     predict, source = _open(file, runtime, precision, device)

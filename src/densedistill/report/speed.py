@@ -56,14 +56,10 @@ def pareto_chart(result: Benchmark) -> Markup | None:
 def _table(result: Benchmark, front: list[Row]) -> Markup:
     best = {row.label for row in front}
     words = ["network", "runtime", "arithmetic"]
-    headings = [result.metric] if result.metric else []
-    headings += ["p50 ms", "p90 ms", "p99 ms", "a second", "memory MB", "M parameters", "GMACs", "of peak, %"]
+    headings = result.rows[0].figures(result.metric)
     lines = []
     for row in result.rows:
-        cells = [_number(row.accuracy.get(result.metric), 1, 3)] if result.metric else []
-        cells += [f"{1e3 * value:.4g}" for value in (row.p50, row.p90, row.p99)]
-        cells += [f"{row.throughput:.3g}", _number(row.memory, 2**20, 0), _number(row.parameters, 1e6, 2)]
-        cells += [_number(row.macs, 1e9, 1), _number(row.peak_share, 0.01, 0)]
+        cells = row.figures(result.metric).values()
         mark = " best" if row.label in best else ""
         name = tag("th", row.name, scope="row")
         said = [tag("td", word, class_=mark.strip() or None) for word in (row.runtime, row.precision)]
@@ -75,7 +71,3 @@ def _table(result: Benchmark, front: list[Row]) -> Markup:
     return tag(
         "div", tag("table", tag("thead", tag("tr", head)), body, class_="results sortable"), class_="scroll"
     )
-
-
-def _number(value: float | None, unit: float, digits: int) -> str:
-    return "" if value is None else f"{value / unit:.{digits}f}"
