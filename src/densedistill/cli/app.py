@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from ._arguments import add_running_arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `app`."""
@@ -38,13 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", metavar="NAME", help="how answers for the examples are measured, as evaluate has it"
     )
-    parser.add_argument(
-        "--precision", default="float32", metavar="P", help="float32 (default), bfloat16 or auto"
-    )
-    parser.add_argument(
-        "--runtime", metavar="NAME", help="of exported files: torch, onnxruntime, openvino or tensorrt"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
+    add_running_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

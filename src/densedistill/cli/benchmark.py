@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from ._arguments import parse_size
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `benchmark`."""
@@ -60,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
     from ..files import require_writable
     from ..networks.device import find_device
     from ._console import say, table_console
-    from .models import parse_size
 
     if args.threads is not None:
         torch.set_num_threads(as_count("--threads", args.threads))

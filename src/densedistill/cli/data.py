@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, counted
+from ._arguments import data_options
 
 if TYPE_CHECKING:
     from ..data.check import Survey
@@ -76,7 +77,6 @@ def _list(args: argparse.Namespace) -> int:
 
     from ..data.lists import list_lines, overlap
     from ..files import write_text
-    from .evaluate import data_options
 
     options = data_options(args.option, "--option")
     lines = list_lines(args.name, args.root, args.split, **options)
@@ -97,7 +97,6 @@ def _check(args: argparse.Namespace) -> int:
 
     from ..data.check import check_dataset
     from ._console import table_console
-    from .evaluate import data_options
 
     console = table_console()
     options = data_options(args.option, "--option")

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+
+from ._arguments import add_running_arguments, data_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     average.add_argument(
         "--pooled", dest="per_image", action="store_false", help="average over all pixels of the set"
     )
-    parser.add_argument(
-        "--precision", default="float32", metavar="P", help="float32 (default), bfloat16 or auto"
-    )
-    parser.add_argument(
-        "--runtime", metavar="NAME", help="of exported files: torch, onnxruntime, openvino or tensorrt"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
+    add_running_arguments(parser)
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only N samples of each data set, spread evenly"
     )
@@ -120,20 +115,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say(f"wrote {result.write_json(args.json)}")
     return 0
-
-
-def data_options(given: list[str], flag: str = "--data-option") -> dict[str, Any]:
-    """Return options as YAML reads them: 3 is a number, true is true, [256, 512] a list."""
-    from ..errors import UserError
-    from ..recipes.load import parse_value
-
-    options = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"{flag} takes KEY=VALUE, got '{text}'")
-        options[key] = parse_value(value)
-    return options
 
 
 def _roots(given: list[str]) -> str | dict[str, str] | None:

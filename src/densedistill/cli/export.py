@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from ._arguments import parse_size
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
@@ -63,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from ..inference.load import load_predictor
     from ..inference.predictor import Predictor
     from ._console import say, table_console
-    from .models import parse_size
 
     path = Path(args.out)
     size = parse_size(args.size) if args.size else None

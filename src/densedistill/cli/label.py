@@ -18,6 +18,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ._arguments import data_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
@@ -72,7 +74,6 @@ def run(args: argparse.Namespace) -> int:
     from ..labelling.filters import parse_filter
     from ..networks.device import find_device
     from ._console import say
-    from .evaluate import data_options
 
     for flag, count in (("--workers", args.workers), ("--total", args.total)):
         if count is not None and count < 1:

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from ..errors import UserError, nearest
+from ._arguments import parse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +51,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(rows, args.size)
     return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return (height, width) for text such as 256x512; UserError for anything else."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise UserError(f"--size is height x width in pixels, as 256x512, not '{text}'")
-    return int(height), int(width)
 
 
 def _row(name: str, size: tuple[int, int]) -> dict[str, Any]:

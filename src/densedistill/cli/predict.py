@@ -26,6 +26,8 @@ import math
 import sys
 from typing import Any
 
+from ._arguments import add_running_arguments, data_options
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to `parser`."""
@@ -91,13 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--color-max", type=float, metavar="PX", help="disparity drawn red (default: the largest)"
     )
-    parser.add_argument(
-        "--precision", default="float32", metavar="P", help="float32 (default), bfloat16 or auto"
-    )
-    parser.add_argument(
-        "--runtime", metavar="NAME", help="of exported files: torch, onnxruntime, openvino or tensorrt"
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
+    add_running_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
 
 
@@ -145,7 +141,6 @@ def _submit(args: argparse.Namespace) -> Any:
     from ..errors import UserError
     from ..inference.submissions import write_submission
     from ..networks.device import find_device
-    from .evaluate import data_options
 
     if args.root is None:
         raise UserError("a submission takes --root, the folder of its data set")
