@@ -10,7 +10,6 @@ the time that the cheapest rung needed for all its steps. An interrupted study g
 
 from __future__ import annotations
 
-import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ PERCENT = ("bad2", "a1")
 
 def curve(run: Run, figure: str) -> list[tuple[int, float, float]]:
     """Return (step, seconds, value) of each validation in `run`."""
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     key = f"validate/{figure}"
-    return [(line["step"], line["time"], line[key]) for line in lines if key in line]
+    return [(line["step"], line["time"], line[key]) for line in run.history if key in line]
 
 
 def value_at(points: list[tuple[int, float, float]], seconds: float) -> float:

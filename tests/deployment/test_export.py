@@ -402,6 +402,16 @@ def test_a_detector_without_decoding_is_refused_in_one_line(tmp_path):
         export(network.eval(), tmp_path / "boxes.onnx")
 
 
+def test_of_a_compiled_network_the_plain_one_is_traced():
+    network = Tiny(task="stereo").half()
+    for given in (network, torch.compile(network, backend="eager")):
+        found = deployable(given)
+        assert (type(found), found.training, found.name) == (Tiny, False, "tiny")
+        assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in found.modules())
+    assert network.training
+
+
 def test_the_network_stays_as_it_was(tmp_path):
     network = Tiny().train()
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -119,13 +119,8 @@ def _resizing(source: int, target: int, antialias: bool) -> Tensor:
 
 def deployable(network: nn.Module) -> nn.Module:
     """Return a copy of `network` on the CPU: float32, evaluation mode, batch normalisation folded."""
-    if any(hasattr(module, "_orig_mod") for module in network.modules()):
-        network = getattr(network, "_orig_mod", network)
-    found = fold_batch_norm(copy.deepcopy(network).cpu().float())
-    for name in ("name", "task", "input_spec", "options"):  # of a wrapper that lost them
-        if hasattr(network, name) and not hasattr(found, name):
-            setattr(found, name, getattr(network, name))
-    return undecoded(found)
+    plain = getattr(network, "_orig_mod", network)  # of what torch.compile wrapped
+    return undecoded(fold_batch_norm(copy.deepcopy(plain).cpu().float(), in_place=True))
 
 
 def output_names(graph: Graph) -> tuple[str, ...]:

@@ -417,17 +417,3 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise UserError(f"{path}: {_KINDS.get(kind, kind.__name__)} is wanted, not {value!r}")
-
-
-__all__ = [
-    "Data",
-    "DataSet",
-    "Optimizer",
-    "Recipe",
-    "Schedule",
-    "Stages",
-    "Student",
-    "Teacher",
-    "Trainer",
-    "build",
-]
