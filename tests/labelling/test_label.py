@@ -380,7 +380,9 @@ def test_the_verb_labels_sums_up_and_writes_a_page(pairs, tmp_path):
     assert done.made == 3
     assert page.count('<figure class="map">') == 5 * 3
     share = done.manifest["counts"]["outputs"]["disparity"]["kept"] / (5 * 64 * 96)
-    assert f"{100 * share:.1f} %" in page
+    assert 0 < share < 1
+    assert f"5 frames; kept: disparity {100 * share:.1f} %" in page
+    assert page.count(f"<td>{100 * share:.1f} %</td>") >= 1
     assert "http" not in page.split("</style>")[1].split("<script")[0]
 
 

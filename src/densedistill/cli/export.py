@@ -59,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     """Export, print the difference, say what was written."""
     from pathlib import Path
 
-    from ..deployment.check import LIMIT
     from ..deployment.export import check_format, export
     from ..errors import UserError, counted
     from ..inference.load import load_predictor
@@ -76,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
     predict = load_predictor(args.network, args.max_disparity)
     if not isinstance(predict, Predictor) or not list(predict.net.parameters()):
         raise UserError(f"{args.network} is no network that could be exported")
+    limit = {} if args.tolerance is None else {"limit": args.tolerance}
     if args.int8:
         from ..deployment.quantise import quantise
 
-        limit = float("inf") if args.tolerance is None else args.tolerance
         options = {"root": args.root, "max_disparity": args.max_disparity} if args.data else {}
         result = quantise(
             predict.net,
@@ -88,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
             size,
             batch=args.batch,
             data=args.data,
-            limit=limit,
             on_progress=say,
+            **limit,
             **options,
         )
         say(f"difference to torch in float32, on calibration images:\n{result.difference}")
@@ -97,9 +96,8 @@ def run(args: argparse.Namespace) -> int:
         if result.evaluation is not None:
             table_console().print(result.evaluation)
     else:
-        limit = LIMIT if args.tolerance is None else args.tolerance
         difference = export(
-            predict.net, path, size, batch=args.batch, weights=args.weights, limit=limit, on_progress=say
+            predict.net, path, size, batch=args.batch, weights=args.weights, on_progress=say, **limit
         )
         say(f"difference to torch in float32:\n{difference}")
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
