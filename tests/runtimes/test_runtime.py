@@ -31,7 +31,9 @@ SPEC = dd.InputSpec(multiple=8, pad="top-right", scale=0.5, channels="bgr", rang
 
 @pytest.fixture(scope="module")
 def network():
-    return Tiny(SPEC, "stereo").eval()
+    network = Tiny(SPEC, "stereo").eval()
+    network.max_disparity, network.classes = 48, ("near", "far")
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,7 @@ def test_a_runtime_answers_like_the_network(network, files, pair, suffix, runtim
     predict = dd.Predictor(loaded)
     torch.testing.assert_close(predict(*pair)["disparity"], wanted, atol=1e-3, rtol=1e-4)
     assert (predict.task.name, predict.precision, predict.device.type) == ("stereo", "float32", "cpu")
+    assert (loaded.max_disparity, loaded.classes) == (48 / SPEC.scale, ("near", "far"))
     assert loaded.name == (
         "tiny.onnx (openvino)" if (suffix, runtime) == (".onnx", "openvino") else f"tiny{suffix}"
     )
