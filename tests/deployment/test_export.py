@@ -18,7 +18,7 @@ from densedistill.data.datasets import create_dataset
 from densedistill.deployment import tensorrt
 from densedistill.deployment.check import Difference, Row, compare, measure_difference, real_images
 from densedistill.deployment.export import export, make_artifact
-from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace
+from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace, traced_size
 from densedistill.errors import UserError
 from densedistill.networks.fcos import FCOS
 from densedistill.networks.layers.correlation import correlation_2d
@@ -383,6 +383,16 @@ def test_a_detectors_file_gives_the_detections_of_torch(suffix, size, tmp_path):
     # Rounding may turn the order of two that are as good, so the sums tell, not the rows.
     for key in ("boxes", "scores"):
         torch.testing.assert_close(found[key].sum(1), wanted[key].sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_traced_is_wider_than_a_search_range_and_no_level_of_it_is_a_row():
+    network = Tiny(task="stereo")
+    assert traced_size(Graph(network)) == (80, 112)
+    network.max_disparity = 192
+    assert traced_size(Graph(network)) == (80, 200)
+    network = detector(improved=True)
+    assert min(traced_size(Graph(network))) > 2 * max(network.decoding.strides)
+    assert traced_size(Graph(network, (100, 140))) == (100, 140)
 
 
 def test_detectors_are_compared_at_every_position(tmp_path):
