@@ -21,6 +21,14 @@ def scaled_l1(student, teacher, mask=None, factor=1.0):
     return factor * dd.losses.l1(student, teacher, mask=mask)
 
 
+def of_a_tap(student, teacher, mask=None):
+    """A user's loss that compares a tap with the ground truth."""
+    return student.mean()
+
+
+of_a_tap.takes_truth = True
+
+
 class LearntScale(nn.Module):
     """A user's loss with a parameter and no mask."""
 
@@ -221,6 +229,13 @@ def test_a_mask_of_a_tap_is_brought_to_its_size_and_holds_for_the_left_view():
         net.features(torch.cat(_prepared(batch, net)))[:2, ..., :8] for net in (student, teacher.eval())
     ]
     torch.testing.assert_close(total, dd.losses.cosine(*features))
+
+
+def test_a_tap_compared_with_the_ground_truth_on_padded_images_is_refused_with_the_size_that_fits():
+    objective = _objective({"t": {**VOLUME, "loss": "test_objective:of_a_tap", "to": "ground_truth"}})
+    batch = {key: value[..., :13, :30] for key, value in stereo_batch().items()}
+    with pytest.raises(dd.UserError, match="samples of 30x13 px as 32x16; a crop in multiples of 4 is not"):
+        objective(batch)
 
 
 def test_a_mask_of_a_volume_holds_for_every_disparity():

@@ -23,6 +23,7 @@ from densedistill.data import formats
 from densedistill.data.store import Store
 from densedistill.distillation.stored import TAP
 from densedistill.distillation.teachers import EnsembleTeacher, PredictorTeacher, create_teacher
+from densedistill.errors import DataWarning
 from densedistill.inference.predictor import Predictor
 from densedistill.labelling import Settings, engine, label, scale
 from densedistill.labelling.answer import Labeller
@@ -384,6 +385,30 @@ def test_the_verb_labels_sums_up_and_writes_a_page(pairs, tmp_path):
     assert f"5 frames; kept: disparity {100 * share:.1f} %" in page
     assert page.count(f"<td>{100 * share:.1f} %</td>") >= 1
     assert "http" not in page.split("</style>")[1].split("<script")[0]
+
+
+def test_frames_of_another_size_than_their_stored_answers_are_named(scenes, tmp_path):
+    from densedistill.verbs import label as verb
+
+    for view in ("left", "right"):
+        formats.write_image(tmp_path / "rig" / view / "0.png", scenes[0][view].permute(1, 2, 0).numpy())
+    verb(settings(tmp_path / "rig", tmp_path / "labels"))
+    for view in ("left", "right"):
+        formats.write_image(tmp_path / "rig" / view / "0.png", np.zeros((32, 48, 3), np.uint8))
+    with pytest.raises(dd.UserError, match="an answer of 96x64 px for frame '0', which is 48x32 px now"):
+        verb(settings(tmp_path / "rig", tmp_path / "labels"))
+
+
+def test_views_that_look_swapped_are_said_once(tmp_path):
+    pair = dd.create_dataset("middlebury2003")[0]
+    for name in ("0", "1"):
+        for folder, view in (("left", "right"), ("right", "left")):
+            formats.write_image(
+                tmp_path / "rig" / folder / f"{name}.png", pair[view].permute(1, 2, 0).numpy()
+            )
+    with pytest.warns(DataWarning, match="left and right look swapped in frame '0'") as found:
+        label(settings(tmp_path / "rig", tmp_path / "labels"))
+    assert len(found) == 1
 
 
 @pytest.mark.full

@@ -117,9 +117,12 @@ class Comparison:
     def _heads(self, answers: Answers) -> list[tuple[Tensor, float]]:
         """Return the tensors of a tap that is compared with the ground truth, and what each weighs."""
         placement = answers.placement
-        if any(placement.padding) or placement.scaled_size != placement.size:
+        if placement.input_size != placement.size or any(placement.padding):
+            (height, width), (rows, columns) = placement.size, placement.input_size
             raise UserError(
-                "a tap is compared with the ground truth on a crop that needs no padding or scaling"
+                f"'{self.of}' is a tap, which is compared with the ground truth where nothing is padded or "
+                f"scaled, but the student sees samples of {width}x{height} px as {columns}x{rows}; a crop in "
+                f"multiples of {self.spec.multiple} is not padded"
             )
         return self._weighted(answers.taps[self.of], "tensors")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 
 from ..data import store
 from ..distillation.teachers import PredictorTeacher, Teacher, create_teacher
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 from ..files import locked, remove_parts
+from ..inference.order import looks_swapped
 from ..networks.device import find_device
 from ..runtimes import Runtime
 from ..tasks import get_task
@@ -24,6 +26,7 @@ from .answer import Labeller
 from .frames import Frames, open_frames
 
 Advance = Callable[[int, int], None]
+ORDER_CHECKED = 4  # pairs, spread over all; a rig does not change sides
 
 #: What a folder was labelled with, where it is not just "another KEY".
 _OTHERWISE = {
@@ -180,6 +183,9 @@ def label(
 
     Raises:
         UserError: see `Settings`; another labeller is at work on `out`; `out` was labelled otherwise.
+
+    Warns:
+        DataWarning: left and right views look swapped.
     """
     from .scale import run_shards
 
@@ -199,6 +205,8 @@ def label(
         done.found = len(receipts)
         store.write_manifest(out, {**manifest, "complete": False})
         missing = [number for number in range(job.shards) if number not in receipts]
+        if missing:
+            _check_views(job.frames)
         for number, receipt in run_shards(job, missing, processes, cluster):
             receipts[number] = receipt
             done.made += 1
@@ -259,6 +267,21 @@ def _agree(out: Path, manifest: Mapping[str, Any]) -> None:
         if before.get(key) != json.loads(json.dumps(value)):
             what = _OTHERWISE.get(key, f"another {key}")
             raise UserError(f"{out} was labelled with {what}; name another folder, or remove this one")
+
+
+def _check_views(frames: Frames) -> None:
+    """Warn of a pair whose left view looks as if it were the right one."""
+    count = min(ORDER_CHECKED, len(frames))
+    for index in (i * len(frames) // count for i in range(count)):
+        sample = frames[index]
+        if "right" not in sample:
+            return
+        left, right = (sample[view].permute(1, 2, 0).contiguous().numpy() for view in ("left", "right"))
+        if looks_swapped(left, right):
+            warnings.warn(
+                f"left and right look swapped in frame '{frames.names[index]}'", DataWarning, stacklevel=3
+            )
+            return
 
 
 def _totals(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

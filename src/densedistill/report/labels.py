@@ -12,7 +12,7 @@ import numpy as np
 from ..data import formats
 from ..data.sample import Sample
 from ..data.store import Store
-from ..errors import counted
+from ..errors import UserError, counted
 from ..files import write_text
 from ..labelling.files import FOLDERS
 from ..tasks import Task, get_task
@@ -31,6 +31,9 @@ def write_summary(out: Path, manifest: Mapping[str, Any], frames: Any) -> Path:
         out: folder of the labels.
         manifest: theirs.
         frames: the labelled frames, with `.names`.
+
+    Raises:
+        UserError: a frame is of another size than its answer, for its file was changed after it was labelled.
     """
     task = get_task(manifest["task"])
     title = f"Labels by {manifest['teacher']['name']}"
@@ -83,6 +86,12 @@ def _figure(out: Path, manifest: Mapping[str, Any], task: Task, sample: Sample) 
     pictures = [("frame", image)]
     for key in manifest["outputs"]:
         values, valid = _stored(out, manifest, name, key)
+        if values is not None and values.shape[-2:] != image.shape[:2]:
+            (height, width), (rows, columns) = values.shape[-2:], image.shape[:2]
+            raise UserError(
+                f"{out} has an answer of {width}x{height} px for frame '{name}', which is {columns}x{rows} "
+                "px now; name another folder for frames that were changed"
+            )
         if values is not None and key in task.colours:
             plane = values[0] if len(values) == 1 else values
             pictures.append((key, task.colours[key](plane, valid)))
