@@ -415,6 +415,11 @@ def test_a_wrong_term_is_refused_on_creation(terms, message):
             {"channels": 8},
             r"is \(2, 2, 8, 32, 48\).* \(2, 4, 8, 32, 48\); give the term an adapter",
         ),
+        (
+            {"t": {**VOLUME, "of": "features", "to_tap": "volume", "adapter": "conv1x1"}},
+            {},
+            "'features' is a batch of 4, that of 'teacher' of 2: one of them holds both views",
+        ),
         ({"t": {**VOLUME, "adapter": "resize"}}, {"channels": 8}, "'resize' cannot turn 2 channels into 4"),
         ({"t": {**VOLUME, "loss": "pairwise"}}, {}, "'pairwise' wants 4 dimensions"),
         (

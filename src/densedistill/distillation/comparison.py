@@ -159,7 +159,12 @@ class Comparison:
 
     def _fit(self, index: int, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pair after the term's adapter, if it has one; the first pair creates it."""
-        term = self.term
+        term, same_shape = self.term, getattr(self.loss, "same_shape", False)
+        if (same_shape or term.adapter is not None) and len(student) != len(teacher):
+            raise UserError(
+                f"the student's '{self.of}' is a batch of {len(student)}, that of '{term.to}' of "
+                f"{len(teacher)}: one of them holds both views; name taps of the same views"
+            )
         if term.adapter is not None:
             tensors = dict(zip(SIDES, (student, teacher), strict=True))
             side = term.adapter.get("on", "student")
@@ -169,7 +174,7 @@ class Comparison:
                 self.adapters[key] = make_adapter(term.adapter, tensors[side], tensors[other]).eval()
             tensors[side] = self.adapters[key](tensors[side], tuple(tensors[other].shape[2:]))
             return tensors["student"], tensors["teacher"]
-        if getattr(self.loss, "same_shape", False) and student.shape != teacher.shape:
+        if same_shape and student.shape != teacher.shape:
             raise UserError(
                 f"the student's '{self.of}' is {tuple(student.shape)}, "
                 f"that of '{term.to}' {tuple(teacher.shape)}; give the term an adapter, such as conv1x1"
