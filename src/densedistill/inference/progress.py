@@ -1,4 +1,4 @@
-"""A progress bar on stderr, or nothing."""
+"""A progress bar on stderr where that is a terminal, or nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ Advance = Callable[[str, str, int | None], None]
 @contextlib.contextmanager
 def progress_bar(shown: bool) -> Iterator[Advance]:
     """Give a function `advance(what, now, total)` that counts one step of `what` and shows `now`."""
-    if not shown:
-        yield lambda what, now, total: None
-        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not (shown and console.is_terminal):  # into a file it would draw empty lines
+        yield lambda what, now, total: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
         def advance(what: str, now: str, total: int | None) -> None:
