@@ -44,3 +44,23 @@ def test_scenes_take_turns_among_data_sets_and_bear_their_figures():
 def test_no_more_networks_are_shown_than_fit():
     predictors = {str(number): Constant(1.0) for number in range(NETWORKS + 2)}
     assert len(scenes_of(predictors, {"a": [sample("a")]})[0].predictions) == NETWORKS
+
+
+def test_boxes_bear_the_names_of_the_classes_that_the_data_set_knows():
+    class Boxes:
+        task = get_task("detection")
+
+        def __call__(self, image):
+            return {"boxes": boxes[None], "scores": torch.ones(1, 1), "classes": torch.zeros(1, 1).long()}
+
+    boxes = torch.tensor([[20.0, 30.0, 60.0, 70.0]])
+    meta = {"name": "0"}
+    image = {
+        "image": torch.zeros(3, 96, 128, dtype=torch.uint8),
+        "boxes": boxes,
+        "classes": torch.zeros(1).long(),
+    }
+    named = {**image, "meta": {**meta, "classes": ("platelet",)}}
+    plain, found = (scenes_of({"n": Boxes()}, {"a": [one]})[0] for one in ({**image, "meta": meta}, named))
+    assert not np.array_equal(plain.predictions["n"], found.predictions["n"])
+    assert not np.array_equal(plain.truth, found.truth)

@@ -58,4 +58,7 @@ def _scene(
     image, truth, valid = parts(task, sample)
     images = [sample[key] for key in task.inputs]
     found = {label: unbatch(predict(*images)) for label, predict in predictors.items()}
+    if task.draw is not None:
+        names = {"names": sample["meta"].get("classes", ())}
+        truth, found = truth | names, {label: outputs | names for label, outputs in found.items()}
     return scene_of(task, title, image, truth, valid, found, captions)

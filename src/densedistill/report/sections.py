@@ -60,10 +60,10 @@ def pictures_of(pictures: Sequence[Picture | Scene], colours: Colours) -> Markup
     if not pictures:
         return None
     look = "Point at a map to look closer, in all of its scene at once; click to keep it so."
-    if not any(isinstance(picture, Picture) for picture in pictures):
-        return join(
-            tag("p", f"Above: the answer. Below: its error. {look}", class_="aside"), _all(pictures, colours)
-        )
+    scenes = [picture for picture in pictures if isinstance(picture, Scene)]
+    if len(scenes) == len(pictures):
+        below = " Below: its error." if any(scene.errors for scene in scenes) else ""
+        return join(tag("p", f"Above: the answer.{below} {look}", class_="aside"), _all(pictures, colours))
     explanation = tag(
         "p",
         "Above: disparity, near is red. Below: absolute error in px, blue up to 2 px, grey where nothing was "

@@ -132,7 +132,7 @@ def cost_columns(costs: Iterable[Cost]) -> list[Column]:
 def results_table(
     names: Sequence[str], columns: Sequence[Column], colours: Mapping[str, int]
 ) -> Markup | None:
-    """Return the sortable table: a line a matcher, the best of each column marked; None without figures."""
+    """Return the sortable table: a line a network, the best of each column marked; None without figures."""
     if not names or not columns:
         return None
     groups = [(group, list(members)) for group, members in itertools.groupby(columns, lambda c: c.group)]
@@ -158,7 +158,7 @@ def results_table(
     head = tag(
         "thead",
         tag("tr", tag("td"), heading),
-        tag("tr", tag("th", tag("button", "matcher"), scope="col"), labels),
+        tag("tr", tag("th", tag("button", "network"), scope="col"), labels),
     )
     return tag("div", tag("table", head, tag("tbody", body), class_="results sortable"), class_="scroll")
 
