@@ -15,6 +15,7 @@ from .markup import Markup, join, tag
 from .pictures import Picture, Scene
 from .runs import RunRecord, read_runs
 from .sections import accuracy_against_cost, environments, pictures_of, recipes_of, training_curves
+from .seeds import over_seeds
 from .tables import Column, Cost, cost_columns, metric_columns, results_table
 
 
@@ -59,6 +60,7 @@ def write_report(
     table = results_table(names, columns + cost_columns(costs), colours)
     sections = (
         ("Results", [_how(costs, columns), table] if table else None),
+        ("Mean and deviation over seeds", over_seeds(records, figures)),
         ("Accuracy against cost", accuracy_against_cost(figures, costs, colours)),
         (_heading(pictures), pictures_of(pictures, colours)),
         ("Training", training_curves(records, colours)),
