@@ -385,13 +385,15 @@ def borrow(student: Any, parts: Mapping[str, str], teachers: Mapping[str, Any]) 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Keep Lightning's advice, which is about settings that are ours, off the screen."""
+    """Keep Lightning's and DDP's advice, which is about what is ours, off the screen."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
+            # Of a 1x1 convolution such as an adapter: in memory its two layouts are the same.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         logger.setLevel(level)
