@@ -89,7 +89,10 @@ def test_the_metadata_holds_what_others_need(student, files, suffix):
     assert card.input_spec == student.input_spec
     assert card.difference["mean"] < 1e-3
     assert [row["size"] for row in card.difference["rows"][:2]] == [list(size) for size in SIZES]
-    entries = {e.key: e.value for e in onnx.load(files[".onnx"]).metadata_props}
+    model = onnx.load(files[".onnx"])
+    assert "left and right: RGB in [0, 1], float32; normalising is inside" in model.doc_string
+    assert f"multiples of {student.input_spec.multiple};" in model.doc_string
+    entries = {e.key: e.value for e in model.metadata_props}
     assert json.loads(entries["densedistill"])["input_spec"]["pad"] == "top-right"
 
 

@@ -45,6 +45,7 @@ class OnnxArtifact:
         card = dataclasses.replace(card, checksum=_sha256(self.model.graph.SerializeToString()))
         entries = {entry.key: entry.value for entry in self.model.metadata_props}
         onnx.helper.set_model_props(self.model, {**entries, KEY: card.to_json()})
+        self.model.doc_string = _in_words(card)  # what viewers and runtimes show of a file
         write_bytes(path, self.model.SerializeToString())
 
 
@@ -97,6 +98,18 @@ class EngineArtifact:
     def save(self, path: Path, card: Card) -> None:
         card = dataclasses.replace(card, checksum=_sha256(self.engine))
         write_bytes(path, join_engine(self.engine, card.to_json()))
+
+
+def _in_words(card: Card) -> str:
+    """Return what a file takes, in a sentence."""
+    images = f"{' and '.join(card.inputs)}: RGB in [0, 1], float32; normalising is inside the file"
+    if card.size is not None:
+        height, width = card.size
+        return f"{images}, and so are scaling and padding: images are {width}x{height} px."
+    return (
+        f"{images}, scaling and padding are not: its sides are multiples of {card.input_spec.multiple}; "
+        f"see the entry '{KEY}' of the metadata."
+    )
 
 
 def to_onnx(program: ExportedProgram, card: Card) -> OnnxArtifact:
