@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from densedistill.training.checkpoint import load_checkpoint
 from densedistill.training.final import finish
 from densedistill.training.module import TrainingModule
 from densedistill.training.run import Run
-from densedistill.training.train import make_objective
+from densedistill.training.train import _quiet, make_objective
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -572,3 +573,12 @@ def test_a_figure_that_is_not_finite_is_logged_as_null(tmp_path):
     run.forget_after(1)
     assert run.history == [{"step": 1, "time": 0.5, "validate/epe": None, "lr": 1e-3}]
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+
+
+def test_what_ddp_says_of_a_1x1_adapters_layout_is_not_passed_on():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with _quiet():
+            warnings.warn("Grad strides do not match bucket view strides. This may …", stacklevel=1)
+            warnings.warn("of the user's own code", stacklevel=1)
+    assert [str(one.message) for one in said] == ["of the user's own code"]
