@@ -56,6 +56,33 @@ def test_a_seed_gives_one_sample_whatever_the_global_random_state():
     assert not torch.equal(one["left"], render(8, 48, 80)["left"])
 
 
+# Of scene 31: the left picture's mean and spread and the right one's mean, grey levels; the means of the
+# disparity now and at the next time and of the flow's x and y, px.
+RECORDED = {
+    "clutter": (102.986, 58.152, 98.600, 2.146, 2.165, 0.194, -0.791),
+    "room": (87.250, 48.654, 99.571, 6.250, 6.272, -0.503, 0.342),
+    "table": (99.922, 44.295, 119.832, 12.156, 12.214, -0.465, 1.046),
+    "outdoor": (155.018, 70.778, 151.483, 8.547, 8.645, -0.350, -0.744),
+    "interior": (110.652, 34.147, 110.269, 9.482, 9.438, 0.270, 0.195),
+    None: (152.939, 73.860, 148.187, 4.634, 4.701, -0.009, -0.812),
+    "hazy": (126.223, 46.608, 121.022, 4.630, 4.701, -0.248, -0.667),
+}
+
+
+@pytest.mark.parametrize("style", RECORDED)
+def test_a_seed_gives_the_scene_that_it_always_gave(style):
+    """Trainings, caches and shipped weights name scenes by seed; new scenes need a new `cache.VERSION`."""
+    options = {"style": style}
+    if style == "hazy":
+        options = {"haze": 1.0, "mirrors": 1.0, "jpeg": 1.0, "sensor_difference": 2.0}
+    scene = render(31, 48, 80, ("disparity", "disparity_next", "flow"), max_disparity=24, **options)
+    left, right = scene["left"].float(), scene["right"].float()
+    seen = [float(value) for value in (left.mean(), left.std(), right.mean())]
+    truth = (scene["disparity"].mean(), scene["disparity_next"].mean(), *scene["flow"].mean((1, 2)))
+    assert seen == pytest.approx(RECORDED[style][:3], abs=0.3)
+    assert [float(value) for value in truth] == pytest.approx(RECORDED[style][3:], abs=0.02)
+
+
 def test_what_is_wanted_does_not_change_what_is_seen():
     few, all_of_it = render(6, 48, 80), render(6, 48, 80, WANTS)
     assert all(torch.equal(few[key], all_of_it[key]) for key in ("left", "right", "disparity"))
