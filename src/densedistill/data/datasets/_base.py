@@ -198,6 +198,10 @@ class FilesOnDisk(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Return a sample; UserError for a damaged file, sizes that differ, or empty ground truth."""
 
+    def meta_of(self, frame: Frame, size: tuple[int, ...], **more: Any) -> dict[str, Any]:
+        """Return the `meta` of a sample that is the whole of its source, `size` (height, width) px."""
+        return {"name": frame.name, "dataset": self.name, "size": size, "view": full_view(*size), **more}
+
     def keep_with(self, role: str) -> None:
         """Leave out the samples without a file of `role`, unless none has one."""
         self.frames = [frame for frame in self.frames if role in frame.files] or self.frames
@@ -275,28 +279,21 @@ class StereoFiles(FilesOnDisk):
                 where = frame.files.get("nonoccluded", Path(frame.name))
                 formats.check_size(where, mask, sample["disparity"].shape[-2:])
                 sample["disparity_nonoccluded"] = torch.from_numpy(mask)[None] & sample["disparity_valid"]
+        return self._with_the_rest(sample, frame, left.shape[:2])
+
+    def _with_the_rest(self, sample: Sample, frame: Frame, size: tuple[int, ...]) -> Sample:
+        """Return the sample with its object map, where that is wanted and there, and its `meta`."""
         if "objects" in self.want and "objects" in frame.files:
             objects = formats.read_grey(frame.files["objects"])
-            formats.check_size(frame.files["objects"], objects, left.shape[:2])
+            formats.check_size(frame.files["objects"], objects, size)
             sample["objects"] = torch.from_numpy(objects.astype(np.int64))
-        sample["meta"] = {
-            "name": frame.name,
-            "dataset": self.name,
-            "size": left.shape[:2],
-            "calibration": self.read_calibration(frame, left.shape[:2]),
-            "view": full_view(*left.shape[:2]),
-        }
+        sample["meta"] = self.meta_of(frame, size, calibration=self.read_calibration(frame, size))
         return sample
 
     def _disparity(self, path: Path, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         values = self.read_disparity(path)
         formats.check_size(path, values, size)
-        disparity, valid = disparity_tensors(values)
-        if not valid.any():
-            raise UserError(
-                f"{path} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"
-            )
-        return disparity, valid
+        return measured(values, path)
 
     def read_disparity(self, path: Path) -> NDArray[np.float32]:
         """Return the map in `path`, (H, W) positive px; 0, less, inf and nan are unknown."""
@@ -311,6 +308,34 @@ class StereoFiles(FilesOnDisk):
         """Return the calibration of the pair, or None."""
         path = frame.files.get("calibration")
         return None if path is None else calibration.read_calibration(path)
+
+
+def measured(values: NDArray[np.float32], where: Path | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `disparity_tensors(values)` of the map in `where`; UserError when no pixel is valid."""
+    truth, valid = disparity_tensors(values)
+    if not valid.any():
+        raise UserError(
+            f"{where} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"
+        )
+    return truth, valid
+
+
+def listed_frames(path: Path, columns: tuple[int, ...]) -> list[list[str]]:
+    """Return the columns of a list file, a sample a line; blank lines and those after "#" are left out.
+
+    Raises:
+        UserError: no such file, or a line of another number of columns.
+    """
+    found = []
+    for number, line in enumerate(formats.read_bytes(path).decode(errors="replace").splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) not in columns:
+            wanted = " or ".join(map(str, columns))
+            raise UserError(f"{path}, line {number}: expected {wanted} columns, got '{line}'")
+        found.append(words)
+    return found
 
 
 def _spread(frames: list[Frame], limit: int | None) -> list[Frame]:

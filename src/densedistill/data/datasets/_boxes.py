@@ -103,16 +103,11 @@ class XmlBoxes(Boxes):
     def list_frames(self) -> list[Frame]:
         from .voc import read_list
 
-        for base in self.index.bases(self.root, "Annotations"):
-            ids = read_list(base, ("Main",), (self.split,))
-            return [
-                Frame(
-                    i,
-                    {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / "Annotations" / f"{i}.xml"},
-                )
-                for i in ids
-            ]
-        return []
+        return [
+            Frame(i, {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / "Annotations" / f"{i}.xml"})
+            for base in self.index.bases(self.root, "Annotations")[:1]
+            for i in read_list(base, ("Main",), (self.split,))
+        ]
 
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
         return self.truth_of(read_xml(frame.files["labels"], self.difficult), image, frame.files["labels"])

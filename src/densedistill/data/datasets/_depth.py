@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from ...errors import DataWarning, UserError, unknown
 from .. import formats
 from ..calibration import Calibration
-from ..sample import Sample, disparity_tensors, full_view, image_tensor
-from ._base import FilesOnDisk, Frame
+from ..sample import Sample, image_tensor
+from ._base import FilesOnDisk, Frame, measured
 
 
 class DepthFiles(FilesOnDisk):
@@ -70,14 +69,9 @@ class DepthFiles(FilesOnDisk):
         depth = self.read_depth(frame)
         if depth is not None:
             sample["depth"], sample["depth_valid"] = self._checked(depth, frame, image.shape[:2], window)
-        calibration = self.read_calibration(frame, image.shape[:2])
-        sample["meta"] = {
-            "name": frame.name,
-            "dataset": self.name,
-            "size": (height, width),
-            "calibration": calibration and calibration.cropped(top, left, height, width),
-            "view": full_view(height, width),
-        }
+        camera = self.read_calibration(frame, image.shape[:2])
+        camera = camera and camera.cropped(top, left, height, width)
+        sample["meta"] = self.meta_of(frame, (height, width), calibration=camera)
         return sample
 
     def _checked(
@@ -85,11 +79,7 @@ class DepthFiles(FilesOnDisk):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         where = frame.files.get("depth", frame.name)
         formats.check_size(where, depth, size)
-        values, valid = disparity_tensors(np.ascontiguousarray(depth[window]))
-        if not valid.any():
-            raise UserError(
-                f"{where} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"
-            )
+        values, valid = measured(depth[window], where)
         if not self._doubted:
             median = float(values[valid].median())
             low, high = self.expected
@@ -140,21 +130,3 @@ def _nyu(height: int, width: int) -> tuple[int, int, int, int]:
 
 # Name to what gives the part (top, left, height, width) of an image of (height, width).
 FRAMES: dict[str, Any] = {"whole": _whole, "kitti": _kitti, "nyu": _nyu}
-
-
-def listed_frames(path: Path, columns: tuple[int, ...]) -> list[list[str]]:
-    """Return the columns of a list file, a sample a line; blank lines and those after "#" are left out.
-
-    Raises:
-        UserError: no such file, or a line of another number of columns.
-    """
-    found = []
-    for number, line in enumerate(formats.read_bytes(path).decode(errors="replace").splitlines(), start=1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) not in columns:
-            wanted = " or ".join(map(str, columns))
-            raise UserError(f"{path}, line {number}: expected {wanted} columns, got '{line}'")
-        found.append(words)
-    return found

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from .. import formats
-from ..sample import BOXES, IGNORE_LABEL, Sample, full_view, image_tensor
+from ..sample import BOXES, IGNORE_LABEL, Sample, image_tensor
 from ._base import FilesOnDisk, Frame
 
 
@@ -85,14 +85,8 @@ class ImageFiles(FilesOnDisk):
             image, truth = self._resized(image, truth)
         sample: Sample = {"image": image_tensor(image)}
         sample |= {key: torch.from_numpy(value) for key, value in truth.items()}
-        sample["meta"] = {
-            "name": frame.name,
-            "dataset": self.name,
-            "size": image.shape[:2],
-            "source_size": source,
-            "classes": tuple(self.classes),
-            "view": full_view(*image.shape[:2]),
-        }
+        more = {"source_size": source, "classes": tuple(self.classes)}
+        sample["meta"] = self.meta_of(frame, image.shape[:2], **more)
         return sample
 
     def _resized(
@@ -101,8 +95,7 @@ class ImageFiles(FilesOnDisk):
         assert self.size is not None
         height, width = self.size
         factors = np.array([width / image.shape[1], height / image.shape[0]] * 2, np.float32)
-        smaller = height < image.shape[0]
-        way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        way = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, (width, height), interpolation=way), np.uint8)
         resized = dict(truth)
         if "labels" in truth:
@@ -122,11 +115,7 @@ class ClassMaps(ImageFiles):
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
         path = frame.files["labels"]
         stored = self.read_labels(path)
-        if stored.shape != image.shape[:2]:
-            raise UserError(
-                f"{path} is {stored.shape[1]}x{stored.shape[0]} px, its image "
-                f"{image.shape[1]}x{image.shape[0]}; labels have the size of their image"
-            )
+        formats.check_size(path, stored, image.shape[:2])
         known = stored != IGNORE_LABEL
         if not known.any():
             raise UserError(f"{path} is all void, it labels no pixel; leave this sample out")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from .. import formats
-from ..sample import Sample, disparity_tensors, full_view, image_tensor
+from ..sample import Sample, disparity_tensors, image_tensor
 from ._base import Frame, StereoFiles
 
 _VIEWS = ("left", "right", "left_next", "right_next")
@@ -74,18 +74,7 @@ class SequenceFiles(StereoFiles):
                 if f"{key}_valid" in sample:
                     formats.check_size(frame.files[MASKS[key]], mask, size)
                     sample[f"{key}_nonoccluded"] = torch.from_numpy(mask)[None] & sample[f"{key}_valid"]
-        if "objects" in self.want and "objects" in frame.files:
-            objects = formats.read_grey(frame.files["objects"])
-            formats.check_size(frame.files["objects"], objects, size)
-            sample["objects"] = torch.from_numpy(objects.astype(np.int64))
-        sample["meta"] = {
-            "name": frame.name,
-            "dataset": self.name,
-            "size": size,
-            "calibration": self.read_calibration(frame, size),
-            "view": full_view(*size),
-        }
-        return sample
+        return self._with_the_rest(sample, frame, size)
 
     def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
         """Return `disparity`, and `disparity_next` where it is known, (H, W) px; 0 is unknown."""

@@ -24,21 +24,20 @@ class CamVid(ClassMaps):
 
     name = "camvid"
     layout = "train/NAME.png and trainannot/NAME.png; val, valannot, test and testannot likewise"
-    splits = ("train", "val", "test")
     classes = (
         *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian"),
         "bicyclist",
     )
 
     def list_frames(self) -> list[Frame]:
-        for base in self.index.bases(self.root, self.split):
-            labels = self.index.stems(base / f"{self.split}annot")
-            missing = base / f"{self.split}annot"
-            return [
-                Frame(stem, {"image": path, "labels": labels.get(stem, missing / f"{stem}.png")})
-                for stem, path in sorted(self.index.stems(base / self.split).items())
-            ]
-        return []
+        frames = []
+        for base in self.index.bases(self.root, self.split)[:1]:
+            annotated = base / f"{self.split}annot"
+            labels = self.index.stems(annotated)
+            for stem, path in sorted(self.index.stems(base / self.split).items()):
+                files = {"image": path, "labels": labels.get(stem, annotated / f"{stem}.png")}
+                frames.append(Frame(stem, files))
+        return frames
 
     def read_labels(self, path: Path) -> NDArray[np.uint8]:
         stored = read_indices(path)

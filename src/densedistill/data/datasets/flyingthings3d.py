@@ -22,27 +22,10 @@ from ._sequence import SequenceFiles
 CLIP = 10  # frames of a clip; the subset numbers all clips through
 # Left into the future, whose flow is broken in the subset (as OpenMMLab's loader lists them).
 BROKEN = frozenset(
-    [
-        "0000119",
-        "0000879",
-        "0001717",
-        "0003147",
-        "0003149",
-        "0004117",
-        "0004118",
-        "0004154",
-        "0004304",
-        "0004573",
-        "0006336",
-        "0006337",
-        "0006922",
-        "0011530",
-        "0014658",
-        "0015148",
-        "0015748",
-        "0016948",
-        "0017578",
-    ]
+    (
+        *(119, 879, 1717, 3147, 3149, 4117, 4118, 4154, 4304, 4573),
+        *(6336, 6337, 6922, 11530, 14658, 15148, 15748, 16948, 17578),
+    )
 )
 _PASSES = {"clean": ("frames_cleanpass", "image_clean"), "final": ("frames_finalpass", "image_final")}
 
@@ -123,7 +106,7 @@ class FlyingThings3D(SequenceFiles):
         for stem in filter(str.isdecimal, sorted(views["left"])):
             after = f"{int(stem) + 1:0{len(stem)}d}"
             ends = int(stem) % CLIP == CLIP - 1  # the next number is another clip's first
-            if ends or after not in views["left"] or (self.skip_broken and stem in BROKEN):
+            if ends or after not in views["left"] or (self.skip_broken and int(stem) in BROKEN):
                 continue
             files = self._views(views, images, stem, after)
             files["disparity"] = base / "disparity" / "left" / f"{stem}.pfm"
@@ -177,7 +160,6 @@ def _sign(path: Path) -> float:
     if 0.01 < share < 0.99:
         raise UserError(
             f"{path} has disparities of both signs ({share:.0%} positive); the full release of "
-            f"FlyingThings3D has "
-            "positive ones, the subset negative ones"
+            "FlyingThings3D has positive ones, the subset negative ones"
         )
     return 1.0 if share > 0.5 else -1.0

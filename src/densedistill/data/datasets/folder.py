@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .. import formats
 from . import DATASETS
-from ._base import Frame, StereoFiles
+from ._base import Frame, StereoFiles, listed_frames
 
 # Names under which rigs and benchmarks keep a pair's views, left and right.
 VIEWS = (
@@ -54,7 +53,6 @@ class Folder(StereoFiles):
 
     name = "folder"
     layout = "left/NAME.png and right/NAME.png (or image_0/ and image_1/), disparity/NAME.pfm if known"
-    splits = ("all",)
     required = ("left", "right")
 
     def __init__(
@@ -83,16 +81,7 @@ class Folder(StereoFiles):
         assert self.pairs is not None
         path = self.pairs if self.pairs.is_file() else self.root / self.pairs
         frames = []
-        for number, line in enumerate(
-            formats.read_bytes(path).decode(errors="replace").splitlines(), start=1
-        ):
-            columns = line.split()
-            if not columns or columns[0].startswith("#"):
-                continue
-            if len(columns) not in (2, 3):
-                raise UserError(
-                    f"{path}, line {number}: expected left, right and, if known, disparity, got '{line}'"
-                )
+        for columns in listed_frames(path, (2, 3)):
             roles = zip(("left", "right", "disparity"), columns, strict=False)
             name = Path(columns[0]).with_suffix("").as_posix()
             frames.append(Frame(name, {role: self.root / column for role, column in roles}))

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from ...errors import UserError
 from ..calibration import Calibration, read_calibration
 from . import DATASETS
-from ._base import Frame
-from ._depth import DepthFiles, listed_frames
+from ._base import Frame, listed_frames
+from ._depth import DepthFiles
 
 _LISTS = ("eigen_{}_files_with_gt.txt", "kitti_eigen_{}.txt", "eigen_{}.txt", "{}.txt", "eigen_{}_files.txt")
 

@@ -48,6 +48,7 @@ class _KITTI(SequenceFiles):
 
     splits = ("train", "fit", "val", "test")
     partitions = ("fit", "val")
+    required = ("left", "right", "left_next", "right_next", "disparity", "disparity_next", "flow")
     annotated_only: ClassVar[bool]
 
     def __init__(
@@ -135,20 +136,16 @@ class _KITTI(SequenceFiles):
         return None if path is None else read_calibration(path, cameras=(2, 3))
 
 
-_LAYOUT = (
-    "training/{image_2,image_3,disp_occ_0,disp_occ_1,flow_occ,obj_map}/NNNNNN_10.png and "
-    "image_*/NNNNNN_11.png"
-)
-
-
 @DATASETS.register("kitti2015_sceneflow")
 class KITTISceneFlow(_KITTI):
     """KITTI 2015 scene flow: 200 training and 200 test samples, from frame 10 to 11."""
 
     name = "kitti2015_sceneflow"
-    layout = _LAYOUT
+    layout = (
+        "training/{image_2,image_3,disp_occ_0,disp_occ_1,flow_occ,obj_map}/NNNNNN_10.png and "
+        "image_*/NNNNNN_11.png"
+    )
     counts: ClassVar[dict[str, int]] = {"train": 200, "fit": 160, "val": 40, "test": 200}
-    required = ("left", "right", "left_next", "right_next", "disparity", "disparity_next", "flow")
     annotated_only = True
 
 
@@ -163,7 +160,6 @@ class KITTIMultiView(_KITTI):
     name = "kitti2015_multiview"
     layout = "training/{image_2,image_3}/NNNNNN_00.png … NNNNNN_20.png"
     counts: ClassVar[dict[str, int]] = {"train": 4000, "fit": 3200, "val": 800, "test": 4000}
-    required = ("left", "right", "left_next", "right_next", "disparity", "disparity_next", "flow")
     annotated_only = False
 
     def __init__(

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import formats
-from ..occlusion import seen_in_both
-from ..sample import Sample
 from . import DATASETS
-from ._base import SAMPLES, Frame, StereoFiles
+from ._base import SAMPLES, Frame
+from .middlebury2014 import Scenes
 
 # Image height to the factor between a stored value and px, as the sets' pages say for full, half, third and
 # quarter size; the factor keeps 8-bit values meaning the same scene at each size.
@@ -27,7 +26,7 @@ _SCALES_2006 = {1110: 1.0, 555: 2.0, 370: 3.0}
 
 
 @DATASETS.register("middlebury2003")
-class Middlebury2003(StereoFiles):
+class Middlebury2003(Scenes):
     """Middlebury 2003 (im2, im6), 2005 and 2006 (view1, view5) below `root`; without a root the Cones pair
     that ships.
 
@@ -42,7 +41,7 @@ class Middlebury2003(StereoFiles):
 
     name = "middlebury2003"
     layout = "SCENE/{im2,im6,disp2,disp6}.png or SCENE/{view1,view5,disp1,disp5}.png"
-    splits = ("all",)
+    views = frozenset({"im2", "im6", "view1", "view5"})
 
     def __init__(
         self,
@@ -55,19 +54,11 @@ class Middlebury2003(StereoFiles):
         super().__init__(SAMPLES / "middlebury2003" if root is None else root, split, **options)
 
     def list_frames(self) -> list[Frame]:
-        return [self._frame(scene) for scene in self._scenes(self.root, depth=3)]
-
-    def _scenes(self, folder: Path, depth: int) -> list[Path]:
-        stems = {Path(name).stem for name in self.index.files(folder)}
-        if stems & {"im2", "im6", "view1", "view5"}:
-            return [folder]
-        if depth == 0:
-            return []
-        return [scene for inside in self.index.folders(folder) for scene in self._scenes(inside, depth - 1)]
+        return [self._frame(scene) for scene in self.scenes(self.root)]
 
     def _frame(self, scene: Path) -> Frame:
-        stems = {Path(name).stem for name in self.index.files(scene)}
-        left, right = ("im2", "im6") if stems & {"im2", "im6"} else ("view1", "view5")
+        of_2003 = {"im2", "im6"} & self.index.stems(scene).keys()
+        left, right = ("im2", "im6") if of_2003 else ("view1", "view5")
         files = {
             "left": self._image(scene, left),
             "right": self._image(scene, right),
@@ -76,7 +67,7 @@ class Middlebury2003(StereoFiles):
         truth = self._image(scene, f"disp{right[-1]}")
         if self.index.has(truth):
             files["disparity_right"] = truth
-        return Frame(scene.name if scene == self.root else scene.relative_to(self.root).as_posix(), files)
+        return Frame(self.name_of(scene, self.root), files)
 
     def _image(self, scene: Path, stem: str) -> Path:
         return self.index.first(*(scene / f"{stem}{suffix}" for suffix in (".png", ".ppm", ".pgm")))
@@ -88,10 +79,3 @@ class Middlebury2003(StereoFiles):
             of_2003 = path.stem in ("disp2", "disp6")
             scale = (_SCALES_2003 if of_2003 else _SCALES_2006).get(len(values), 4.0 if of_2003 else 3.0)
         return values / np.float32(scale)
-
-    def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
-        if "disparity_right" not in frame.files:
-            return None
-        return seen_in_both(
-            sample["disparity"][0].numpy(), self.read_disparity(frame.files["disparity_right"])
-        )

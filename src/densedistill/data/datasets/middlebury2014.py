@@ -22,22 +22,42 @@ from . import DATASETS
 from ._base import SAMPLES, Frame, StereoFiles
 
 
-class MiddleburyScenes(StereoFiles):
-    """Folders SCENE/{im0,im1}.png with disp0GT.pfm or disp0.pfm (inf = unknown), mask0nocc.png and calib.txt.
+class Scenes(StereoFiles):
+    """Pairs with a folder each, a scene, anywhere in `root`.
 
-    In the mask 255 is seen in both views, 128 occluded, 0 unknown. Without a mask it is made from both views'
-    disparity, where that is there.
+    Without a mask of what both views see it is made from both views' disparity, where that is there.
     """
 
-    marks: ClassVar[tuple[str, ...]] = ("GT", "")
+    #: What the images are called, without suffix; one of them makes a folder a scene.
+    views: ClassVar[frozenset[str]]
 
     def scenes(self, folder: Path, depth: int = 3) -> list[Path]:
         """Return the scene folders at or up to `depth` below `folder`."""
-        if self.index.has(folder / "im0.png") or self.index.has(folder / "im1.png"):
+        if self.views & self.index.stems(folder).keys():
             return [folder]
         if depth == 0:
             return []
         return [scene for inside in self.index.folders(folder) for scene in self.scenes(inside, depth - 1)]
+
+    def name_of(self, scene: Path, base: Path) -> str:
+        """Return the name of the scene: its path below `base`."""
+        return scene.name if scene == base else scene.relative_to(base).as_posix()
+
+    def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
+        if "nonoccluded" in frame.files or "disparity_right" not in frame.files:
+            return super().read_nonoccluded(frame, sample)
+        right = self.read_disparity(frame.files["disparity_right"])
+        return seen_in_both(sample["disparity"][0].numpy(), right)
+
+
+class MiddleburyScenes(Scenes):
+    """Folders SCENE/{im0,im1}.png with disp0GT.pfm or disp0.pfm (inf = unknown), mask0nocc.png and calib.txt.
+
+    In the mask 255 is seen in both views, 128 occluded, 0 unknown.
+    """
+
+    views = frozenset({"im0", "im1"})
+    marks: ClassVar[tuple[str, ...]] = ("GT", "")
 
     def frame(self, scene: Path, base: Path, truth: Path | None) -> Frame:
         """Return the frame of `scene`, named by its path below `base`, with the ground truth in `truth`."""
@@ -51,15 +71,7 @@ class MiddleburyScenes(StereoFiles):
             files |= {role: path for role, path in optional.items() if self.index.has(path)}
         if self.index.has(scene / "calib.txt"):
             files["calibration"] = scene / "calib.txt"
-        name = scene.name if scene == base else scene.relative_to(base).as_posix()
-        return Frame(name, files)
-
-    def read_nonoccluded(self, frame: Frame, sample: Sample) -> NDArray[np.bool_] | None:
-        if "nonoccluded" in frame.files or "disparity_right" not in frame.files:
-            return super().read_nonoccluded(frame, sample)
-        return seen_in_both(
-            sample["disparity"][0].numpy(), self.read_disparity(frame.files["disparity_right"])
-        )
+        return Frame(self.name_of(scene, base), files)
 
 
 @DATASETS.register("middlebury2014")
@@ -68,7 +80,6 @@ class Middlebury2014(MiddleburyScenes):
 
     name = "middlebury2014"
     layout = "SCENE/{im0.png,im1.png,disp0.pfm}, also with -perfect or -imperfect after the name"
-    splits = ("all",)
     marks = ("", "GT")
 
     def __init__(self, root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any):

@@ -17,8 +17,8 @@ from ...errors import UserError
 from ..calibration import Calibration
 from ..nyu_labelled import LabelledFile
 from . import DATASETS
-from ._base import Frame
-from ._depth import DepthFiles, listed_frames
+from ._base import Frame, listed_frames
+from ._depth import DepthFiles
 
 # Of the RGB camera, from the data set's toolbox.
 CAMERA = Calibration(518.8579, 519.4696, 325.5824, 253.7362, baseline_m=0.0, size=(480, 640))

@@ -10,19 +10,32 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...errors import UserError
 from ..calibration import Calibration
 from . import DATASETS
-from ._base import SAMPLES, Frame
-from ._depth import DepthFiles, listed_frames
+from ._base import SAMPLES, Frame, listed_frames
+from ._depth import DepthFiles
 
-_IMAGES = ("color", "rgb")
+
+class _RGBD(DepthFiles):
+    """What both have in common: depth in 5000ths of a metre, and a `camera`, which is that of 640x480 px."""
+
+    scale = 5000.0
+    expected = (0.2, 10.0)
+    camera: ClassVar[Calibration]
+
+    def inside(self, base: Path) -> str:
+        """Return what the names of the frames in sequence `base` begin with."""
+        return "" if base == self.root else f"{base.relative_to(self.root).as_posix()}/"
+
+    def read_calibration(self, frame: Frame, size: tuple[int, ...]) -> Calibration | None:
+        return self.camera.resized(size[0], size[1])
 
 
 @DATASETS.register("icl_nuim")
-class ICLNUIM(DepthFiles):
+class ICLNUIM(_RGBD):
     """ICL-NUIM sequences below `root`: `color/N.png` (or `rgb/`) with `depth/N.png`, 5000ths of a metre.
 
     Without a root the five frames of the living room that ship.
@@ -34,34 +47,29 @@ class ICLNUIM(DepthFiles):
 
     name = "icl_nuim"
     layout = "color/N.png (or rgb/N.png) and depth/N.png, in one sequence or one folder a sequence"
-    scale = 5000.0
-    expected = (0.2, 10.0)
+    # The renderer's y axis points up, so its focal length is negative there.
+    camera = Calibration(481.2, 480.0, 319.5, 239.5, baseline_m=0.0, size=(480, 640))
 
     def __init__(self, root: str | os.PathLike[str] | None = None, split: str | None = None, **options: Any):
         super().__init__(SAMPLES / "icl_nuim" if root is None else root, split, **options)
 
     def list_frames(self) -> list[Frame]:
-        return [frame for base in self.index.bases(self.root, *_IMAGES) for frame in self._sequence(base)]
+        return [
+            frame for base in self.index.bases(self.root, "color", "rgb") for frame in self._sequence(base)
+        ]
 
     def _sequence(self, base: Path) -> list[Frame]:
-        images = next(
-            found for name in (*_IMAGES, "") if (found := self.index.stems(base / name)) or not name
-        )
-        inside = "" if base == self.root else f"{base.relative_to(self.root).as_posix()}/"
+        images = self.index.stems(base / "color") or self.index.stems(base / "rgb")
+        inside = self.inside(base)
         ordered = sorted(images, key=lambda stem: (len(stem), stem))  # 2 before 10
         return [
             Frame(f"{inside}{stem}", {"image": images[stem], "depth": base / "depth" / f"{stem}.png"})
             for stem in ordered
         ]
 
-    def read_calibration(self, frame: Frame, size: tuple[int, ...]) -> Calibration | None:
-        # The renderer's y axis points up, so its focal length is negative there.
-        camera = Calibration(481.2, 480.0, 319.5, 239.5, baseline_m=0.0, size=(480, 640))
-        return camera if tuple(size) == (480, 640) else camera.resized(size[0], size[1])
-
 
 @DATASETS.register("tum")
-class TUM(DepthFiles):
+class TUM(_RGBD):
     """TUM RGB-D sequences below `root`: `rgb.txt` and `depth.txt`, whose frames are joined by their times.
 
     An image goes with the depth nearest in time; one farther than `tolerance` from any is left out.
@@ -74,8 +82,7 @@ class TUM(DepthFiles):
 
     name = "tum"
     layout = "rgb.txt, depth.txt, rgb/TIME.png and depth/TIME.png, in one sequence or one folder a sequence"
-    scale = 5000.0
-    expected = (0.2, 10.0)
+    camera = Calibration(525.0, 525.0, 319.5, 239.5, baseline_m=0.0, size=(480, 640))
 
     def __init__(
         self,
@@ -88,26 +95,23 @@ class TUM(DepthFiles):
         super().__init__(root, split, **options)
 
     def list_frames(self) -> list[Frame]:
-        bases = [self.root, *self.index.folders(self.root)]
-        bases = [base for base in bases if self.index.files(base, (".txt",))]
         return [
             frame
-            for base in bases
-            if {"rgb.txt", "depth.txt"} <= set(self.index.files(base, (".txt",)))
+            for base in (self.root, *self.index.folders(self.root))
+            if self.index.has(base / "rgb.txt") and self.index.has(base / "depth.txt")
             for frame in self._sequence(base)
         ]
 
     def _sequence(self, base: Path) -> list[Frame]:
         images, depths = (self._times(base / name) for name in ("rgb.txt", "depth.txt"))
         times = [time for time, _ in depths]
-        inside = "" if base == self.root else f"{base.relative_to(self.root).as_posix()}/"
         frames = []
         for time, image in images:
             at = bisect_left(times, time)
             near = min(depths[max(0, at - 1) : at + 1], key=lambda one: abs(one[0] - time), default=None)
             if near is not None and abs(near[0] - time) <= self.tolerance:
                 files = {"image": base / image, "depth": base / near[1]}
-                frames.append(Frame(f"{inside}{Path(image).stem}", files))
+                frames.append(Frame(f"{self.inside(base)}{Path(image).stem}", files))
         return frames
 
     def _times(self, path: Path) -> list[tuple[float, str]]:
@@ -115,7 +119,3 @@ class TUM(DepthFiles):
             return sorted((float(time), file) for time, file in listed_frames(path, (2,)))
         except ValueError:
             raise UserError(f"{path}: a line begins with a time in seconds, then the file") from None
-
-    def read_calibration(self, frame: Frame, size: tuple[int, ...]) -> Calibration | None:
-        camera = Calibration(525.0, 525.0, 319.5, 239.5, baseline_m=0.0, size=(480, 640))
-        return camera if tuple(size) == (480, 640) else camera.resized(size[0], size[1])

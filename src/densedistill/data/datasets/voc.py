@@ -64,17 +64,13 @@ class VOC(ClassMaps):
         super().__init__(root, split, **options)
 
     def list_frames(self) -> list[Frame]:
-        for base in self.index.bases(self.root, "JPEGImages"):
-            lists = [self.split]
-            if self.augmented and self.split == "train":
-                lists = ["train_aug", "trainaug"]
-            ids = read_list(base, ("SegmentationAug", "Segmentation"), lists)
-            folder = "SegmentationClassAug" if self.augmented else "SegmentationClass"
-            return [
-                Frame(i, {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / folder / f"{i}.png"})
-                for i in ids
-            ]
-        return []
+        lists = ["train_aug", "trainaug"] if self.augmented and self.split == "train" else [self.split]
+        folder = "SegmentationClassAug" if self.augmented else "SegmentationClass"
+        return [
+            Frame(i, {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / folder / f"{i}.png"})
+            for base in self.index.bases(self.root, "JPEGImages")[:1]
+            for i in read_list(base, ("SegmentationAug", "Segmentation"), lists)
+        ]
 
 
 @DATASETS.register("voc_detection")
