@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -5,7 +6,8 @@ import torchvision.transforms.v2.functional as TF
 
 from densedistill import UserError
 from densedistill.data import create_dataset
-from densedistill.data.augment import OPTIONS, PRESETS, build_augmentation
+from densedistill.data.augment import OPTIONS, PRESETS, Options, build_augmentation
+from densedistill.data.augment_depth import relight as relight_by_channel
 from densedistill.data.colour import Light, add_noise, blur, compress, occlude, relight
 
 EVERYTHING = ("disparity", "disparity_right", "disparity_nonoccluded")
@@ -150,8 +152,12 @@ def test_a_pair_without_holes_is_mirrored_without_masks():
     assert torch.equal(sample["disparity"], maps["disparity_right"])
 
 
-def test_a_pair_is_not_mirrored_without_the_right_views_truth(plane):
-    sample = build_augmentation({"flip_horizontal": 1.0})(plane, rng())
+@pytest.mark.parametrize(
+    "more", [{}, {"disparity_right": "disparity", "left_next": "left"}], ids=["no right truth", "next frame"]
+)
+def test_a_pair_is_not_mirrored_where_more_is_known_of_one_view_than_of_the_other(plane, more):
+    pair = plane | {key: plane[like] for key, like in more.items()}
+    sample = build_augmentation({"flip_horizontal": 1.0})(pair, rng())
     assert torch.equal(sample["left"], plane["left"])
     assert sample["meta"]["view"]["flip"] == ""
 
@@ -275,6 +281,35 @@ def test_published_light_is_within_its_ranges_and_each_views_own():
     assert abs(np.corrcoef(left, right)[0, 1]) < 0.25
 
 
+@pytest.mark.parametrize("kind", ["published", "strong"])
+def test_a_camera_sees_both_times_in_one_light(kind):
+    pair = grey_pair()
+    pair |= {f"{view}_next": pair[view] for view in ("left", "right")}
+    lit = build_augmentation({"colour": kind, "occlusion": "none", "asymmetric": 1.0})(pair, rng())
+    assert torch.equal(lit["left"], lit["left_next"])
+    assert torch.equal(lit["right"], lit["right_next"])
+    assert not torch.equal(lit["left"], lit["right"])
+
+
+def test_contrast_is_about_the_mean_of_the_image_as_it_is_lit():
+    light = Light(brightness=1.2, gamma=0.8, contrast=1.4)
+    lit = relight(np.full((4, 4, 3), 100, np.uint8), light)
+    np.testing.assert_allclose(lit, 255 * (100 * 1.2 / 255) ** 0.8, atol=0.51)
+
+
+def test_light_by_channel_is_a_gamma_a_factor_and_one_for_each_channel():
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    lit = relight_by_channel(ramp, rng(), (1.3, 1.3), (0.8, 0.8), (0.9, 0.9), permute=0.0)
+    np.testing.assert_allclose(lit, 255 * (ramp / 255) ** 1.3 * 0.8 * 0.9, atol=0.51)
+    assert len(set(relight_by_channel(ramp, rng(), None, None, (0.5, 1.0), 0.0).mean((0, 1)))) == 3
+    pixel = np.array([[[1, 2, 3]]], np.uint8)
+    orders = {
+        tuple(relight_by_channel(pixel, rng(seed), None, None, None, 1.0)[0, 0].tolist())
+        for seed in range(60)
+    }
+    assert orders == {(1, 3, 2), (2, 1, 3), (2, 3, 1), (3, 1, 2)}
+
+
 def test_strong_light_is_the_same_for_both_views_but_for_the_asymmetric_share():
     for share, expected in ((0.0, 0.0), (1.0, 1.0), (0.2, 0.2)):
         augment = build_augmentation({"colour": "strong", "occlusion": "none", "asymmetric": share})
@@ -301,6 +336,26 @@ def test_rectangles_of_mean_colour_hide_parts_of_the_right_image_alone(motorcycl
             middle = sample["right"][:, changed].float()
             assert (middle - mean[:, None]).abs().max() <= 1
     assert np.mean(hidden) == pytest.approx(share, abs=0.15)
+
+
+@pytest.mark.parametrize("kind", ["published", "strong"])
+def test_rectangles_go_with_the_light_unless_they_are_chosen(motorcycle, kind):
+    options = {"crop": [96, 128], "colour": kind}
+    augments = [build_augmentation({**options, **more}) for more in ({}, {"occlusion": kind})]
+    without = build_augmentation({**options, "occlusion": "none"})
+    hidden = 0
+    for seed in range(15):
+        one, two = (augment(motorcycle, rng(seed))["right"] for augment in augments)
+        assert torch.equal(one, two)
+        hidden += not torch.equal(one, without(motorcycle, rng(seed))["right"])
+    assert 0 < hidden < 15
+
+
+def test_strong_hides_one_rectangle_or_two():
+    image = rng().integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    hidden = [int((occlude(image, rng(seed), "strong") != image).any(axis=2).sum()) for seed in range(60)]
+    assert max(hidden) > 100 * 100  # which is the largest that one can be
+    assert 40 * 40 < min(filter(None, hidden)) < 80 * 80
 
 
 def test_no_rectangle_is_larger_than_half_the_image():
@@ -333,6 +388,13 @@ def test_blur_and_jpeg_lose_detail_and_keep_the_mean(motorcycle):
         assert changed.mean() == pytest.approx(image.mean(), abs=1)
         assert not np.array_equal(changed, image)
     assert detail(blurred) < 0.7 * detail(image)
+
+
+def test_jpeg_is_never_worse_than_the_lowest_quality(motorcycle):
+    image = np.ascontiguousarray(motorcycle["left"][:, :64, :96].permute(1, 2, 0).numpy())
+    best = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1], cv2.IMREAD_COLOR)
+    for seed in range(5):
+        np.testing.assert_array_equal(compress(image, rng(seed), 95), best)
 
 
 @pytest.mark.parametrize("option", [{"noise": 10.0}, {"blur": 2.0}, {"jpeg": 20}], ids=str)
@@ -411,7 +473,9 @@ def test_a_wrong_option_is_refused_in_one_line(config, message):
     assert "\n" not in str(caught.value)
 
 
-def test_every_option_is_described():
-    from densedistill.data.augment import Options
+def test_several_teachers_strides_are_all_kept_to():
+    assert Options(snap=4).snapped(6).snap == 12
 
+
+def test_every_option_is_described():
     assert all(f"{name}:" in (Options.__doc__ or "") for name in OPTIONS)

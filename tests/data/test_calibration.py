@@ -40,6 +40,8 @@ def written(path, text):
 def test_middlebury_and_eth3d(tmp_path):
     found = read_calibration(written(tmp_path / "calib.txt", MIDDLEBURY))
     assert found == Calibration(994.978, 994.978, 311.193, 254.877, 0.193001, 31.086, (497, 741))
+    without = read_calibration(written(tmp_path / "calib.txt", MIDDLEBURY.replace("doffs=31.086\n", "")))
+    assert without.doffs == pytest.approx(found.doffs)
     # The formula on the benchmark's page: Z = baseline f / (d + doffs), in millimetres there.
     assert found.depth(np.array([50.0]))[0] == pytest.approx(193.001 * 994.978 / (50 + 31.086) / 1000)
 
@@ -82,10 +84,10 @@ def test_a_single_camera_of_opencv_has_no_baseline(tmp_path):
         read_calibration(path)
 
 
-def rectified(rig):
+def rectified(rig, flags=cv2.CALIB_ZERO_DISPARITY):
     cameras = (rig.left, rig.left_distortion, rig.right, rig.right_distortion)
     translation = rig.translation.reshape(3, 1)
-    options = {"flags": cv2.CALIB_ZERO_DISPARITY, "alpha": 0}
+    options = {"flags": flags, "alpha": 0}
     outputs = cv2.stereoRectify(*cameras, (320, 240), rig.rotation, translation, **options)
     return dict(zip(("R1", "R2", "P1", "P2", "Q"), outputs, strict=False))
 
@@ -104,8 +106,9 @@ def test_opencv_intrinsics_and_extrinsics(tmp_path, suffix, unit):
     np.testing.assert_allclose(found.raw.translation, a_rig().translation, rtol=1e-6)
 
 
-def test_opencv_q_alone_says_the_same_as_the_projections(tmp_path):
-    outputs = rectified(a_rig())
+@pytest.mark.parametrize("flags", [cv2.CALIB_ZERO_DISPARITY, 0], ids=["one principal point", "two"])
+def test_opencv_q_alone_says_the_same_as_the_projections(tmp_path, flags):
+    outputs = rectified(a_rig(), flags)
     save(tmp_path / "q.yml", {"Q": outputs["Q"]})
     save(
         tmp_path / "p.yml",
@@ -113,8 +116,32 @@ def test_opencv_q_alone_says_the_same_as_the_projections(tmp_path):
     )
     from_q, from_p = read_calibration(tmp_path / "q.yml"), read_calibration(tmp_path / "p.yml")
     assert from_p.size == (240, 320)
+    assert from_p.doffs == outputs["P2"][0, 2] - outputs["P1"][0, 2]
+    assert (abs(from_p.doffs) > 1) == (flags == 0)
     for key in ("fx", "fy", "cx", "cy", "baseline_m", "doffs"):
         assert getattr(from_q, key) == pytest.approx(getattr(from_p, key), abs=1e-9)
+
+
+def test_opencvs_raw_cameras_alone_say_what_they_can(tmp_path):
+    rig = a_rig()
+    other = rig.right.copy()
+    other[0, 2] += 7
+    turned = cv2.Rodrigues(rig.rotation)[0]  # a rotation vector will do
+    save(tmp_path / "raw.yml", {"K1": rig.left, "K2": other, "R": turned, "T": rig.translation})
+    found = read_calibration(tmp_path / "raw.yml")
+    assert (found.fx, found.cx, found.doffs) == (400, 160, 7)
+    assert found.baseline_m == pytest.approx(np.linalg.norm(rig.translation))
+    np.testing.assert_allclose(found.raw.rotation, rig.rotation, atol=1e-9)
+    assert not found.raw.left_distortion.any()
+
+
+@pytest.mark.parametrize(("stored", "metres"), [(2.0, 2.0), (10.0, 0.01)])
+def test_lengths_of_opencv_from_five_on_are_millimetres(tmp_path, stored, metres):
+    left = np.array([[400.0, 0, 160, 0], [0, 400, 120, 0], [0, 0, 1, 0]])
+    right = left.copy()
+    right[0, 3] = -400 * stored
+    save(tmp_path / "p.yml", {"P1": left, "P2": right})
+    assert read_calibration(tmp_path / "p.yml").baseline_m == pytest.approx(metres)
 
 
 def test_depth_from_q_is_opencvs(tmp_path):
@@ -129,14 +156,17 @@ def test_depth_from_q_is_opencvs(tmp_path):
 
 
 def test_depth_is_zero_where_disparity_is_unknown():
-    depth = Calibration(100, 100, 0, 0, 0.5).depth(np.array([0.0, -1.0, np.inf, np.nan, 10.0]))
-    np.testing.assert_allclose(depth, [0, 0, 0, 0, 5])
+    for doffs in (0, 4):
+        calibration = Calibration(100, 100, 0, 0, 0.5, doffs)
+        depth = calibration.depth(np.array([0.0, -1.0, np.inf, np.nan, 10.0 - doffs]))
+        np.testing.assert_allclose(depth, [0, 0, 0, 0, 5])
 
 
 def test_a_resized_calibration_gives_the_same_depth():
     whole = Calibration(1000, 1000, 499.5, 299.5, 0.2, 30.0, (600, 1000))
-    half = whole.resized(300, 500)
-    assert (half.cx, half.cy) == (249.5, 149.5)
+    half = whole.resized(400, 500)
+    assert (half.fx, half.cx) == (500, 249.5)
+    assert (half.fy, half.cy) == (pytest.approx(1000 * 2 / 3), 199.5)
     np.testing.assert_allclose(half.depth(np.array([20.0])), whole.depth(np.array([40.0])))
 
 
@@ -177,24 +207,6 @@ def test_cameras_above_each_other_are_refused():
         rectify(upright, *[np.zeros((240, 320, 3), np.uint8)] * 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("calib.txt", "hello", "no calibration of KITTI .* Middlebury .* OpenCV"),
-        ("calib.txt", "", "is empty"),
-        ("calib.txt", "cam0=[1 0 0; 0 1 0; 0 0 1]\n", "no whole Middlebury calibration"),
-        ("calib.txt", "P2: 1 2 3\n", "no 3x4 projections of the cameras"),
-        ("calib.yml", "%YAML:1.0\n---\na: 1\n", "has neither P1 and P2, nor Q"),
-        ("calib.yml", "%YAML:1.0\n---\nM1: [", "FileStorage"),
-    ],
-)
-def test_what_is_no_calibration_is_named_in_one_line(tmp_path, name, text, message):
-    with pytest.raises(UserError, match=message) as caught:
-        read_calibration(written(tmp_path / name, text))
-    assert name in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_cameras_the_other_way_round_are_refused():
     rig = a_rig()
     swapped = RawRig(*(rig.left, rig.left_distortion) * 2, np.eye(3), np.array([0.12, 0, 0]))
@@ -205,6 +217,12 @@ def test_cameras_the_other_way_round_are_refused():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.txt", "hello", "no calibration of KITTI .* Middlebury .* OpenCV"),
+        ("a.txt", "", "is empty"),
+        ("a.txt", "cam0=[1 0 0; 0 1 0; 0 0 1]\n", "no whole Middlebury calibration"),
+        ("a.txt", "P2: 1 2 3\n", "no 3x4 projections of the cameras"),
+        ("a.yml", "%YAML:1.0\n---\na: 1\n", "has neither P1 and P2, nor Q"),
+        ("a.yml", "%YAML:1.0\n---\nM1: [", "FileStorage"),
         (
             "a.txt",
             "P0: 7 0 6 0 0 7 2 0 0 0 1 0\nP1: 7 0 6 3 0 7 2 0 0 0 1 0\n",
@@ -225,9 +243,8 @@ def test_cameras_the_other_way_round_are_refused():
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_a_calibration_without_a_pair_is_named_in_one_line(name, text, message, tmp_path):
-    (tmp_path / name).write_text(text)
+def test_what_is_no_calibration_of_a_pair_is_named_in_one_line(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message) as caught:
-        read_calibration(tmp_path / name)
+        read_calibration(written(tmp_path / name, text))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)

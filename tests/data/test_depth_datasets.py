@@ -11,6 +11,7 @@ import densedistill as dd
 from densedistill.data import create_dataset, formats
 from densedistill.data.augment import build_augmentation
 from densedistill.data.augment_depth import rotate
+from densedistill.data.calibration import Calibration
 from densedistill.data.nyu_labelled import LabelledFile, write_official
 
 
@@ -427,11 +428,14 @@ def test_what_a_roll_would_make_untrue_is_refused(key, value):
         build_augmentation({"rotate": 1.0}, "depth")({**sample_of(), key: value}, np.random.default_rng(0))
 
 
-def test_boxes_are_cut_as_their_image_is():
+def test_boxes_and_calibration_are_cut_as_their_image_is():
     sample = {**sample_of(), "boxes": torch.tensor([[0.0, 0, 143, 145]]), "classes": torch.tensor([3])}
+    sample["meta"] = {"calibration": Calibration(500, 500, 320, 240, 0.0, size=(480, 640))}
     cut = build_augmentation({"frame": "nyu"}, "detection")(sample, np.random.default_rng(0))
     assert cut["boxes"].tolist() == [[0, 0, 100, 100]]
     assert cut["meta"]["size"] == cut["image"].shape[-2:] == (427, 565)
+    camera = cut["meta"]["calibration"]
+    assert (camera.fx, camera.cx, camera.cy, camera.size) == (500, 320 - 43, 240 - 45, (427, 565))
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,21 @@ def test_disparity_beyond_kitti_png_is_refused_and_nothing_written(tmp_path):
     formats.write_disparity_png(tmp_path / "map.png", np.array([[1.0, np.inf]]), np.array([[True, False]]))
 
 
+def test_depth_png_holds_what_is_known_and_what_is_too_far_as_its_largest_value(tmp_path):
+    depth = np.array([[0, -1, np.nan, np.inf, 1e-6, 2.5, 1e6]])
+    formats.write_depth_png(tmp_path / "map.png", depth, 256.0)
+    stored = np.asarray(Image.open(tmp_path / "map.png"))
+    np.testing.assert_array_equal(stored, [[0, 0, 0, 0, 1, 640, 65535]])
+
+
 def test_read_disparity_goes_by_the_suffix(tmp_path):
-    values = np.array([[1.5, 2.0]], np.float32)
+    values = np.array([[1.5, 2.0], [3.25, 4.0]], np.float32)
     formats.write_pfm(tmp_path / "a.pfm", values)
     formats.write_npy(tmp_path / "a.npy", values[None].astype(np.float64))
     formats.write_disparity_png(tmp_path / "a.png", values)
-    for suffix in ("pfm", "npy", "png"):
-        read = formats.read_disparity(tmp_path / f"a.{suffix}")
+    formats.write_npy(tmp_path / "last.npy", values[..., None])
+    for name in ("a.pfm", "a.npy", "last.npy", "a.png"):
+        read = formats.read_disparity(tmp_path / name)
         assert read.dtype == np.float32
         np.testing.assert_array_equal(read, values)
     np.testing.assert_array_equal(formats.read_disparity(tmp_path / "a.pfm", scale=0.5), values * 2)
@@ -158,12 +166,16 @@ def test_16_bit_images_become_8_bit(tmp_path):
     np.testing.assert_array_equal(formats.read_image(tmp_path / "colour.png"), [[[255, 1, 0]]])
 
 
-def test_12_bit_views_in_16_bit_files_are_scaled_alike(tmp_path):
-    formats.write_image(tmp_path / "left.png", np.array([[0, 4095]], np.uint16))
-    formats.write_image(tmp_path / "right.png", np.array([[0, 1000]], np.uint16))
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_views_of_fewer_bits_in_16_bit_files_are_scaled_alike(tmp_path, bits):
+    white = 2**bits - 1
+    formats.write_image(tmp_path / "left.png", np.array([[0, white]], np.uint16))
+    formats.write_image(tmp_path / "right.png", np.array([[0, white // 4]], np.uint16))
     left, right = formats.read_images(tmp_path / "left.png", tmp_path / "right.png")
-    assert left.max() == 255
-    assert right.max() == 62
+    assert (left.max(), right.max()) == (255, 64)
+    if bits < 16:  # one more than white is of the next depth
+        formats.write_image(tmp_path / "left.png", np.array([[0, white + 1]], np.uint16))
+        assert formats.read_image(tmp_path / "left.png").max() == 64
 
 
 def test_jpeg_is_read_as_pillow_reads_it(tmp_path):
