@@ -173,9 +173,9 @@ def test_one_image_is_mirrored_as_it_is():
 
 
 def test_boxes_follow_and_vanish_with_what_they_hold(plane):
-    boxes = torch.tensor([[10.0, 10, 30, 20], [80, 50, 90, 60]])
-    sample = {**plane, "boxes": boxes, "classes": torch.tensor([3, 4])}
-    sample |= {"ignored_boxes": boxes.flip(0), "ignored_classes": torch.tensor([5, 6])}
+    boxes = torch.tensor([[10.0, 10, 30, 20], [80, 50, 90, 60], [10, 10, 25.5, 20]])
+    sample = {**plane, "boxes": boxes[:2], "classes": torch.tensor([3, 4])}
+    sample |= {"ignored_boxes": boxes.flip(0), "ignored_classes": torch.tensor([7, 5, 6])}
     window = build_augmentation({"crop": [30, 40], "position": "centre"})(sample, rng())
     assert window["boxes"].tolist() == [[0, 0, 5, 5]]  # the crop begins at (25, 15)
     assert window["classes"].tolist() == [3]
@@ -196,6 +196,22 @@ def test_decalibration_moves_the_right_image_in_rows_only(plane):
         moved = np.arange(60)[:, None] - y
         assert 0.1 < np.abs(moved[inner].mean()) < 2.1 or seed
         assert np.abs(moved[inner]).max() <= 2 + np.tan(np.radians(0.5)) * 45 + 1
+
+
+def test_a_crop_of_a_decalibrated_pair_is_what_the_whole_shows_there(plane):
+    options = {"decalibrate": (8.0, 3.0)}
+    pair = plane | {"right_next": plane["right"]}
+    for seed in range(5):
+        whole = build_augmentation(options)(pair, rng(seed))
+        part = build_augmentation({**options, "crop": [20, 70], "position": "centre"})(pair, rng(seed))
+        assert torch.equal(part["right"], whole["right"][:, 20:40, 10:80])
+        assert torch.equal(part["right_next"], part["right"])
+
+
+def test_every_frame_of_a_sequence_is_scaled():
+    frames = torch.arange(4, dtype=torch.uint8).mul(50).view(4, 1, 1, 1).expand(4, 3, 8, 12)
+    scaled = build_augmentation({"scale": (1.0, 1.0)}, "depth")({"image": frames, "meta": {}}, rng())
+    assert torch.equal(scaled["image"], frames[..., :1, :1].expand(4, 3, 16, 24))
 
 
 # Crops

@@ -143,6 +143,37 @@ def test_limit_spreads_over_the_whole_set(make):
     assert make("kitti2015").open(limit=3).names == ["000100_10", "000102_10", "000104_10"]
 
 
+@pytest.mark.parametrize("right", ["disparity_right", "disparity/right"])
+def test_a_folders_right_disparity_is_read_from_either_place(make, right):
+    layout = make("folder_pfm")
+    (layout.root / "disparity").rename(layout.root / "left_truth")
+    for folder in ("disparity", right):
+        (layout.root / folder).mkdir(exist_ok=True)
+    (layout.root / "left_truth").rename(layout.root / "disparity" / "left")
+    truth = layout.scenes["single"].disparity_right
+    formats.write_pfm(layout.root / right / "single.pfm", truth)
+    *others, last = layout.open(want=ALL)
+    np.testing.assert_array_equal(last["disparity"][0].numpy(), layout.scenes["single"].disparity)
+    np.testing.assert_array_equal(last["disparity_right"][0].numpy(), truth)
+    assert all("disparity_right" not in sample for sample in others)
+
+
+@pytest.mark.parametrize(
+    ("stem", "height", "scale"),
+    [
+        *(("disp2", height, scale) for height, scale in ((375, 4), (750, 2), (1500, 1), (500, 4))),
+        *(("disp1", height, scale) for height, scale in ((370, 3), (555, 2), (1110, 1), (500, 3))),
+    ],
+)
+def test_middleburys_8_bits_are_scaled_by_the_height_of_the_image(tmp_path, stem, height, scale):
+    for name in ("im2", "im6") if stem == "disp2" else ("view1", "view5"):
+        formats.write_image(tmp_path / f"{name}.png", np.zeros((height, 3, 3), np.uint8))
+    formats.write_image(tmp_path / f"{stem}.png", np.full((height, 3), 60, np.uint8))
+    sample = create_dataset("middlebury2003", tmp_path)[0]
+    assert sample["disparity"].unique().tolist() == [60 / scale]
+    assert "disparity_nonoccluded" not in sample
+
+
 def test_labels_beside_the_views_are_a_folders_disparity(make):
     layout = make("folder_8_bit")
     before = layout.open(disparity_scale=256)[0]

@@ -48,6 +48,8 @@ def test_a_plain_folder_is_read(images, truth, tmp_path):
     for stem in ("b", "sub/a"):
         image(tmp_path / images / f"{stem}.png")
         depth(tmp_path / truth / f"{stem}.png")
+    for hidden in ("._b", ".trash/c"):  # what a Mac and a file manager leave behind
+        image(tmp_path / images / f"{hidden}.png")
     samples = create_dataset("depth_folder", tmp_path)
     assert samples.names == ["b", "sub/a"]
     assert samples.task == "depth"
@@ -254,7 +256,8 @@ def test_the_labelled_file_is_read_without_matlab(tmp_path):
     assert (sample["depth"][:, 100:] == 3).all()
     assert create_dataset("nyu", path, "test", dense=True)[0]["depth_valid"].all()
     assert sample["meta"]["calibration"].fx == pytest.approx(518.8579)
-    assert create_dataset("nyu", path, "train", part="nyu")[0]["image"].shape == (3, 427, 565)
+    inner = create_dataset("nyu", path, "test", part="nyu")[0]["image"]
+    assert torch.equal(inner, sample["image"][:, 45:472, 43:608])
 
 
 def test_the_official_split_is_written_and_read_back(tmp_path):
@@ -316,7 +319,9 @@ def test_a_list_of_synchronised_frames_is_read(columns, tmp_path):
     if columns > 3:
         words.append("518.8579")
     (tmp_path / "train.txt").write_text(" ".join(words) + "\n")
-    check(create_dataset("nyu", tmp_path, list="train.txt")[0], 2.5)
+    sample = create_dataset("nyu", tmp_path, list="train.txt")[0]
+    check(sample, 2.5)
+    assert sample["meta"]["calibration"] is None, "it is of 640x480 px"
     if columns > 2:
         check(create_dataset("nyu", tmp_path, list="train.txt", dense=True)[0], 2.75)
     else:
@@ -349,7 +354,7 @@ def test_the_frames_that_ship_are_icl_nuims_living_room():
 
 def test_tums_frames_are_joined_by_time(tmp_path):
     images, depths = [], []
-    for i, shift in enumerate((0.005, 0.019, 0.5)):
+    for i, shift in enumerate((0.005, -0.019, 0.5)):  # the depth was taken before or after the image
         time = 1305031102.0 + i
         image(tmp_path / f"rgb/{time:.6f}.png")
         depth(tmp_path / f"depth/{time + shift:.6f}.png", 1.5 + i, 5000.0)
@@ -360,6 +365,8 @@ def test_tums_frames_are_joined_by_time(tmp_path):
     samples = create_dataset("tum", tmp_path)
     assert len(samples) == 2
     check(samples[1], 2.5)
+    camera = samples[0]["meta"]["calibration"]
+    assert (camera.fx, camera.cx, camera.size) == (525 * 32 / 640, 320 * 32 / 640 - 0.5, (24, 32))
     assert len(create_dataset("tum", tmp_path, tolerance=1.0)) == 3
     (tmp_path / "rgb.txt").write_text("now rgb/1.png\n")
     with pytest.raises(dd.UserError, match="begins with a time in seconds"):

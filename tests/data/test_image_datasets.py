@@ -114,6 +114,15 @@ def test_cityscapes_maps_label_ids_to_train_ids(tmp_path):
     assert "labels" not in create_dataset("cityscapes", root=tmp_path, split="test")[0]
 
 
+@pytest.mark.parametrize(("split", "options"), [("train_extra", {}), ("train", {"quality": "coarse"})])
+def test_cityscapes_coarse_labels_lie_in_a_folder_of_their_own(tmp_path, split, options):
+    picture(tmp_path / "leftImg8bit" / split / "ulm" / "ulm_1_leftImg8bit.png", (4, 8))
+    for kind, stored in (("gtFine", 7), ("gtCoarse", 8)):
+        labels(tmp_path / kind / split / "ulm" / f"ulm_1_{kind}_labelIds.png", np.full((4, 8), stored))
+    dataset = create_dataset("cityscapes", root=tmp_path, split=split, **options)
+    assert dataset[0]["labels"].unique().tolist() == [1]
+
+
 def test_cityscapes_table_is_that_of_its_own_scripts():
     theirs = {
         label.id: label.trainId for label in scripts.labels if 0 <= label.trainId < 19 and label.id >= 0
@@ -138,6 +147,13 @@ def test_voc_reads_its_lists_and_borders_are_void(tmp_path):
     assert dataset.names == ["a", "b"]
     assert dataset[0]["labels"].unique().tolist() == [20, 255]
     assert create_dataset("voc", root=tmp_path, split="val").names == ["b"]
+    (lists / "train_aug.txt").rename(lists / "trainaug.txt")
+    assert create_dataset("voc", root=tmp_path).names == ["a", "b"]
+    (tmp_path / "ImageSets" / "Segmentation").mkdir()
+    (tmp_path / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    labels(tmp_path / "SegmentationClass" / "a.png", np.full((12, 16), 3))
+    original = create_dataset("voc", root=tmp_path, augmented=False)
+    assert (original.names, original[0]["labels"].unique().tolist()) == (["a"], [3])
 
 
 def test_a_folder_of_your_own_takes_numbers_ids_and_colours(tmp_path):
@@ -205,8 +221,10 @@ def test_boxes_in_xml_count_pixels_from_one(cells):
     assert sample["boxes"].tolist() == [[0, 0, 80, 60], [10, 20, 30, 40]]
     assert sample["boxes"].dtype == torch.float32
     assert sample["classes"].tolist() == [0, 1]
-    small = create_dataset("bccd", root=cells.parent, size=[30, 40])[0]
-    assert small["boxes"].tolist() == [[0, 0, 40, 30], [5, 10, 15, 20]]
+    small = create_dataset("bccd", root=cells.parent, size=[30, 20])[0]
+    assert small["boxes"].tolist() == [[0, 0, 20, 30], [2.5, 10, 7.5, 20]]
+    write_cells(cells, ("RBC", (0, 0, 81, 61), 0))  # a pixel beyond each side, as some tools write it
+    assert create_dataset("bccd", root=cells.parent)[0]["boxes"].tolist() == [[0, 0, 80, 60]]
 
 
 def test_difficult_objects_stand_aside_unless_they_are_to_count(cells):
@@ -226,9 +244,10 @@ def test_difficult_objects_stand_aside_unless_they_are_to_count(cells):
 
 def test_boxes_follow_the_image_through_crop_and_mirror(cells):
     sample = create_dataset("bccd", root=cells.parent)[0]
-    augment = build_augmentation({"crop": [60, 80], "flip_horizontal": 1.0}, "detection")
-    mirrored = augment(sample, np.random.default_rng(0))
-    assert mirrored["boxes"].tolist() == [[0, 0, 80, 60], [50, 20, 70, 40]]
+    for exponent, factor in ((0.0, 1), (1.0, 2)):
+        options = {"scale": (exponent, exponent), "flip_horizontal": 1.0}
+        mirrored = build_augmentation(options, "detection")(sample, np.random.default_rng(0))
+        assert torch.equal(mirrored["boxes"], factor * torch.tensor([[0.0, 0, 80, 60], [50, 20, 70, 40]]))
 
 
 @pytest.mark.parametrize(
@@ -264,19 +283,6 @@ def test_voc_detection_takes_your_own_classes(cells):
     assert dataset[0]["classes"].tolist() == [1, 0]
 
 
-def test_coco_tells_images_of_one_name_in_two_folders_apart(tmp_path):
-    content = {"categories": [{"id": 1, "name": "cell"}], "images": [], "annotations": []}
-    for number, folder in enumerate("ab"):
-        picture(tmp_path / "images" / folder / "0001.jpg", (40, 50))
-        content["images"].append({"id": number, "file_name": f"{folder}/0001.jpg"})
-        box = [10 * number, 5, 20, 30]
-        content["annotations"].append({"image_id": number, "category_id": 1, "bbox": box})
-    (tmp_path / "cells.json").write_text(json.dumps(content))
-    dataset = create_dataset("coco", root=tmp_path, annotations="cells.json", images="images")
-    assert dataset.names == ["a/0001", "b/0001"]
-    assert [sample["boxes"].tolist() for sample in dataset] == [[[0, 5, 20, 35]], [[10, 5, 30, 35]]]
-
-
 def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
     for name in ("000000000001.jpg", "000000000002.jpg"):
         picture(tmp_path / "val2017" / name, (40, 50))
@@ -286,6 +292,7 @@ def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
         "annotations": [
             {"image_id": 1, "category_id": 90, "bbox": [10, 5, 20, 30]},
             {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "iscrowd": 1},
+            {"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 0]},
         ],
     }
     path = tmp_path / "annotations" / "instances_val2017.json"
@@ -293,8 +300,10 @@ def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
     path.write_text(json.dumps(content))
     dataset = create_dataset("coco", root=tmp_path, split="val")
     assert dataset.classes == ("person", "toothbrush")
-    assert dataset[0]["boxes"].tolist() == [[10, 5, 30, 35]]
+    assert dataset[0]["boxes"].tolist() == [[10, 5, 30, 35]]  # the one without size is left out
     assert dataset[0]["classes"].tolist() == [1]
+    with pytest.raises(dd.UserError, match="of a 'person' has no size"):
+        create_dataset("coco", root=tmp_path, split="val", bad_boxes="refuse")[0]
     assert dataset[0]["ignored_boxes"].tolist() == [[0, 0, 5, 5]]
     assert dataset[0]["ignored_classes"].tolist() == [0]
     assert dataset[1]["boxes"].shape == (0, 4)
@@ -316,9 +325,11 @@ def test_coco_tells_pictures_of_one_name_in_several_folders_apart(tmp_path):
     content = {
         "categories": [{"id": 1, "name": "person"}],
         "images": [{"id": 1, "file_name": "a/1.jpg"}, {"id": 2, "file_name": "../images/b/1.jpg"}],
-        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 30]}],
+        "annotations": [
+            {"image_id": number, "category_id": 1, "bbox": [10 * number, 5, 20, 30]} for number in (1, 2)
+        ],
     }
     (tmp_path / "mine.json").write_text(json.dumps(content))
     dataset = create_dataset("coco", root=tmp_path, annotations="mine.json", images="images")
     assert dataset.names == ["a/1", "images/b/1"]
-    assert [len(dataset[i]["boxes"]) for i in (0, 1)] == [1, 0]
+    assert [sample["boxes"].tolist() for sample in dataset] == [[[10, 5, 30, 35]], [[20, 5, 40, 35]]]

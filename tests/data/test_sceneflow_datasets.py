@@ -22,12 +22,12 @@ def pfm(path, value, channels=None):
     formats.write_pfm(path, np.full((*SIZE, *([channels] if channels else [])), value, np.float32))
 
 
-def truth(base, stem, first, second, motion, names=("disp_occ_0", "disp_occ_1", "flow_occ")):
+def truth(base, stem, first, second, motion, names=("disp_occ_0", "disp_occ_1", "flow_occ"), unknown=1):
     for name, value in zip(names, (first, second, motion), strict=True):
         path = base / name / f"{stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         known = np.ones(SIZE, bool)
-        known[0] = False
+        known[:unknown] = False
         if name.startswith("flow"):
             formats.write_flow_png(path, np.full((*SIZE, 2), value, np.float32), known)
         else:
@@ -43,7 +43,7 @@ def kitti(tmp_path):
                 picture(base / view / f"{sequence:06d}_{number:02d}.png", number)
         stem = f"{sequence:06d}_10"
         truth(base, stem, 20, 22, -3)
-        truth(base, stem, 20, 22, -3, ("disp_noc_0", "disp_noc_1", "flow_noc"))
+        truth(base, stem, 20, 22, -3, ("disp_noc_0", "disp_noc_1", "flow_noc"), unknown=3)
         picture(base / "obj_map" / f"{stem}.png", 0)
         for number in (9, 10, 19):
             truth(tmp_path / "proxy", f"{sequence:06d}_{number:02d}", 5, 6, 7, ("disp_0", "disp_1", "flow"))
@@ -58,16 +58,29 @@ def test_kitti_scene_flow_is_the_annotated_pair(kitti):
     assert data.names == ["000000_10", "000159_10", "000160_10"]
     sample = data[0]
     assert sample["left"].shape == (3, *SIZE)
-    assert (sample["left"] == 10).all()
-    assert (sample["left_next"] == 11).all()
+    for view in ("left", "right"):
+        assert (sample[view] == 10).all()
+        assert (sample[f"{view}_next"] == 11).all()
     assert sample["disparity"][0, 1, 0] == 20
     assert sample["disparity_next"][0, 1, 0] == 22
     assert sample["flow"].shape == (2, *SIZE)
     assert (sample["flow"][:, 1:] == -3).all()
     assert not sample["flow_valid"][0, 0].any()
     assert sample["flow_valid"][0, 1:].all()
-    assert sample["disparity_nonoccluded"].sum() == sample["disparity_valid"].sum() == 40
+    for key in ("disparity", "disparity_next", "flow"):
+        assert (sample[f"{key}_valid"].sum(), sample[f"{key}_nonoccluded"].sum()) == (40, 24)
     assert sample["objects"].sum() == 24
+
+
+def test_kittis_test_sequences_are_images_and_the_cameras_that_took_them(kitti):
+    (kitti / "training").rename(kitti / "testing")
+    rows = [f"P_rect_0{n}: 700 0 {600 + n} {-70 * n} 0 700 180 0 0 0 1 0" for n in range(4)]
+    (kitti / "testing/calib_cam_to_cam").mkdir()
+    (kitti / "testing/calib_cam_to_cam/000159.txt").write_text("\n".join(rows))
+    data = dd.create_dataset("kitti2015_sceneflow", root=kitti, split="test")
+    assert data[0].keys() == {"left", "right", "left_next", "right_next", "meta"}
+    assert data[0]["meta"]["calibration"] is None
+    assert data[1]["meta"]["calibration"].cx == 602
 
 
 def test_kittis_division_is_by_sequence(kitti):
@@ -153,8 +166,27 @@ def test_flyingthings3d_subset_layout_is_negated_and_clips_do_not_run_into_each_
     sample = data[0]
     assert (sample["disparity"] == 12).all()
     assert (sample["disparity_next"] == 10).all()
-    assert (sample["left_next"] == 9).all()
+    for view in ("left", "right"):
+        assert ((sample[view] == 8) & (sample[f"{view}_next"] == 9)).all()
     assert (sample["flow"] == 4).all()
+    assert "flow_nonoccluded" not in sample
+    hidden = base / "flow_occlusions" / "left" / "into_future" / "0000008.png"
+    formats.write_image(hidden, np.where(np.arange(48).reshape(SIZE) < 5, 255, 0).astype(np.uint8))
+    assert dd.create_dataset("flyingthings3d", root=tmp_path)[0]["flow_nonoccluded"].sum() == 43
+
+
+def test_flyingthings3d_leaves_out_what_is_known_to_be_broken_in_the_subset(tmp_path):
+    base = tmp_path / "val"
+    for number in (878, 879, 3147, 3148):  # the flow of 879 and of 3147 is broken
+        for view in ("left", "right"):
+            picture(base / "image_final" / view / f"{number:07d}.png", number % 200)
+        for folder in ("disparity/left", "disparity_change/left/into_future"):
+            pfm(base / folder / f"{number:07d}.pfm", 1.0)
+        (base / "flow/left/into_future").mkdir(parents=True, exist_ok=True)
+        formats.write_flo(base / f"flow/left/into_future/{number:07d}.flo", np.zeros((*SIZE, 2), np.float32))
+    options = {"root": tmp_path, "split": "test", "rendering": "final"}
+    assert dd.create_dataset("flyingthings3d", **options).names == ["0000878"]
+    assert dd.create_dataset("flyingthings3d", **options, skip_broken=False).names == ["0000878", "0003147"]
 
 
 def test_flyingthings3d_of_both_signs_is_refused(tmp_path):
@@ -185,21 +217,51 @@ def test_sintel_reads_flow_and_what_is_invalid(tmp_path):
 
 
 def test_the_disparity_at_t1_is_read_alone_too(tmp_path, kitti):
-    base = tmp_path / "fly"
-    for stem in ("0006", "0007"):
-        for view in ("left", "right"):
-            picture(base / f"frames_cleanpass/TRAIN/A/0000/{view}/{stem}.png")
-    pfm(base / "disparity/TRAIN/A/0000/left/0006.pfm", 20)
-    pfm(base / "disparity_change/TRAIN/A/0000/into_future/left/0006.pfm", 2)
-    flow = base / "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm"
-    pfm(flow, -3, 3)
-    for name, root in (("flyingthings3d", base), ("kitti2015_sceneflow", kitti)):
+    things_full(tmp_path / "fly")
+    for name, root, value in (("flyingthings3d", tmp_path / "fly", 10), ("kitti2015_sceneflow", kitti, 22)):
         sample = dd.create_dataset(name, root=root, want=["disparity_next"])[0]
-        assert sample["disparity_next"].max() == 22
+        assert sample["disparity_next"].max() == value
         assert not {"disparity", "flow"} & sample.keys()
-    pfm(flow, -3)
+
+
+def test_flow_of_one_channel_or_no_number_is_told_or_masked(tmp_path):
+    things_full(tmp_path)
+    path = tmp_path / "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm"
+    flow = np.ones((*SIZE, 3), np.float32)
+    flow[1, 2, 1] = np.nan
+    formats.write_pfm(path, flow)
+    sample = dd.create_dataset("flyingthings3d", root=tmp_path)[0]
+    assert sample["flow_valid"].sum() == 47
+    assert (sample["flow"][:, 1, 2] == 0).all()
+    pfm(path, -3)
     with pytest.raises(dd.UserError, match="has one channel; flow has x and y"):
-        dd.create_dataset("flyingthings3d", root=base)[0]
+        dd.create_dataset("flyingthings3d", root=tmp_path)[0]
+
+
+def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
+    base = tmp_path / "training"
+    for number in (1, 2, 3):
+        picture(base / "clean_left" / "cave_2" / f"frame_{number:04d}.png", number)
+        if number < 3:
+            picture(base / "clean_right" / "cave_2" / f"frame_{number:04d}.png", 10 * number)
+        flow = base / "flow" / "cave_2" / f"frame_{number:04d}.flo"
+        flow.parent.mkdir(parents=True, exist_ok=True)
+        values = np.full((*SIZE, 2), number, np.float32)
+        values[0, 0, 0] = 1e10  # the format's word for unknown
+        formats.write_flo(flow, values)
+    hidden = np.where(np.arange(48).reshape(SIZE) < 5, 255, 0).astype(np.uint8)
+    formats.write_image(base / "occlusions/cave_2/frame_0001.png", hidden)
+    coded = np.broadcast_to(np.array([3, 32, 128], np.uint8), (*SIZE, 3)).copy()
+    formats.write_image(base / "disparities/cave_2/frame_0001.png", coded)
+    data = dd.create_dataset("sintel", root=tmp_path)
+    first, second = data
+    assert (first["right"] == 10).all()
+    assert (first["right_next"] == 20).all()
+    assert first["disparity"].unique().tolist() == [3 * 4 + 32 / 64 + 128 / 16384]
+    assert (first["flow_valid"].sum(), first["flow_nonoccluded"].sum()) == (47, 43)
+    assert not {"right", "right_next", "disparity"} & second.keys(), "its next frame has no right view"
+    base.rename(tmp_path / "test")
+    assert "flow" not in dd.create_dataset("sintel", root=tmp_path, split="test")[0]
 
 
 @pytest.mark.parametrize("folder", ["disp_noc_0", "obj_map"])

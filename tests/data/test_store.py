@@ -62,6 +62,20 @@ def test_a_frame_is_read_by_its_name_and_the_same_content_gives_the_same_bytes(t
     assert pickle.loads(pickle.dumps(store)).read("scene/0")["disparity"].mean() == 1
 
 
+def test_more_shards_than_are_kept_open_are_read_in_any_order(tmp_path):
+    frames = 40
+    for number in range(frames):
+        values = np.full((1, 2, 3), number, np.float32)
+        write_receipt(
+            tmp_path, number, write_shard(tmp_path, number, [(str(number), {"d": (values, "fixed")})])
+        )
+    write_manifest(tmp_path, {"version": 1, "write": "shards", "shards": frames, "complete": True})
+    store = Store(tmp_path)
+    for number in (*range(frames), 0, 39, 20, *range(frames)):
+        assert store.read(str(number))["d"].unique().tolist() == [number]
+    assert len(store._archives) < frames
+
+
 def test_a_value_that_is_no_number_is_refused_by_name_and_nothing_is_written(tmp_path):
     bad = np.full((1, 2, 2), np.nan, np.float32)
     with pytest.raises(dd.UserError, match="frame 'x', disparity: 4 of 4 values are no number"):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densedistill.data.loader import Mixture, StepSampler, make_loader, open_mixture, shares
+from densedistill.data.loader import Mixture, StepSampler, default_workers, make_loader, open_mixture, shares
 from densedistill.errors import UserError
 from densedistill.recipes import DataSet
 
@@ -59,6 +59,20 @@ def test_processes_and_parts_together_see_the_batch_of_one(processes, parts):
         StepSampler([30], 6, world_size=4)
 
 
+def test_the_order_of_a_seed_is_what_it_always_was():
+    """Runs are resumed, and compared with earlier ones, by it."""
+    assert StepSampler([7], 3, seed=1).batch(0) == [(0, 5, 0), (0, 0, 0), (0, 1, 0)]
+    assert StepSampler([7], 3, seed=2).batch(3) == [(0, 3, 1), (0, 6, 1), (0, 5, 1)]
+    mixed = StepSampler([4, 6], 5, seed=1, weights=[1, 1]).batch(1)
+    assert mixed == [(1, 2, 0), (1, 5, 0), (1, 4, 0), (0, 2, 0), (0, 3, 0)]
+
+
+def test_data_sets_are_mixed_in_every_batch():
+    sampler = StepSampler([500, 500], 100)
+    shares = [np.mean([key[0] for key in sampler.batch(step)]) for step in range(10)]
+    assert 0.3 < min(shares) <= max(shares) < 0.7
+
+
 def test_weights_are_shares_of_the_samples():
     sampler = StepSampler([10, 1000], 10, weights=[3.0, 1.0])
     keys = [key for step in range(sampler.steps_per_epoch) for key in sampler.batch(step)]
@@ -90,9 +104,15 @@ def test_augmentation_depends_on_seed_epoch_and_sample_whoever_loads_it(workers)
     resumed = list(itertools.islice(later, 2))
     for expected, got in zip(batches[2:], resumed, strict=True):
         assert torch.equal(expected["noise"], got["noise"])
-    number, index, epoch = sampler.batch(3)[0]
-    expected = np.random.default_rng([5, epoch, 6 * number + index]).standard_normal()
-    assert batches[3]["noise"][0].item() == pytest.approx(expected, abs=1e-6)
+    for step, batch in enumerate(batches):
+        for (number, index, epoch), noise in zip(sampler.batch(step), batch["noise"], strict=True):
+            expected = np.random.default_rng([5, epoch, 6 * number + index]).standard_normal()
+            assert noise.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_loading_processes_stand_beside_a_gpu_alone():
+    assert default_workers(cuda=False) == 0
+    assert 1 <= default_workers(cuda=True) <= 8
 
 
 class Blurred(Numbers):
