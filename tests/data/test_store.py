@@ -1,6 +1,8 @@
 """The one format of stored answers."""
 
 import json
+import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -76,6 +78,22 @@ def test_more_shards_than_are_kept_open_are_read_in_any_order(tmp_path):
     assert len(store._archives) < frames
 
 
+def test_a_forked_process_opens_shards_of_its_own(tmp_path, monkeypatch):
+    """Of an inherited file it would move the position of its parent's."""
+    make(tmp_path)
+    store = Store(tmp_path)
+    store.read("scene/0")
+    opened = []
+    monkeypatch.setattr(
+        zipfile, "ZipFile", lambda path, real=zipfile.ZipFile: opened.append(path) or real(path)
+    )
+    store.read("scene/1")
+    assert not opened
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    store.read("scene/1")
+    assert len(opened) == 1
+
+
 def test_a_value_that_is_no_number_is_refused_by_name_and_nothing_is_written(tmp_path):
     bad = np.full((1, 2, 2), np.nan, np.float32)
     with pytest.raises(dd.UserError, match="frame 'x', disparity: 4 of 4 values are no number"):
@@ -122,3 +140,6 @@ def test_a_labelling_that_is_not_complete_is_refused(tmp_path):
     with pytest.raises(dd.UserError, match="is not complete"):
         Store(tmp_path)
     assert Store(tmp_path, partial=True).names == ["scene/0", "scene/1"]
+    write_manifest(tmp_path, {"version": 1, "write": "shards", "shards": 2, "complete": True})
+    with pytest.raises(dd.UserError, match="shard 1 of .* is missing; label again"):
+        Store(tmp_path)
