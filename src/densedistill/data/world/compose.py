@@ -18,6 +18,7 @@ from .bank import PATTERN_COUNT, PHOTO_FIRST, TEXTURE_COUNT
 from .frames import along, any_rotation, log_uniform, rotation_between, turn
 from .scene import (
     BOX,
+    ELLIPSOID,
     FACES,
     LABELS,
     PLANE,
@@ -154,6 +155,30 @@ class Composer:
         values = (kind, rotation, centre, square, linear, constant, lower, upper, cutout, texture_map)
         for key, value in zip(self.rows, (*values, LABELS.index(label), self.objects, surface), strict=True):
             self.rows[key].append(value)
+
+    def box(self, rotation: np.ndarray, middle: np.ndarray, half: np.ndarray, surface: list[float]) -> None:
+        """Add a box that reaches `half` (3,) metres from its middle."""
+        self.add(BOX, "box", rotation, middle, -half, half, surface)
+
+    def ellipsoid(
+        self, label: str, rotation: np.ndarray, middle: np.ndarray, radii: np.ndarray, surface: list[float]
+    ) -> None:
+        """Add an ellipsoid of `radii` (3,) metres."""
+        self.add(ELLIPSOID, label, rotation, middle, -radii, radii, surface, tuple(1 / radii**2), 0.0, -1.0)
+
+    def cylinder(
+        self,
+        label: str,
+        rotation: np.ndarray,
+        middle: np.ndarray,
+        radius: float,
+        half: float,
+        surface: list[float],
+    ) -> None:
+        """Add a cylinder, open at its ends, that reaches `half` metres up and down its z axis."""
+        extent = np.array([radius, radius, half])
+        square = (radius**-2, radius**-2, 0.0)
+        self.add(QUADRIC, label, rotation, middle, -extent, extent, surface, square, 0.0, -1.0)
 
     def place(self, around: Surroundings) -> Place:
         """Draw a place in view, in front of the surroundings."""

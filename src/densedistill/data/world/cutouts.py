@@ -48,6 +48,10 @@ def _fill(image: np.ndarray, points: np.ndarray, value: int) -> None:
     cv2.fillPoly(image, [np.round(points * _N).astype(np.int32)], value)
 
 
+def _clear_rim(image: np.ndarray) -> None:
+    image[:6], image[-6:], image[:, :6], image[:, -6:] = 0, 0, 0, 0
+
+
 def _solid(rng: np.random.Generator) -> np.ndarray:
     """An outline, with holes now and then."""
     image = np.zeros((_N, _N), np.uint8)
@@ -95,7 +99,7 @@ def _lattice(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.3:
         turn = cv2.getRotationMatrix2D((_N / 2, _N / 2), 45, 0.95)
         image[:] = cv2.warpAffine(image, turn, (_N, _N), flags=cv2.INTER_NEAREST)
-    image[:6], image[-6:], image[:, :6], image[:, -6:] = 0, 0, 0, 0
+    _clear_rim(image)
     return image
 
 
@@ -136,7 +140,7 @@ def _branches(rng: np.random.Generator) -> np.ndarray:
             grow(*end, angle + rng.normal(0, 0.55), length * rng.uniform(0.55, 0.85), thick * 0.65, depth - 1)
 
     grow(_N / 2, _N * 0.97, -np.pi / 2, _N * 0.27, _N * 0.05, int(rng.integers(2, 5)))
-    image[:6], image[-6:], image[:, :6], image[:, -6:] = 0, 0, 0, 0
+    _clear_rim(image)
     return image
 
 
@@ -146,7 +150,7 @@ def _letters(rng: np.random.Generator) -> np.ndarray:
     scale = 15 / len(text)
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale, 50)
     cv2.putText(image, text, ((_N - width) // 2, (_N + height) // 2), cv2.FONT_HERSHEY_DUPLEX, scale, 1, 50)
-    image[:6], image[-6:], image[:, :6], image[:, -6:] = 0, 0, 0, 0
+    _clear_rim(image)
     return image
 
 

@@ -17,6 +17,7 @@ def rotation_between(angles: np.ndarray) -> np.ndarray:
 
 
 def any_rotation(rng: np.random.Generator) -> np.ndarray:
+    """Draw a rotation (3, 3), all equally likely."""
     q = rng.standard_normal(4)
     w, x, y, z = q / np.linalg.norm(q)
     return np.array(
@@ -36,6 +37,7 @@ def facing(rng: np.random.Generator, tilt: float, spin: float) -> np.ndarray:
 
 
 def turn(axis: np.ndarray, angle: float) -> np.ndarray:
+    """Return the rotation (3, 3) about `axis`, of any length, by `angle` radians."""
     x, y, z = (axis / math.sqrt(axis @ axis)).tolist()
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
@@ -53,4 +55,5 @@ def along(direction: np.ndarray) -> np.ndarray:
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number between `low` and `high`, every factor equally likely."""
     return float(low * (high / low) ** rng.random())

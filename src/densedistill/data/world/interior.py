@@ -17,7 +17,7 @@ import numpy as np
 
 from .cutouts import SOLID
 from .frames import along, log_uniform, rotation_between
-from .scene import BOX, ELLIPSOID, FACES, LABELS, PLANE, QUADRIC, Surroundings
+from .scene import FACES, LABELS, PLANE, Surroundings
 
 if TYPE_CHECKING:
     from .compose import Composer
@@ -42,23 +42,17 @@ class Spot:
 
     def put(self, middle: Triple, size: Triple, stuff: list[float]) -> None:
         """Add a box of `size` metres about `middle`."""
-        half = np.array(size) / 2
-        self.composer.add(BOX, "box", self.rotation, self.at(*middle), -half, half, stuff)
+        self.composer.box(self.rotation, self.at(*middle), np.array(size) / 2, stuff)
 
     def roll(self, bottom: Triple, radius: float, tall: float, stuff: list[float]) -> None:
         """Add an upright cylinder that stands on `bottom`, open like a tin of which one sees the side."""
         x, y, z = bottom
-        extent = np.array([radius, radius, tall / 2])
-        square = (radius**-2, radius**-2, 0.0)
-        upright = along(-self.rotation[:, 1])
         middle = self.at(x, y - tall / 2, z)
-        self.composer.add(QUADRIC, "tube", upright, middle, -extent, extent, stuff, square, 0.0, -1.0)
+        self.composer.cylinder("tube", along(-self.rotation[:, 1]), middle, radius, tall / 2, stuff)
 
     def ball(self, middle: Triple, radii: np.ndarray, stuff: list[float]) -> None:
         """Add an ellipsoid."""
-        square = tuple(1 / radii**2)
-        place = self.at(*middle)
-        self.composer.add(ELLIPSOID, "ball", self.rotation, place, -radii, radii, stuff, square, 0.0, -1.0)
+        self.composer.ellipsoid("ball", self.rotation, self.at(*middle), radii, stuff)
 
 
 @dataclass

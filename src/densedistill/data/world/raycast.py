@@ -160,21 +160,18 @@ class Caster:
 
     def cast_surroundings(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return depth and face (0 to 5) at which rays leave the box around everything."""
-        depth = face = None
+        steps, faces = [], []
         for k in range(3):
             r = self.around_rotation[:, k].tolist()
             direction = x * r[0] + (y * r[1] + r[2])
             sign = direction.sign()
             ahead = (sign * -float(self.around_origin[k])).add_(float(self.scene.surroundings.half[k]))
-            step = ahead.div_(direction.abs_().clamp_(min=1e-9))
-            number = (sign > 0).int() + 2 * k
-            if depth is None or face is None:
-                depth, face = step, number
-            else:
-                face = torch.where(step < depth, number, face)
-                depth = torch.minimum(depth, step)
-        assert depth is not None
-        assert face is not None
+            steps.append(ahead.div_(direction.abs_().clamp_(min=1e-9)))
+            faces.append((sign > 0).int() + 2 * k)
+        depth, face = steps[0], faces[0]
+        for step, number in zip(steps[1:], faces[1:], strict=True):
+            face = torch.where(step < depth, number, face)
+            depth = torch.minimum(depth, step)
         return depth, face
 
     def blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -54,25 +54,20 @@ def draw_sensors(seed: int, views: int, difference: float = 1.0, jpeg: float = 0
     read, shot = rng.uniform(0, 0.012), rng.uniform(0, 0.02)
     spread = difference * rng.choice([0.02, rng.uniform(0, 0.2)], p=[0.6, 0.4])
     quality = int(rng.integers(50, 96)) if rng.random() < jpeg else 0
-    sensors = []
-    for _ in range(views):
-        sensors.append(
-            Sensor(
-                exposure
-                * white
-                * (1 + spread * rng.uniform(-1, 1))
-                * (1 + 0.3 * spread * rng.uniform(-1, 1, 3)),
-                0.1 * spread * rng.uniform(-1, 1),
-                gamma * (1 + 0.5 * spread * rng.uniform(-1, 1)),
-                vignette,
-                max(0.0, blur * (1 + 2 * spread * rng.uniform(-1, 1))),
-                read * (1 + spread * rng.uniform(-1, 1)),
-                shot * (1 + spread * rng.uniform(-1, 1)),
-                int(rng.integers(_NOISE_SIZE // 2)),
-                quality,
-            )
+    return [
+        Sensor(
+            exposure * white * (1 + spread * rng.uniform(-1, 1)) * (1 + 0.3 * spread * rng.uniform(-1, 1, 3)),
+            0.1 * spread * rng.uniform(-1, 1),
+            gamma * (1 + 0.5 * spread * rng.uniform(-1, 1)),
+            vignette,
+            max(0.0, blur * (1 + 2 * spread * rng.uniform(-1, 1))),
+            read * (1 + spread * rng.uniform(-1, 1)),
+            shot * (1 + spread * rng.uniform(-1, 1)),
+            int(rng.integers(_NOISE_SIZE // 2)),
+            quality,
         )
-    return sensors
+        for _ in range(views)
+    ]
 
 
 @functools.lru_cache(maxsize=4)

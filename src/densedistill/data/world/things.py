@@ -10,7 +10,7 @@ import numpy as np
 
 from .cutouts import DISC, SOLID, THIN
 from .frames import along, any_rotation, facing, log_uniform, rotation_between
-from .scene import BOX, ELLIPSOID, PLANE, QUADRIC
+from .scene import PLANE, QUADRIC
 
 if TYPE_CHECKING:
     from .compose import Composer
@@ -83,13 +83,11 @@ def bent(composer: Composer, place: Place, size: float) -> None:
     ends = bend * [x * x, y * y]
     low = [-x, -y, np.minimum(ends, 0).sum() - 1e-3 * half]
     high = [x, y, np.maximum(ends, 0).sum() + 1e-3 * half]
-    cutout = (
-        int(rng.integers(*SOLID))
-        if rng.random() < 0.4
-        else int(rng.integers(*THIN))
-        if rng.random() < 0.15
-        else -1
-    )
+    cutout = -1
+    if rng.random() < 0.4:
+        cutout = int(rng.integers(*SOLID))
+    elif rng.random() < 0.15:
+        cutout = int(rng.integers(*THIN))
     surface = composer.material(composer.density(place))
     square = (float(bend[0]), float(bend[1]), 0.0)
     composer.add(QUADRIC, "panel", rotation, place.point, low, high, surface, square, -1.0, 0.0, cutout)
@@ -102,11 +100,10 @@ def ball(composer: Composer, place: Place, size: float) -> None:
     if rng.random() < 0.4:
         radii[:] = radii.max()
     rotation, surface = any_rotation(rng), composer.material(composer.density(place))
-    square = tuple(1 / radii**2)
     if rng.random() < 0.75:
-        composer.add(ELLIPSOID, "ball", rotation, place.point, -radii, radii, surface, square, 0.0, -1.0)
+        composer.ellipsoid("ball", rotation, place.point, radii, surface)
     else:
-        high = radii * [1, 1, rng.uniform(-0.3, 0.8)]
+        high, square = radii * [1, 1, rng.uniform(-0.3, 0.8)], tuple(1 / radii**2)
         composer.add(QUADRIC, "ball", rotation, place.point, -radii, high, surface, square, 0.0, -1.0)
 
 
@@ -156,8 +153,7 @@ def box(composer: Composer, place: Place, size: float) -> None:
     rng = composer.rng
     half = size / 2 * place.pixel * rng.uniform(0.25, 1.0, 3)
     rotation = composer.standing(0.05) if rng.random() < 0.6 else any_rotation(rng)
-    surface = composer.material(composer.density(place))
-    composer.add(BOX, "box", rotation, place.point, -half, half, surface)
+    composer.box(rotation, place.point, half, composer.material(composer.density(place)))
 
 
 def rod(
@@ -176,9 +172,7 @@ def rod(
     half = length / pieces / 2
     for k in range(pieces):
         centre = start + (end - start) * ((k + 0.5) / pieces)
-        extent = np.array([radius, radius, half])
-        square = (radius**-2, radius**-2, 0.0)
-        composer.add(QUADRIC, label, rotation, centre, -extent, extent, surface, square, 0.0, -1.0)
+        composer.cylinder(label, rotation, centre, radius, half, surface)
 
 
 def pole(composer: Composer, place: Place, size: float) -> None:
@@ -225,9 +219,7 @@ def row(composer: Composer, place: Place, size: float) -> None:
         width = half * rng.uniform(0.06, 0.2)
         extent = np.array([width, half * rng.uniform(0.4, 0.7), half * rng.uniform(0.3, 0.5)])
         centre = place.point + rotation @ np.array([at + width, 0.6 * half - extent[1], 0.0])
-        composer.add(
-            BOX, "box", rotation, centre, -extent, extent, composer.material(composer.density(place))
-        )
+        composer.box(rotation, centre, extent, composer.material(composer.density(place)))
         at += 2 * width * rng.uniform(1.0, 1.4)
 
 
@@ -242,14 +234,8 @@ def furniture(composer: Composer, place: Place, size: float) -> None:
         half * rng.uniform(0.5, 1.1),
     )
     thick = half * rng.uniform(0.03, 0.1)
-    put = lambda at, extent: composer.add(
-        BOX,
-        "box",
-        rotation,
-        place.point + rotation @ np.array(at),
-        -np.array(extent),
-        np.array(extent),
-        surface,
+    put = lambda at, half: composer.box(
+        rotation, place.point + rotation @ np.array(at), np.array(half), surface
     )
     put([0, 0, 0], [wide, thick, deep])
     leg = half * rng.uniform(0.025, 0.08)
@@ -277,8 +263,7 @@ def shelves(composer: Composer, place: Place, size: float) -> None:
     for level in range(count):
         height = (level - (count - 1) / 2) * step
         at = lambda x, y, z, height=height: place.point + rotation @ np.array([x, height + y, z])
-        extent = np.array([wide, half * 0.025, deep])
-        composer.add(BOX, "box", rotation, at(0, 0, 0), -extent, extent, surface)
+        composer.box(rotation, at(0, 0, 0), np.array([wide, half * 0.025, deep]), surface)
         x = -wide
         while x < wide:
             width, tall = half * rng.uniform(0.04, 0.2), step * rng.uniform(0.25, 0.45)
@@ -286,12 +271,10 @@ def shelves(composer: Composer, place: Place, size: float) -> None:
             stuff = composer.material(composer.density(place))
             if rng.random() < 0.7:
                 extent = np.array([width, tall, deep * rng.uniform(0.4, 0.7)])
-                composer.add(BOX, "box", rotation, middle, -extent, extent, stuff)
+                composer.box(rotation, middle, extent, stuff)
             else:
                 upright = rotation @ np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]).T
-                extent = np.array([width, width, tall])
-                square = (width**-2, width**-2, 0.0)
-                composer.add(QUADRIC, "tube", upright, middle, -extent, extent, stuff, square, 0.0, -1.0)
+                composer.cylinder("tube", upright, middle, width, tall, stuff)
             x += 2 * width * rng.uniform(1.0, 2.0)
 
 
@@ -310,10 +293,7 @@ def pipes(composer: Composer, place: Place, size: float) -> None:
             end = at - way
         before = axis
         rod(composer, at, end, radius, surface, "tube")
-        extent = np.full(3, radius * rng.choice([1.0, 1.3]))
-        composer.add(
-            ELLIPSOID, "tube", rotation, end, -extent, extent, surface, tuple(1 / extent**2), 0.0, -1.0
-        )
+        composer.ellipsoid("tube", rotation, end, np.full(3, radius * rng.choice([1.0, 1.3])), surface)
         at = end
 
 
