@@ -145,48 +145,46 @@ def build_augmentation(
     return Augmentation(_checked(replace(Options(**PRESETS[preset]), **config)), task)
 
 
-def _checked(options: Options) -> Options:
-    for name, kinds in (("colour", _KINDS), ("position", _POSITIONS), ("occlusion", (*_KINDS, None))):
-        if getattr(options, name) not in kinds:
-            raise unknown(name, str(getattr(options, name)), [kind for kind in kinds if kind])
-    pairs: dict[str, Any] = {}
-    if options.frame not in FRAMES:
-        raise unknown("frame", options.frame, FRAMES)
-    for name in ("crop", "scale", "decalibrate", "gamma", "brightness", "tint"):
-        value = getattr(options, name)
-        if value is None:
-            continue
-        if not isinstance(value, list | tuple) or len(value) != 2 or not all(map(_is_number, value)):
-            raise UserError(f"augmentation: {name} is two numbers, got {value}")
-        pairs[name] = tuple(value)
-    if "crop" in pairs and not all(isinstance(length, int) and length > 0 for length in pairs["crop"]):
-        raise UserError(f"augmentation: crop is [height, width] in px, got {options.crop}")
-    if "scale" in pairs and pairs["scale"][0] > pairs["scale"][1]:
-        raise UserError(f"augmentation: scale is [least, largest] exponent of two, got {options.scale}")
-    if "decalibrate" in pairs and min(pairs["decalibrate"]) < 0:
-        raise UserError(f"augmentation: decalibrate is [px, degrees], 0 or more, got {options.decalibrate}")
-    for name in ("gamma", "brightness", "tint"):
-        if name in pairs and not 0 < pairs[name][0] <= pairs[name][1]:
-            raise UserError(
-                f"augmentation: {name} is [least, largest], above 0, got {getattr(options, name)}"
-            )
-    for name in ("asymmetric", "flip_vertical", "flip_horizontal", "permute"):
-        if not (_is_number(getattr(options, name)) and 0 <= getattr(options, name) <= 1):
-            raise UserError(
-                f"augmentation: {name} is a probability from 0 to 1, got {getattr(options, name)}"
-            )
-    if not isinstance(options.snap, int) or options.snap < 1:
-        raise UserError(f"augmentation: snap is a number of px, 1 or more, got {options.snap}")
-    for name in ("stretch", "noise", "blur", "rotate"):
-        if not (_is_number(getattr(options, name)) and getattr(options, name) >= 0):
-            raise UserError(f"augmentation: {name} is 0 or more, got {getattr(options, name)}")
-    if not (isinstance(options.jpeg, int) and 0 <= options.jpeg <= 95):
-        raise UserError(f"augmentation: jpeg is a quality from 1 to 95 or 0 for none, got {options.jpeg}")
-    return replace(options, **pairs)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
+
+
+_PAIRS = ("crop", "scale", "decalibrate", "gamma", "brightness", "tint")
+# Options, what they are, and whether a value is that; None does for a pair.
+_RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (_PAIRS, "two numbers", _is_pair),
+    (("crop",), "[height, width] in px", lambda v: all(isinstance(side, int) and side > 0 for side in v)),
+    (("scale",), "[least, largest] exponent of two", lambda v: v[0] <= v[1]),
+    (("decalibrate",), "[px, degrees], 0 or more", lambda v: min(v) >= 0),
+    (("gamma", "brightness", "tint"), "[least, largest], above 0", lambda v: 0 < v[0] <= v[1]),
+    (
+        ("asymmetric", "flip_vertical", "flip_horizontal", "permute"),
+        "a probability from 0 to 1",
+        lambda v: _is_number(v) and 0 <= v <= 1,
+    ),
+    (("stretch", "noise", "blur", "rotate"), "0 or more", lambda v: _is_number(v) and v >= 0),
+    (("snap",), "a number of px, 1 or more", lambda v: isinstance(v, int) and v >= 1),
+    (("jpeg",), "a quality from 1 to 95 or 0 for none", lambda v: isinstance(v, int) and 0 <= v <= 95),
+)
+
+
+def _checked(options: Options) -> Options:
+    kinds = {"colour": _KINDS, "position": _POSITIONS, "occlusion": (*_KINDS, None), "frame": tuple(FRAMES)}
+    for name, known in kinds.items():
+        if getattr(options, name) not in known:
+            raise unknown(name, str(getattr(options, name)), [kind for kind in known if kind])
+    for names, what, holds in _RULES:
+        for name in names:
+            value = getattr(options, name)
+            if not ((value is None and name in _PAIRS) or holds(value)):
+                raise UserError(f"augmentation: {name} is {what}, got {value}")
+    given = ((name, getattr(options, name)) for name in _PAIRS)
+    pairs: dict[str, Any] = {name: pair and tuple(pair) for name, pair in given}
+    return replace(options, **pairs)
 
 
 class Augmentation:
@@ -236,7 +234,8 @@ class Augmentation:
                 f"sample {sample.get('meta', {}).get('name', '?')} is {source[1]}x{source[0]} px, smaller "
                 f"than the crop of {width}x{height}; give a smaller crop, or scale, which enlarges as needed"
             )
-        top, left = self._corner(scaled, (height, width), rng)
+        snap = self.options.snap
+        top, left = (at - at % snap for at in self._corner(scaled, (height, width), rng))
         return geometry.Window(source, scaled, (top, left, height, width), flip)
 
     def _scaled(self, source: tuple[int, int], rng: Generator) -> tuple[int, int]:
@@ -251,10 +250,6 @@ class Augmentation:
         return height, width
 
     def _corner(self, scaled: tuple[int, int], crop: tuple[int, int], rng: Generator) -> tuple[int, int]:
-        top, left = self._free_corner(scaled, crop, rng)
-        return top - top % self.options.snap, left - left % self.options.snap
-
-    def _free_corner(self, scaled: tuple[int, int], crop: tuple[int, int], rng: Generator) -> tuple[int, int]:
         room = scaled[0] - crop[0], scaled[1] - crop[1]
         if self.options.position == "centre":
             return room[0] // 2, room[1] // 2

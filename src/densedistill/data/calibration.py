@@ -18,48 +18,26 @@ Matrix = NDArray[np.float64]
 Image = np.ndarray
 
 # The names under which OpenCV's samples, and tools made after them, store one and the same matrix.
-_OPENCV_NAMES = {
-    "K1": (
-        "M1",
-        "K1",
-        "cameraMatrix1",
-        "camera_matrix_1",
-        "camera_matrix_left",
-        "left_camera_matrix",
-        "K_left",
-    ),
-    "D1": (
-        "D1",
-        "distCoeffs1",
-        "dist_coeffs_1",
-        "distortion_left",
-        "left_distortion",
-        "dist_coeffs_left",
-        "D_left",
-    ),
-    "K2": (
-        "M2",
-        "K2",
-        "cameraMatrix2",
-        "camera_matrix_2",
-        "camera_matrix_right",
-        "right_camera_matrix",
-        "K_right",
-    ),
-    "D2": (
-        "D2",
-        "distCoeffs2",
-        "dist_coeffs_2",
-        "distortion_right",
-        "right_distortion",
-        "dist_coeffs_right",
-        "D_right",
-    ),
+_SIDES = ((1, "left"), (2, "right"))
+_OPENCV_NAMES: dict[str, tuple[str, ...]] = {
+    **{
+        f"K{n}": (
+            *(f"M{n}", f"K{n}", f"cameraMatrix{n}", f"camera_matrix_{n}"),
+            *(f"camera_matrix_{side}", f"{side}_camera_matrix", f"K_{side}"),
+        )
+        for n, side in _SIDES
+    },
+    **{
+        f"D{n}": (
+            *(f"D{n}", f"distCoeffs{n}", f"dist_coeffs_{n}"),
+            *(f"distortion_{side}", f"{side}_distortion", f"dist_coeffs_{side}", f"D_{side}"),
+        )
+        for n, side in _SIDES
+    },
+    **{f"P{n}": (f"P{n}", f"projection_matrix_{side}", f"P_{side}") for n, side in _SIDES},
     "K": ("camera_matrix", "cameraMatrix", "K"),
     "R": ("R", "rotation", "R_stereo"),
     "T": ("T", "translation", "T_stereo"),
-    "P1": ("P1", "projection_matrix_left", "P_left"),
-    "P2": ("P2", "projection_matrix_right", "P_right"),
     "Q": ("Q",),
     "width": ("image_width", "width", "imageWidth"),
     "height": ("image_height", "height", "imageHeight"),
@@ -319,9 +297,5 @@ def rectify(rig: RawRig, left: Image, right: Image) -> tuple[Image, Image, Calib
     ):
         maps = cv2.initUndistortRectifyMap(camera, distortion, rotation, projection, size, cv2.CV_16SC2)
         views.append(cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR))
-    size_hw = (left.shape[0], left.shape[1])
-    return (
-        views[0],
-        views[1],
-        _calibration(np.asarray(p1, float), -p2[0, 3] / p2[0, 0], p2[0, 2] - p1[0, 2], size_hw),
-    )
+    baseline, doffs = -p2[0, 3] / p2[0, 0], p2[0, 2] - p1[0, 2]
+    return views[0], views[1], _calibration(np.asarray(p1, float), baseline, doffs, size[::-1])

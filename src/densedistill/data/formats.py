@@ -74,16 +74,14 @@ def check_image(path: PathLike, data: bytes | None = None) -> bytes:
         UserError: missing, empty, cut off or damaged.
     """
     data = read_bytes(path) if data is None else data
+    cut_off = UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
     if data.startswith(_PNG):
         at = len(_PNG)
         while True:
-            if at + 12 > len(data):
-                raise UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
-            (length,) = struct.unpack_from(">I", data, at)
-            kind, end = data[at + 4 : at + 8], at + 8 + length
+            kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
             if end + 4 > len(data):
-                raise UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
-            if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+                raise cut_off
+            if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
                 raise UserError(
                     f"{path} is damaged (checksum of its {kind.decode('latin-1')} part); fetch it again"
                 )
@@ -91,7 +89,7 @@ def check_image(path: PathLike, data: bytes | None = None) -> bytes:
                 return data
             at = end + 4
     if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
-        raise UserError(f"{path} is cut off after {len(data)} bytes; fetch it again")
+        raise cut_off
     return data
 
 

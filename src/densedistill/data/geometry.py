@@ -88,7 +88,8 @@ def apply(window: Window, sample: Sample, tilt: tuple[float, float] = (0.0, 0.0)
 
     Images are interpolated. Disparity and flow are scaled with their axis; they and depth are interpolated
     where all four neighbours were measured on one surface, else the nearest is taken. Masks, labels and
-    object maps take the nearest. Boxes are clipped, and dropped when nothing is left of them.
+    object maps take the nearest. Boxes are clipped, and dropped when less than a px is left of a
+    side.
 
     Args:
         window: the part of the source.
@@ -97,7 +98,6 @@ def apply(window: Window, sample: Sample, tilt: tuple[float, float] = (0.0, 0.0)
             column. Columns stay, and with them the truth of horizontal disparity.
     """
     result: Sample = {}
-    maps = {}
     for key, value in sample.items():
         kind = KINDS.get(key, "nearest")
         if key == "meta":
@@ -106,16 +106,14 @@ def apply(window: Window, sample: Sample, tilt: tuple[float, float] = (0.0, 0.0)
         elif kind == "image":
             result[key] = _images(window, value, tilt if key.startswith("right") else (0.0, 0.0))
         elif kind in ("disparity", "flow", "measure"):
-            maps[key] = kind
+            shown = _measured(window, value, sample.get(f"{key}_valid"), kind)
+            result[key] = shown * _factor(window, kind)
         elif kind == "boxes":
             result[key], kept = _boxes(window, value)
             if BOXES[key] in sample:
                 result[BOXES[key]] = sample[BOXES[key]][kept]
         elif kind == "nearest":
             result[key] = _nearest(window, value)
-    for key, kind in maps.items():
-        valid = sample.get(f"{key}_valid")
-        result[key] = _measured(window, sample[key], valid, kind) * _factor(window, kind)
     return result
 
 

@@ -86,9 +86,7 @@ class StepSampler(Sampler[list[Key]]):
         order = np.concatenate(parts)
         if len(parts) > 1:
             order = order[rng.permutation(len(order))]
-        return (
-            np.tile(order, (-(-self.batch_size // len(order)), 1)) if len(order) < self.batch_size else order
-        )
+        return np.tile(order, (-(-self.batch_size // len(order)), 1))
 
     def __iter__(self) -> Iterator[list[Key]]:
         step = self.start

@@ -112,17 +112,12 @@ def write_official(
         for index in indices:
             scene = out / name / labelled.scene(index)
             (scene / "dense").mkdir(parents=True, exist_ok=True)
-            image = labelled.image(index).copy()
-            seen = np.zeros(image.shape[:2], bool)
-            seen[7:474, 7:632] = True
-            image[~seen] = 0
-            formats.write_image(scene / f"rgb_{index:05d}.png", image)
-            for raw, path in (
-                (True, f"sync_depth_{index:05d}.png"),
-                (False, f"dense/sync_depth_dense_{index:05d}.png"),
-            ):
-                depth = labelled.depth(index, raw)
-                formats.write_depth_png(scene / path, depth, 1000.0)
+            image = labelled.image(index)
+            framed = np.zeros_like(image)
+            framed[7:474, 7:632] = image[7:474, 7:632]
+            formats.write_image(scene / f"rgb_{index:05d}.png", framed)
+            for raw, path in ((True, "sync_depth"), (False, "dense/sync_depth_dense")):
+                formats.write_depth_png(scene / f"{path}_{index:05d}.png", labelled.depth(index, raw), 1000.0)
             done += 1
             if progress:
                 progress(done, total)

@@ -100,9 +100,8 @@ def decode(data: bytes, how: Mapping[str, Any]) -> NDArray[Any]:
         bits = np.frombuffer(zlib.decompress(data), np.uint8)
         return np.unpackbits(bits, count=math.prod(shape)).astype(bool).reshape(shape)
     if kind == "share":
-        return np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape).astype(np.float32) / np.float32(
-            255
-        )
+        levels = np.frombuffer(zlib.decompress(data), np.uint8).reshape(shape)
+        return levels.astype(np.float32) / np.float32(255)
     if kind == "image":
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         assert picture is not None  # its checksum was right
@@ -251,8 +250,7 @@ class Store:
         if name not in self._shard_of:
             raise UserError(
                 f"{self.root} has no answer for frame '{name}'; it was labelled for {len(self._shard_of)} "
-                f"others, "
-                f"such as '{next(iter(self._shard_of), '')}'"
+                f"others, such as '{next(iter(self._shard_of), '')}'"
             )
         number = self._shard_of[name]
         known = self._archives.get(number)

@@ -38,8 +38,8 @@ class World(Dataset[Sample]):
             says the ground truth, and whether there is a pair or a single `image`. A recipe's own by default.
         want: ground truth to make; None for the task's. See `densedistill.data.world.render`.
         cache: a folder; each scene is rendered once, stored there and read ever after (about 0.6 MB for
-            256x512 px with disparity). Several processes may share it. **options: further options of
-            `render`.
+            256x512 px with disparity). Several processes may share it.
+        **options: further options of `render`.
 
     Raises:
         UserError: an unknown option or ground truth, a size that is not two positive numbers.
