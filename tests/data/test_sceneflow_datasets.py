@@ -128,13 +128,13 @@ def test_proxies_stand_for_the_truth_and_mixed_prefers_the_truth(whole):
         dd.create_dataset("kitti2015_multiview", root=whole, proxy="nowhere")
 
 
-def things_full(root, sign=1):
-    inside = Path("TRAIN/A/0000")
+def things_full(root, part="TRAIN"):
+    inside = Path(part) / "A/0000"
     for number in (6, 7):
         for view in ("left", "right"):
             picture(root / "frames_cleanpass" / inside / view / f"{number:04d}.png", number)
-    pfm(root / "disparity" / inside / "left" / "0006.pfm", 12.0 * sign)
-    pfm(root / "disparity_change" / inside / "into_future" / "left" / "0006.pfm", -2.0 * sign)
+    pfm(root / "disparity" / inside / "left" / "0006.pfm", 12.0)
+    pfm(root / "disparity_change" / inside / "into_future" / "left" / "0006.pfm", -2.0)
     pfm(root / "optical_flow" / inside / "into_future" / "left" / "OpticalFlowIntoFuture_0006_L.pfm", 3.0, 3)
 
 
@@ -143,6 +143,8 @@ def test_flyingthings3d_full_layout_adds_the_change(tmp_path):
     picture(tmp_path / "frames_cleanpass/TRAIN/A/0000/left/preview.png", 0)
     data = dd.create_dataset("flyingthings3d", root=tmp_path)
     assert data.names == ["TRAIN/A/0000/0006"], "a preview is no frame"
+    things_full(tmp_path, "TEST")
+    assert dd.create_dataset("flyingthings3d", root=tmp_path, split="test").names == ["TEST/A/0000/0006"]
     sample = data[0]
     assert (sample["disparity"] == 12).all()
     assert (sample["disparity_next"] == 10).all()

@@ -141,5 +141,5 @@ def test_a_labelling_that_is_not_complete_is_refused(tmp_path):
         Store(tmp_path)
     assert Store(tmp_path, partial=True).names == ["scene/0", "scene/1"]
     write_manifest(tmp_path, {"version": 1, "write": "shards", "shards": 2, "complete": True})
-    with pytest.raises(dd.UserError, match="shard 1 of .* is missing; label again"):
+    with pytest.raises(dd.UserError, match=r"shard 1 of .* is missing; label again"):
         Store(tmp_path)
