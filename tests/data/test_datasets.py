@@ -66,6 +66,14 @@ def test_nonoccluded_says_where_a_pixel_is_seen_in_both_views(layout):
             np.testing.assert_array_equal(sample["disparity_nonoccluded"][0].numpy(), seen)
 
 
+def test_what_is_not_known_is_not_counted_as_seen(make):
+    layout = make("middleburyeval3")
+    for mask in layout.root.rglob("mask0nocc.png"):
+        formats.write_image(mask, np.full((32, 60), 255, np.uint8))
+    for sample in layout.open():
+        assert torch.equal(sample["disparity_nonoccluded"], sample["disparity_valid"])
+
+
 def test_only_wanted_ground_truth_is_read(layout):
     keys = layout.open(want=())[0].keys()
     assert keys == {"left", "right", "meta"}
