@@ -189,16 +189,18 @@ class _Renderer:
             right = draw(right_caster, self.antialias)
             sample["right"] = self.expose(right.colours, time, True)
         scale = scene.focal * scene.baseline
-        all_valid = torch.ones_like(left.depth, dtype=torch.bool)[None]
+
+        def know(key: str, values: Tensor) -> None:
+            """Put in what is known at every pixel."""
+            sample[key] = values[None]
+            sample[f"{key}_valid"] = torch.ones_like(sample[key], dtype=torch.bool)
+
         if "disparity" in want:
-            sample["disparity"], sample["disparity_valid"] = (scale / left.depth)[None], all_valid
+            know("disparity", scale / left.depth)
         if "disparity_right" in want:
-            sample["disparity_right"], sample["disparity_right_valid"] = (
-                (scale / right.depth)[None],
-                all_valid.clone(),
-            )
+            know("disparity_right", scale / right.depth)
         if "depth" in want:
-            sample["depth"], sample["depth_valid"] = left.depth[None], all_valid.clone()
+            know("depth", left.depth)
         x = torch.arange(scene.width, device=left.depth.device, dtype=torch.float32).expand_as(left.depth)
         y = torch.arange(scene.height, device=left.depth.device, dtype=torch.float32)[:, None].expand_as(
             left.depth
