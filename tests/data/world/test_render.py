@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from densedistill.data import collate, create_dataset
+from densedistill.data.datasets.world import SINGLE, WANTED
 from densedistill.data.world import STYLES, WANTS, render
 from densedistill.data.world.bank import SIZE, get_bank
+from densedistill.data.world.compose import compose
 from densedistill.data.world.cutouts import CUTOUT_SIZE
 from densedistill.data.world.sensor import Sensor, draw_sensors, expose
 from densedistill.errors import UserError
@@ -65,22 +67,42 @@ RECORDED = {
     "outdoor": (155.018, 70.778, 151.483, 8.547, 8.645, -0.350, -0.744),
     "interior": (110.652, 34.147, 110.269, 9.482, 9.438, 0.270, 0.195),
     None: (152.939, 73.860, 148.187, 4.634, 4.701, -0.009, -0.812),
+    "mirrored": (116.069, 47.263, 117.786, 4.800, 4.794, -0.318, 1.165),
     "hazy": (126.223, 46.608, 121.022, 4.630, 4.701, -0.248, -0.667),
 }
+
+
+# Of the same scene: its primitives, the sums of their centres, of their texture maps and of all surfaces.
+COMPOSED = {
+    "clutter": (32, 176.250672, -1547.0958, 8767.3104),
+    "room": (108, 408.489079, -1758.3954, 31349.6702),
+    "table": (108, 159.744172, -1205.7931, 31926.2413),
+    "outdoor": (31, 82.869344, -2288.5721, 10320.8555),
+    "interior": (44, 127.082934, -3332.9374, 8976.0108),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_seed_composes_what_it_always_composed(style):
+    scene = compose(31, 48, 80, 24, style)
+    sums = [array.sum(dtype=float) for array in (scene.centre, scene.texture_map, scene.surfaces)]
+    assert (len(scene.kind), *sums) == pytest.approx(COMPOSED[style], rel=1e-5)
 
 
 @pytest.mark.parametrize("style", RECORDED)
 def test_a_seed_gives_the_scene_that_it_always_gave(style):
     """Trainings, caches and shipped weights name scenes by seed; new scenes need a new `cache.VERSION`."""
     options = {"style": style}
+    if style == "mirrored":
+        options = {"style": "room", "mirrors": 1.0}
     if style == "hazy":
         options = {"haze": 1.0, "mirrors": 1.0, "jpeg": 1.0, "sensor_difference": 2.0}
     scene = render(31, 48, 80, ("disparity", "disparity_next", "flow"), max_disparity=24, **options)
     left, right = scene["left"].float(), scene["right"].float()
     seen = [float(value) for value in (left.mean(), left.std(), right.mean())]
     truth = (scene["disparity"].mean(), scene["disparity_next"].mean(), *scene["flow"].mean((1, 2)))
-    assert seen == pytest.approx(RECORDED[style][:3], abs=0.3)
-    assert [float(value) for value in truth] == pytest.approx(RECORDED[style][3:], abs=0.02)
+    assert seen == pytest.approx(RECORDED[style][:3], abs=0.1)
+    assert [float(value) for value in truth] == pytest.approx(RECORDED[style][3:], abs=0.01)
 
 
 def test_what_is_wanted_does_not_change_what_is_seen():
@@ -182,6 +204,16 @@ def test_coarse_levels_are_means_of_fine_ones():
     torch.testing.assert_close(coarse[0], image[block, block].mean(), atol=0.02, rtol=0)
 
 
+def test_cutouts_are_looked_up_between_the_middles_of_their_cells():
+    bank, row, column = get_bank("cpu"), 40, 70
+    cells = bank.cutouts.view(-1, CUTOUT_SIZE, CUTOUT_SIZE)[3]
+    u = (torch.tensor([column, column + 0.5, column]) + 0.5) / CUTOUT_SIZE
+    v = (torch.tensor([row, row, row + 0.5]) + 0.5) / CUTOUT_SIZE
+    here = cells[row, column]
+    expected = [here, (here + cells[row, column + 1]) / 2, (here + cells[row + 1, column]) / 2]
+    torch.testing.assert_close(bank.inside(3, u, v), torch.stack(expected), rtol=1e-4, atol=1e-3)
+
+
 def test_every_cutout_has_an_inside_and_an_empty_rim():
     maps = get_bank("cpu").cutouts.view(-1, CUTOUT_SIZE, CUTOUT_SIZE)
     assert ((maps > 0).flatten(1).sum(1) > 50).all()
@@ -198,6 +230,14 @@ def test_the_data_set_renders_its_range_of_seeds():
         data[3]
     batch = collate([data[0], data[1]])
     assert batch["disparity"].shape == (2, 1, 48, 80)
+
+
+@pytest.mark.parametrize("task", WANTED)
+def test_every_task_gets_its_images_and_its_truth(task):
+    sample = create_dataset("world", length=1, size=[48, 80], task=task)[0]
+    images = {"image"} if task in SINGLE else {"left", "right"}
+    assert images | set(WANTED[task]) <= sample.keys()
+    assert bool({"left", "right"} & sample.keys()) != (task in SINGLE)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_nothing_moves_without_motion():
     torch.testing.assert_close(sample["disparity_next"], sample["disparity"])
 
 
+def test_what_goes_behind_the_camera_has_no_motion_that_could_be_known():
+    want = ("flow", "flow_nonoccluded", "disparity_next")
+    sample = render(1, *SIZE, want, max_disparity=48, motion=150)
+    gone = ~sample["flow_valid"]
+    assert gone.any()
+    assert not sample["disparity_next_valid"][gone].any()
+    assert not sample["flow_nonoccluded"][gone].any()
+    assert (sample["flow"] * gone == 0).all()
+    assert (sample["disparity_next"] >= 0).all()
+
+
 def test_a_sequence_has_a_time_axis_and_starts_with_the_single_sample():
     one = render(5, 64, 128, ("disparity", "flow"), max_disparity=32)
     three = render(5, 64, 128, ("disparity", "flow"), max_disparity=32, frames=3)
