@@ -91,6 +91,7 @@ def test_the_next_pictures_warp_back_along_the_flow(sample):
 
 def test_depth_is_focal_length_times_baseline_over_disparity(sample):
     rig = sample["meta"]["calibration"]
+    assert (rig.cx, rig.cy, rig.size) == ((SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2, SIZE)
     torch.testing.assert_close(sample["depth"], rig.fx * rig.baseline_m / sample["disparity"])
 
 
@@ -124,6 +125,11 @@ def test_what_goes_behind_the_camera_has_no_motion_that_could_be_known():
     assert not sample["flow_nonoccluded"][gone].any()
     assert (sample["flow"] * gone == 0).all()
     assert (sample["disparity_next"] >= 0).all()
+
+
+def test_a_still_scene_has_new_noise_at_every_time():
+    first, second = render(2, *SIZE, motion=0, frames=2)["left"].int()
+    assert 0 < (first - second).abs().float().mean() < 8
 
 
 def test_a_sequence_has_a_time_axis_and_starts_with_the_single_sample():
