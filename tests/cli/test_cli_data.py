@@ -59,7 +59,7 @@ def test_brackets_in_paths_are_printed_as_they_are(pairs, tmp_path, capsys):
     assert f"wrote {folder}/out/a.png\n" in capsys.readouterr().out
     (folder / "right" / "b.png").rename(folder / "right" / "[d].png")
     assert main(["data", "check", "folder", str(folder), "--fast"]) == 2
-    assert "[b]/[/c]" in capsys.readouterr().out
+    assert "[b]/[/c]" in "".join(capsys.readouterr().out.split())  # however its lines are broken
 
 
 def test_options_of_the_data_set_are_passed_on(pairs, capsys):

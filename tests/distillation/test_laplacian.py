@@ -72,7 +72,7 @@ def test_a_term_compares_heads_with_the_ground_truth():
     batch["disparity_valid"][:] = False
     assert Objective(terms, network)(batch)[0].item() == 0
     padded = {key: value[..., :15, :] for key, value in batch.items()}
-    with pytest.raises(UserError, match=r"objective\.heads: .* a crop that needs no padding"):
+    with pytest.raises(UserError, match=r"objective\.heads: .* 32x15 px as 32x16; a crop in multiples of 16"):
         Objective(terms, network)(padded)
     with pytest.raises(UserError, match="the ground truth has no tap"):
         Objective({"heads": {**terms["heads"], "loss": "smooth_l1"}}, network)

@@ -321,7 +321,7 @@ def run_verb(*arguments):
 
 @pytest.mark.parametrize("task", list_tasks())
 def test_the_verbs_help_names_every_kind_of_output(task):
-    (line,) = (line for line in verb.EXAMPLE.splitlines() if line.split()[:1] == [task])
+    (line,) = (line for line in str(verb.__doc__).splitlines() if line.split()[:1] == [task])
     told = re.sub(r"\(.*?\)", "", line).replace(",", " ").split()
     assert set(told[1:]) == set(get_task(task).writers)
 

@@ -29,6 +29,8 @@ def nothing_started(monkeypatch):
     [
         ({}, None, True),
         ({"LOCAL_RANK": "1"}, None, False),
+        ({"RANK": "1"}, None, False),
+        ({"RANK": "not a number"}, None, True),
         (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, ("torchrun", 2, 4), True),
         (TORCHRUN | {"RANK": "4", "LOCAL_RANK": "0"}, ("torchrun", 2, 4), False),
         ({"LOCAL_WORLD_SIZE": "2"}, ("torchrun", 1, 2), True),

@@ -3,7 +3,7 @@ import toy
 
 from densedistill.errors import UserError
 from densedistill.recipes import load_recipe
-from densedistill.training.run import Run, choose_directory, is_first_process
+from densedistill.training.run import Run, choose_directory
 
 
 def test_a_line_that_a_killed_run_wrote_half_is_left_out(tmp_path):
@@ -31,25 +31,8 @@ def test_a_run_is_begun_when_it_holds_what_another_would_overwrite(tmp_path, fil
 
 def test_processes_that_were_started_together_are_told_their_directory(monkeypatch):
     recipe = load_recipe(toy.recipe())
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="several processes need one directory: name it with --run"):
         choose_directory(recipe, twin=False)
     monkeypatch.setenv("DENSEDISTILL_RUN", "elsewhere")
     assert str(choose_directory(recipe, twin=False)) == "elsewhere"
-
-
-@pytest.mark.parametrize(
-    ("ranks", "first"),
-    [
-        ({}, True),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
-        ({"RANK": "1"}, False),
-        ({"LOCAL_RANK": "1"}, False),
-    ],
-)
-def test_the_first_process_is_the_one_that_writes(monkeypatch, ranks, first):
-    for name in ("RANK", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in ranks.items():
-        monkeypatch.setenv(name, value)
-    assert is_first_process() == first
