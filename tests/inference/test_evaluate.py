@@ -153,6 +153,8 @@ def test_several_networks_stand_in_one_table_and_equal_names_are_told_apart(cons
         (data, name) for data in ("near", "far") for name in ("shift", "shift #2", "sgbm")
     ]
     assert list(found.table().columns[3].cells)[:2] == ["[bold]0.000[/bold]", "1.000"]
+    bracketed = evaluate({"runs/[a]/x": constant(9), "[/b]": constant(9)}, {"[c]": [sample(10)]})
+    assert all(name in str(bracketed) for name in ("runs/[a]/x", "[/b]", "[c] (1)"))
     text = str(found)
     assert sum(line.split()[:3] == ["shift", "#2", "near"] for line in text.splitlines()) == 1
     for said in ("Protocol plain", "pooled over pixels", "float32", "16-bit fixed point (sgbm)", "no limit"):

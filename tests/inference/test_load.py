@@ -127,7 +127,7 @@ def test_the_number_of_classes_is_read_off_a_file_that_does_not_say_it(name, tmp
     torch.save({"state_dict": {f"module.{key}": value for key, value in entries.items()}}, tmp_path / "a.pth")
     assert load_predictor(f"{name}={tmp_path / 'a.pth'}").net.classes == 7
     torch.save({"other": torch.zeros(7)}, tmp_path / "b.pth")
-    assert count_classes(name, tmp_path / "b.pth") is None
+    assert count_classes(name, tmp_path / "b.pth", {}) is None
 
 
 def test_an_exported_file_with_an_at_in_its_name_is_no_run():

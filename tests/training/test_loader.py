@@ -165,3 +165,24 @@ def test_samples_of_different_sizes_are_told_in_one_line_from_a_worker_too(worke
         next(iter(loader))
     assert str(error.value).startswith("a batch needs samples of one size, `left` has ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [
+        ([("road", "sky"), None, ["road", "sky"]], ("road", "sky")),
+        ([("road", "sky"), ("sky", "road")], ()),
+        ([2, None], ()),
+    ],
+)
+def test_a_mixture_names_classes_where_its_data_sets_agree(known, names):
+    class Named(list):
+        pass
+
+    parts = []
+    for classes in known:
+        part = Named([{}])
+        if classes is not None:
+            part.classes = classes
+        parts.append((part, None))
+    assert Mixture(parts, seed=1).classes == names

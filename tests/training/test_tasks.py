@@ -13,8 +13,10 @@ from densedistill import cli
 from densedistill.data import formats
 from densedistill.errors import DataWarning
 from densedistill.inference.evaluate import evaluate
+from densedistill.inference.load import load_predictor
 from densedistill.inference.predict import predict
 from densedistill.metrics import metric_info
+from densedistill.networks.registry import class_names
 from densedistill.report import write_report
 from densedistill.tasks import get_task
 from densedistill.training import train
@@ -49,6 +51,29 @@ def test_a_run_is_trained_validated_evaluated_and_reported(task, run):
     with pytest.warns(DataWarning, match="the report has no pictures"):
         assert cli.main(["report", str(run.path)]) == 0
     assert metric_info(first).title in (run.path / "report.html").read_text()
+
+
+def test_a_student_keeps_the_names_of_the_classes_it_was_taught(task, run):
+    names = dd.create_dataset("world", task="segmentation").classes if task.name == "segmentation" else ()
+    assert load_predictor(run.path).classes == names
+
+
+@pytest.mark.parametrize(("classes", "kept"), [(10, True), (19, False)])
+def test_names_are_kept_by_a_network_that_tells_as_many_classes_apart(tmp_path, classes, kept):
+    changes = {
+        "student__name": "espnet_c",
+        "student__options": {"classes": classes},
+        "data__train__crop": None,
+    }
+    fields = small.recipe("segmentation", **changes, schedule__steps=1, trainer__select="last")
+    fields["data"]["train"] |= {"size": [64, 96], "augment": "none", "scale": [0, 0]}
+    fields["objective"]["ground_truth"] |= {"loss": "cross_entropy"}
+    del fields["data"]["validate"]
+    run = train(fields, run=tmp_path / "run")
+    network = dd.create_model("espnet_c", weights=str(run.student))
+    assert bool(class_names(network)) == kept
+    dd.export(network, tmp_path / "net.onnx", size=(64, 96))
+    assert dd.load_runtime(tmp_path / "net.onnx").classes == class_names(network)
 
 
 def test_a_resumed_run_ends_with_the_same_weights(task, run, tmp_path):

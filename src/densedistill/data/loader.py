@@ -111,6 +111,13 @@ class Mixture(Dataset[Sample]):
         self.lengths = [len(part) for part, _ in parts]  # type: ignore[arg-type]
         self._offsets = np.concatenate([[0], np.cumsum(self.lengths)])
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, where the data sets that name theirs name the same."""
+        known = (getattr(dataset, "classes", ()) for dataset, _ in self.parts)
+        named = {tuple(names) for names in known if isinstance(names, list | tuple) and names}
+        return named.pop() if len(named) == 1 else ()
+
     def suit(self, adapt: Callable[[Options, Sequence[str] | None], Options]) -> None:
         """Let a teacher adapt the augmentation of each part, or refuse it; it is told the samples' names."""
         for number, (dataset, augment) in enumerate(self.parts):

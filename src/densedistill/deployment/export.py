@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import UserError, as_count, unknown
 from ..files import require_writable
 from ..networks.input_spec import search_range
-from ..networks.registry import name_of
+from ..networks.registry import class_names, name_of
 from ..runtimes import Card, Runtime, load_runtime
 from ..runtimes.runtime import SUFFIXES, require_runtime
 from ..tasks import task_of
@@ -104,7 +104,6 @@ def make_artifact(
             "`decoding` to make it of maps; `predict` and `benchmark` run it in torch"
         )
     graph = Graph(deployable(network), size)
-    classes = getattr(network, "classes", ())
     card = Card(
         name=name,
         task=graph.task.name,
@@ -114,7 +113,7 @@ def make_artifact(
         size=size,
         batch=batch,
         max_disparity=search_range(network),
-        classes=tuple(classes) if isinstance(classes, Sequence) else (),  # some know their number alone
+        classes=class_names(network),
         decoding={} if decoding is None else dataclasses.asdict(decoding),
         weights=weights,
         version=__version__,

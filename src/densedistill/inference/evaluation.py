@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -84,7 +85,8 @@ class Evaluation:
 
     def table(self) -> Table:
         """Return the rows as a rich table, networks below each other, the best of each group in bold."""
-        table = Table(caption=self.caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.caption, table.caption_justify = escape(self.caption), "left"
         table.add_column("network", overflow="fold")
         table.add_column("data", overflow="fold")
         table.add_column("pixels", no_wrap=True)
@@ -98,7 +100,8 @@ class Evaluation:
                 for row in rows:
                     seconds = "" if row["seconds_per_image"] is None else f"{row['seconds_per_image']:.3g}"
                     cells = [_cell(key, row, rows) for key in keys]
-                    table.add_row(row["name"], f"{data} ({row['images']})", mask, *cells, seconds)
+                    name, count = escape(row["name"]), row["images"]
+                    table.add_row(name, f"{escape(data)} ({count})", mask, *cells, seconds)
         return table
 
     def __rich__(self) -> Table:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, unknown
-from ..networks.published import count_classes, shipped_weights, stored_options
+from ..networks.published import shipped_weights, stored_options
 from ..networks.registry import MODELS, create_model, list_models, name_of, note_making, options_of
 from ..networks.registry import task_of as task_of_name
 from ..runtimes import Card, is_exported, load_runtime, read_card
@@ -254,9 +254,6 @@ def create_named(
     reach = _search_range(name, made_with, max_disparity, scale)
     if reach is not None:
         chosen["max_disparity"] = reach
-    if weights is not None and not made_with and "classes" in inspect.signature(MODELS[name]).parameters:
-        found = count_classes(name, weights)
-        chosen |= {} if found is None else {"classes": found}
     if scale is not None:
         chosen["scale"] = scale * made_with.get("scale", 1.0)
     made: Any = create_model(name, weights=weights, **chosen)

@@ -15,7 +15,7 @@ from ..networks.device import find_device
 from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import InputSpec
 from ..networks.precision import fastest_dtype, pack_weights, without_tf32
-from ..networks.registry import name_of
+from ..networks.registry import class_names, name_of
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
 from ..tasks import Task, task_of
@@ -95,8 +95,7 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, where the network knows them and not only how many there are."""
-        known = getattr(self.net, "classes", ())
-        return tuple(known) if isinstance(known, (list, tuple)) else ()
+        return class_names(self.net)
 
     def with_input_spec(self, input_spec: InputSpec) -> Predictor:
         """Return a predictor of the same network and arithmetic that prepares images by `input_spec`."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, nearest
 from ._layout import Layout
-from .registry import MODELS, create_model, given_name, name_of, options_of
+from .registry import MODELS, class_names, create_model, given_name, name_of, options_of
 from .tensorflow import from_tensorflow, is_tensorflow_file, read_variables
 from .wrap import Wrapped
 
@@ -74,6 +74,9 @@ def load_weights(network: nn.Module, source: str | Path) -> nn.Module:
             + (_made_with(network, source) or _looks_like(entries))
         )
     network.load_state_dict(fit.entries, strict=False)
+    names = json.loads(_metadata(paths[0]).get("class_names", "[]"))
+    if names:
+        setattr(network, "class_names", tuple(names))  # noqa: B010
     return given
 
 
@@ -129,7 +132,8 @@ def save_weights(
     Args:
         network: as `load_weights` takes it.
         path: of the file; its folder must exist.
-        metadata: plain strings that the file carries; the network's name and options are added.
+        metadata: plain strings that the file carries; the network's name, options and names of classes are
+            added.
         half: store floating-point entries in half precision.
 
     Raises:
@@ -147,6 +151,7 @@ def save_weights(
     metadata = {
         "network": name_of(network),
         "options": json.dumps(options_of(network)),
+        **({"class_names": json.dumps(names)} if (names := class_names(network)) else {}),
         **(metadata or {}),
     }
     write_bytes(path, save(entries, {key: str(value) for key, value in metadata.items()}))
@@ -178,29 +183,33 @@ def shipped_weights(name: str) -> dict[str, Path]:
 
 def stored_options(name: str, source: str | Path) -> dict[str, Any]:
     """Return the options that `source`, a file of ours, says network `name` was made with; else none."""
+    metadata = _metadata(shipped_weights(name).get(str(source), Path(source)))
+    return json.loads(metadata.get("options", "{}")) if metadata.get("network") == name else {}
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file says beside its entries; nothing where it cannot be read as one."""
     from safetensors import SafetensorError, safe_open
 
-    path = shipped_weights(name).get(str(source), Path(source))
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}  # loading will say what is wrong with it
-    return json.loads(metadata.get("options", "{}")) if metadata.get("network") == name else {}
 
 
-def count_classes(name: str, source: str | Path) -> int | None:
-    """Return how many classes the weights `source` of network `name` tell apart, by the first entry whose
-    shape depends on it; None where the entries are not those of this network.
+def count_classes(name: str, source: str | Path, options: Mapping[str, Any]) -> int | None:
+    """Return how many classes the weights `source` of network `name`, made with `options`, tell apart, by the
+    first entry whose shape depends on it; None where the entries are not those of this network.
 
     Raises:
         UserError: as `load_weights`, but for entries that do not fit.
     """
     few, more = 20, 21
     with torch.device("meta"):
-        network, larger = (create_model(name, classes=count) for count in (few, more))
+        network, larger = (create_model(name, classes=count, **options) for count in (few, more))
     entries = _joined(network, _files(network, source))
     fit = min((fit_entries(network, variant) for variant in _variants(entries)), key=lambda one: one.misfits)
     if fit.missing or fit.unexpected:

@@ -69,13 +69,14 @@ def create_model(
             `input_spec`; its answers are brought back to the image's size and pixels.
             A stereo network's `max_disparity` counts the pixels that it sees.
         **options: passed to the constructor, for example `max_disparity=192`. Those that are not given are
-            what the weights were trained with, where our own file says so.
+            what the weights were trained with, where our own file says so; the number of classes any file's
+            shapes tell.
 
     Raises:
         UserError: no such network, an option it does not take, a scale that is not above 0, or weights that
             do not fit.
     """
-    from .published import load_weights, stored_options
+    from .published import count_classes, load_weights, stored_options
 
     constructor = MODELS[name]
     accepted = inspect.signature(constructor).parameters
@@ -84,7 +85,11 @@ def create_model(
             if option not in accepted:
                 raise UserError(f"network '{name}' takes no option '{option}'{nearest(option, accepted)}")
     if weights is not None:
-        options = {**stored_options(name, weights), **options}
+        stored = stored_options(name, weights)
+        if not stored and "classes" in accepted and "classes" not in options:
+            found = count_classes(name, weights, options)
+            stored = {} if found is None else {"classes": found}
+        options = {**stored, **options}
         stored_scale = options.pop("scale", None)
         scale = stored_scale if scale is None else scale
     network = construct("network", name, constructor, options)
@@ -126,3 +131,12 @@ def name_of(network: Any) -> str:
 def options_of(network: Any) -> dict[str, Any]:
     """Return the options that `create_model` made `network` with; none where it did not make it."""
     return getattr(network, "_made_by", ("", {}))[1]
+
+
+def class_names(network: Any) -> tuple[str, ...]:
+    """Return the names of the classes that `network` tells apart, by its `class_names` or its `classes`; none
+    where it knows at most how many there are."""
+    for known in (getattr(network, "class_names", ()), getattr(network, "classes", ())):
+        if isinstance(known, list | tuple) and known:
+            return tuple(known)
+    return ()

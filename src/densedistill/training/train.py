@@ -176,6 +176,10 @@ def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tup
     mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
     for teacher in objective.teachers.values():
         mixture.suit(teacher.suit)
+    student: Any = objective.student
+    names = mixture.classes if get_task(recipe.task).ignore else ()  # of tasks that tell classes apart
+    if names and getattr(student, "classes", len(names)) == len(names):
+        student.class_names = names
     weights = [entry.weight for entry in recipe.data.train]
     config, cuda = recipe.trainer, trainer.strategy.root_device.type == "cuda"
     workers = recipe.data.workers
