@@ -50,6 +50,6 @@ def counted(number: int, noun: str) -> str:
 
 def as_count(what: str, number: Any) -> int:
     """Return `number` (Python's or NumPy's) as an int; UserError unless it is whole and 1 or more."""
-    if not isinstance(number, Integral) or int(number) < 1:
+    if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < 1:
         raise UserError(f"{what} is a whole number, 1 or more, got {number}")
     return int(number)

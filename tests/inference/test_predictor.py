@@ -150,6 +150,7 @@ def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source()
         ({"range": 1.5}, "range of an input specification is 1.0 or 255.0, got 1.5"),
         ({"scale": 0}, "scale of an input specification is a number above 0, got 0"),
         ({"multiple": 0}, "multiple of an input specification is a whole number, 1 or more, got 0"),
+        ({"multiple": True}, "multiple of an input specification is a whole number, 1 or more, got True"),
         ({"multiple": 8.5}, "multiple of an input specification is a whole number, 1 or more, got 8.5"),
         ({"shorter_side": -1}, "shorter_side of an input specification is a whole number, 1 or more"),
         ({"min_size": 64}, "min_size of an input specification is height and width"),

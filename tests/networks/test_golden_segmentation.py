@@ -254,3 +254,12 @@ def test_a_discriminator_takes_maps_of_any_size():
 def test_a_discriminator_refuses_what_it_cannot_judge(options, scores, says):
     with pytest.raises(dd.UserError, match=says):
         Discriminator(4, width=8, **options)(torch.zeros(scores))
+
+
+def test_espnet_says_how_few_classes_its_last_unit_can_split():
+    assert dd.create_model("espnet", classes=5).classes == 5
+    with pytest.raises(
+        dd.UserError, match="classes is 5 or more, got 2; espnet_c, its encoder alone, takes any"
+    ):
+        dd.create_model("espnet", classes=2)
+    assert dd.create_model("espnet_c", classes=2).classes == 2

@@ -165,7 +165,7 @@ class ESPNet(nn.Module):
     """The encoder, and a decoder of learned upsampling with skips at 1/4 and 1/2.
 
     Args:
-        classes: that are told apart.
+        classes: that are told apart, 5 or more.
         skip: what the decoder reads at 1/2: `b1` (19 channels; this system's students and the ESPNet authors'
             CamVid weights) or `level1` (16; their Cityscapes weights).
         upstream: prepare images as the authors of ESPNet do.
@@ -182,6 +182,11 @@ class ESPNet(nn.Module):
         super().__init__()
         if skip not in ("b1", "level1"):
             raise UserError(f"skip is b1 or level1, got '{skip}'")
+        if classes < 5:
+            raise UserError(
+                f"espnet splits its scores into five branches: classes is 5 or more, got {classes}; "
+                "espnet_c, its encoder alone, takes any number"
+            )
         self.classes, self.skip, self.input_spec = classes, skip, UPSTREAM_SPEC if upstream else SPEC
         self.encoder = Encoder(classes)
         self.level3_C = _conv(131, classes, 1)
