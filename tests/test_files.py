@@ -1,16 +1,41 @@
 import errno
+import io
 import os
+import resource
 
 import pytest
 
 from densedistill import UserError
-from densedistill.files import atomic_write, remove_parts, require_writable, to_json, write_bytes, write_text
+from densedistill.files import (
+    atomic_write,
+    remove_parts,
+    require_writable,
+    to_json,
+    write_buffer,
+    write_bytes,
+    write_text,
+)
 
 
 def test_a_file_is_written_whole_into_folders_that_are_made(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "größer")
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "größer"
     assert os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_a_buffer_is_written_from_its_beginning_and_a_full_disk_leaves_the_older_file(tmp_path):
+    buffer = io.BytesIO(b"old")
+    buffer.seek(2)
+    write_buffer(tmp_path / "file", buffer)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*file: File too large"):
+            write_buffer(tmp_path / "file", io.BytesIO(bytes(100_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path):

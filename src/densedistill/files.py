@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -64,6 +66,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview, sync: bo
     """Write `data` to `path` atomically; arguments and UserError as `atomic_write`."""
     with atomic_write(path, sync) as part:
         part.write_bytes(data)
+
+
+def write_buffer(path: str | os.PathLike[str], buffer: io.BytesIO) -> None:
+    """Write what `buffer` holds to `path` atomically, without a copy; UserError as `atomic_write`.
+
+    Not by a view of it: Python 3.12.1 crashes when it collects one that an error holds.
+    """
+    buffer.seek(0)
+    with atomic_write(path) as part, part.open("wb") as file:
+        shutil.copyfileobj(buffer, file, 1 << 20)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ..errors import UserError
-from ..files import write_bytes
+from ..files import write_buffer, write_bytes
 from ..runtimes.card import KEY, Card, checksum, join_engine
 
 WEIGHTS = ("float32", "float16", "bfloat16")
@@ -86,7 +86,7 @@ class PackageArtifact:
     def save(self, path: Path, card: Card) -> None:
         content = io.BytesIO()  # a path's stem would go into the archive
         torch.export.save(self.program, content, extra_files={KEY: card.to_json()})
-        write_bytes(path, content.getbuffer())
+        write_buffer(path, content)
 
 
 class EngineArtifact:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import write_bytes
+from ..files import write_buffer, write_bytes
 from .run import Run
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     # By way of memory: torch reports a full disk as an error of its zip archive, not as what it is.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_bytes(path, buffer.getbuffer())
+    write_buffer(path, buffer)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
