@@ -247,7 +247,8 @@ class _Standardised:
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self._eps)
         mean, scale = statistics  # the latter is the inverse of the deviation
         scale = scale if weight is None else scale * weight  # as the first time: the same to the bit
-        return F.batch_norm(x, mean, torch.ones_like(mean), scale, bias, eps=0.0)
+        # Not by `F.batch_norm`, which takes no eps of 0 in torch 2.11.
+        return torch.batch_norm(x, scale, bias, mean, torch.ones_like(mean), False, 0.0, 0.0, True)
 
 
 def _activated(function: Callable[..., Tensor]) -> Callable[..., Again]:
