@@ -147,13 +147,13 @@ class Objective(nn.Module):
         Args:
             batch: as `check` takes it.
         """
-        named = {name: p for name, p in unwrap(self.student).named_parameters() if p.requires_grad}
+        own = {name: p for name, p in unwrap(self.student).named_parameters() if p.requires_grad}
         with torch.enable_grad(), self._rehearsal(batch) as rehearsed:
             total, _ = self(rehearsed)
             if not total.requires_grad:
-                return list(named)
-            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-        return [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
+                return list(own)
+            gradients = torch.autograd.grad(total, list(own.values()), allow_unused=True)
+        return [name for name, gradient in zip(own, gradients, strict=True) if gradient is None]
 
     def _ask(self, batch: Mapping[str, Any]) -> Answers:
         # Teachers first: what they need and drop is then not needed on top of all that the student keeps.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._shared import at_least_float32
+from ...networks.layers.image import at_least_float32
 
 _EPSILON = 1e-8
 _SLAB_NUMBERS = 250_000

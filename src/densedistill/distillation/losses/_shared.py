@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...networks.layers.image import at_least_float32
 from ...registry import Registry
 
 LOSSES = Registry("loss", ("densedistill.distillation.losses", "densedistill.distillation.replacement"))
@@ -62,11 +63,6 @@ def register_loss(
         return loss  # type: ignore[return-value]
 
     return decorate
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return `tensor` in float32, or as it is when it is float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def fill_masked(mask: Tensor | None, *tensors: Tensor, value: float = 0.0) -> tuple[Tensor, ...]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ._shared import LOSSES, at_least_float32
+from ...networks.layers.image import at_least_float32
+from ._shared import LOSSES
 
 
 @LOSSES.register("mgd")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...networks.discriminator import Discriminator
-from ._shared import LOSSES, at_least_float32
+from ...networks.layers.image import at_least_float32
+from ._shared import LOSSES
 
 MOST_KEPT = 8  # score maps that wait for the adversary's step
 
