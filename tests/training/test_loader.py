@@ -1,5 +1,10 @@
 import itertools
+import multiprocessing
+import os
 import pickle
+import signal
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -8,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densedistill.data import loader as loaders
 from densedistill.data.loader import Mixture, StepSampler, default_workers, make_loader, open_mixture, shares
 from densedistill.errors import UserError
 from densedistill.recipes import DataSet
@@ -186,3 +192,22 @@ def test_a_mixture_names_classes_where_its_data_sets_agree(known, names):
             part.classes = classes
         parts.append((part, None))
     assert Mixture(parts, seed=1).classes == names
+
+
+def worker_with_a_thread_of_its_own():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    loaders._leave_signals(0)
+    for _ in range(20):
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    os._exit(7)
+
+
+@pytest.mark.skipif(
+    not hasattr(signal, "sigwaitinfo"), reason="macOS and Windows cannot tell who sent a signal"
+)
+def test_a_termination_of_the_whole_job_spares_workers_whose_libraries_have_threads():
+    worker = multiprocessing.get_context("fork").Process(target=worker_with_a_thread_of_its_own)
+    worker.start()
+    worker.join(30)
+    assert worker.exitcode == 7

@@ -229,6 +229,7 @@ def _leave_signals(worker: int) -> None:
     parent = multiprocessing.parent_process()
     if parent and hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, lambda *_: None)  # threads that a library began before do not block it
         threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
