@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,7 @@ def test_a_seed_composes_what_it_always_composed(style):
     assert (len(scene.kind), *sums) == pytest.approx(COMPOSED[style], rel=1e-5)
 
 
+@pytest.mark.skipif(cv2.__version__ < "5", reason="OpenCV 4 draws the letters of textures in another way")
 @pytest.mark.parametrize("style", RECORDED)
 def test_a_seed_gives_the_scene_that_it_always_gave(style):
     """Trainings, caches and shipped weights name scenes by seed; new scenes need a new `cache.VERSION`."""

@@ -29,6 +29,9 @@ SINGLE = ("depth", "segmentation", "detection")
 class World(Dataset[Sample]):
     """Scenes number `seed`, `seed` + 1, … of the procedural world.
 
+    The same on every machine but for rounding, and for letters on textures, which OpenCV draws in another way
+    since version 5.
+
     Args:
         length: how many.
         seed: number of the first scene. Different ranges share nothing but the textures.

@@ -69,7 +69,7 @@ class Cache:
         rig = sample["meta"]["calibration"]
         packed["meta"] = np.array(json.dumps([rig.fx, rig.baseline_m, sample["meta"]["style"]]))
         with atomic_write(self.path(seed)) as part, open(part, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **packed)
+            np.savez_compressed(file, **packed)  # type: ignore[arg-type]  # it has options, too, since NumPy 2.2
 
 
 def _key(described: dict[str, Any]) -> str:
