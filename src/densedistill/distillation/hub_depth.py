@@ -119,8 +119,7 @@ def _depth_anything(model: str, kind: str = "auto", align: str = "ground_truth")
 def _load(model: str) -> tuple[Any, Mapping[str, Any]]:
     """Return the model, and what its folder says about the preparation of images."""
     try:
-        from transformers import AutoConfig, AutoModelForDepthEstimation
-        from transformers.models.auto.image_processing_auto import get_image_processor_config
+        from transformers import AutoConfig, AutoModelForDepthEstimation, ImageProcessingMixin
         from transformers.utils import logging
     except ImportError:
         raise UserError(
@@ -142,7 +141,7 @@ def _load(model: str) -> tuple[Any, Mapping[str, Any]]:
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot load the weights of '{model}' as safetensors: {_short(error)}") from None
     try:
-        processor = get_image_processor_config(model)
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(model)
     except (OSError, ValueError):
         processor = {}
     return found, processor
