@@ -31,6 +31,19 @@ def test_ground_truth_that_a_sample_lacks_is_zero_and_not_valid(first):
     assert (batch["disparity"][missing] == 0).all()
 
 
+@pytest.mark.parametrize(("key", "channels"), [("disparity", 1), ("depth", 1), ("flow", 2)])
+@pytest.mark.parametrize("other", ["masked", "missing"])
+def test_a_truth_without_holes_counts_beside_any_other_sample(key, channels, other):
+    values = torch.ones(channels, 4, 6)
+    holes = torch.zeros(1, 4, 6, dtype=torch.bool)
+    more = {key: values, f"{key}_valid": holes} if other == "masked" else {}
+    batch = collate([sample("a", **{key: values}), sample("b", **more)])
+    assert batch[f"{key}_valid"].shape == (2, 1, 4, 6)
+    assert batch[f"{key}_valid"][0].all()
+    assert not batch[f"{key}_valid"][1].any()
+    assert f"{key}_valid" not in collate([sample("a", **{key: values})] * 2)
+
+
 def test_labels_that_a_sample_lacks_are_ignored_ones():
     batch = collate([sample("a", labels=torch.zeros(4, 6, dtype=torch.int64)), sample("b")])
     assert (batch["labels"][1] == 255).all()

@@ -34,6 +34,9 @@ KINDS = {
     **dict.fromkeys(BOXES.values(), "classes"),
 }
 
+# Kinds of maps that a mask of their own, `KEY_valid`, says of where they were measured.
+_MEASURED = ("disparity", "flow", "measure")
+
 # What stands for ground truth that a sample of the batch does not have; other keys are filled with zero.
 _FILL = {"labels": IGNORE_LABEL, **dict.fromkeys(BOXES.values(), -1)}
 
@@ -63,12 +66,14 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
     """Return the batch of `samples`: tensors stacked, `meta` as a list, boxes padded to the largest number.
 
     A key that some samples lack is filled: masks with False, labels with 255, classes with -1, the rest with
-    zero. A value without a mask of its own, such as `disparity`, is masked by its `_valid`. Where some
-    samples lack boxes, which is not to have none, `boxes_valid` (B, 1) says which have them.
+    zero. A value such as `disparity` is masked by its `_valid`, which is made for a sample without holes that
+    has none where another sample has a mask or lacks the value. Where some samples lack boxes, which is not
+    to have none, `boxes_valid` (B, 1) says which have them.
 
     Raises:
         UserError: the samples differ in size.
     """
+    samples = _with_masks(samples)
     batch: Sample = {"meta": [dict(sample.get("meta", {})) for sample in samples]}
     for key in dict.fromkeys(key for sample in samples for key in sample if key != "meta"):
         values = [sample.get(key) for sample in samples]
@@ -79,6 +84,19 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
         else:
             batch[key] = _stack(key, values, batch["meta"])
     return batch
+
+
+def _with_masks(samples: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    made = [dict(sample) for sample in samples]
+    for key in (key for key, kind in KINDS.items() if kind in _MEASURED):
+        mask = f"{key}_valid"
+        there = [sample for sample in made if key in sample]
+        if len(there) == len(made) and not any(mask in sample for sample in there):
+            continue
+        for sample in there:
+            if mask not in sample:
+                sample[mask] = torch.ones_like(sample[key][..., :1, :, :], dtype=torch.bool)
+    return made
 
 
 def _stack(key: str, values: list[Tensor | None], meta: list[dict[str, Any]]) -> Tensor:
