@@ -99,6 +99,42 @@ def test_agreement_turns_what_it_sees_otherwise_back():
     assert (FILTERS["agreement"](same, over="mirrored")["depth"] == 0).all()
 
 
+class Ramp(Teacher):
+    """Answers with what the red channel says: metres, or a share of the image's width in px."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task = get_task(task)
+
+    def forward(self, batch):
+        red = batch[self.task.inputs[0]][:, :1]
+        return {"depth": 20 * red} if self.task.name == "depth" else {"disparity": 0.2 * red.shape[-1] * red}
+
+
+@pytest.mark.parametrize("size", [(16, 24), (17, 23), (33, 101)])
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.25, 1.5, 2.0])
+@pytest.mark.parametrize("task", ["stereo", "depth"])
+def test_a_frame_seen_at_another_size_has_its_answers_in_place(task, factor, size):
+    ramp = torch.linspace(0.1, 0.9, size[1]).expand(1, 3, *size)
+    teacher, batch = Ramp(task), dict.fromkeys(get_task(task).inputs, ramp)
+    answer = teacher(batch)
+    ((output, seen),) = Evidence(batch, answer, teacher, teacher.task).scaled(factor).items()
+    inside = (..., slice(2, -2))  # beyond the border nothing goes on
+    step = answer[output].diff(dim=-1).max().item()
+    torch.testing.assert_close(seen[inside], answer[output][inside], rtol=0, atol=0.5 * step)
+
+
+def test_the_flow_of_one_camera_is_turned_back_from_a_mirror():
+    flow = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 8, WIDTH)
+    answers = iter([flow, flow * torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1)])
+    same = evidence("sceneflow", ("left", "left_next"), flow=lambda: next(answers))
+    assert (FILTERS["agreement"](same, over="mirrored")["flow"] == 0).all()
+    dis = create_teacher("dis")
+    batch = {key: torch.randint(0, 255, (1, 3, 40, 48), dtype=torch.uint8) for key in ("left", "left_next")}
+    other = Evidence(batch, dis(batch), dis, get_task("sceneflow"))
+    assert FILTERS["agreement"](other, over="mirrored")["flow"].shape == (1, 1, 40, 48)
+
+
 @pytest.mark.parametrize("view", ["mirrored", "sideways", 0.0, -1.0])
 def test_agreement_over_what_a_pair_has_not_is_refused(view):
     with pytest.raises(dd.UserError, match=f"agreement over '{view}': there is upside_down, mirrored"):

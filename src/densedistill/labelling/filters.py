@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ..distillation.teachers import Teacher, answer_validity
 from ..errors import UserError, nearest
+from ..networks.input_spec import InputSpec
 from ..networks.layers.warp import inside, warp
+from ..networks.restore import restore_output
 from ..registry import Registry
 from ..tasks import Task
 
@@ -68,10 +70,7 @@ class Evidence:
     def upside_down(self) -> dict[str, Any]:
         """Return the answer to the frame turned upside down, turned back."""
         given = {k: v.flip(-2) for k, v in _images(self.batch).items()}
-        answer = {k: _turn(v, -2) for k, v in self._ask("upside_down", given).items()}
-        if "flow" in answer:
-            answer["flow"] = answer["flow"] * answer["flow"].new_tensor([1, -1]).view(1, 2, 1, 1)
-        return answer
+        return _turned_back(self._ask("upside_down", given), -2)
 
     def backward(self) -> dict[str, Any]:
         """Return the answer to the frame with now and next exchanged."""
@@ -84,17 +83,18 @@ class Evidence:
 
     def scaled(self, factor: float) -> dict[str, Any]:
         """Return the answer to the frame `factor` times as large, back at its size and in its pixels."""
-        size = self.first.shape[-2:]
+        height, width = self.first.shape[-2:]
+        spec = InputSpec(multiple=1, scale=factor)
+        placement = spec.place(height, width)
         given = {
-            k: F.interpolate(self.image(k), scale_factor=factor, mode="bilinear", antialias=True)
+            k: F.interpolate(self.image(k), placement.scaled_size, mode="bilinear", antialias=True)
             for k in _images(self.batch)
         }
-        answer = {}
-        for key, value in self._ask(f"scaled {factor}", given).items():
-            if key in self.task.outputs and isinstance(value, Tensor) and value.ndim == 4:
-                answer[key] = F.interpolate(value.float(), size, mode="bilinear", align_corners=False)
-                answer[key] = answer[key] / (factor if key in self.task.pixels else 1)
-        return answer
+        return {
+            key: restore_output(self.task, key, value.float(), spec, placement)
+            for key, value in self._ask(f"scaled {factor}", given).items()
+            if key in self.task.maps and isinstance(value, Tensor)
+        }
 
     def _ask(self, variant: str, images: Mapping[str, Tensor]) -> dict[str, Any]:
         if variant not in self._asked:
@@ -271,7 +271,7 @@ def _seen(evidence: Evidence, view: str | float) -> dict[str, Any]:
     if view == "upside_down":
         return evidence.upside_down()
     if view == "mirrored" and "right" not in evidence.batch:
-        return {k: _turn(v, -1) for k, v in evidence.mirrored().items()}
+        return _turned_back(evidence.mirrored(), -1)
     if isinstance(view, float | int) and view > 0:
         return evidence.scaled(float(view))
     raise UserError(
@@ -285,12 +285,20 @@ def _images(batch: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _swapped(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     images = _images(batch)
+    if "right" not in images:
+        return images
     names = {"left": "right", "right": "left", "left_next": "right_next", "right_next": "left_next"}
     return {names.get(k, k): v for k, v in images.items()}
 
 
-def _turn(value: Any, axis: int) -> Any:
-    return value.flip(axis) if isinstance(value, Tensor) and value.ndim == 4 else value
+def _turned_back(answer: Mapping[str, Any], axis: int) -> dict[str, Any]:
+    """Return the `answer` to a frame that was mirrored along `axis` as that to the frame itself."""
+    maps = {k: v for k, v in answer.items() if isinstance(v, Tensor) and v.ndim == 4}
+    turned = {k: v.flip(axis) for k, v in maps.items()}
+    if "flow" in turned:
+        signs = [-1, 1] if axis == -1 else [1, -1]
+        turned["flow"] = turned["flow"] * turned["flow"].new_tensor(signs).view(1, 2, 1, 1)
+    return turned
 
 
 def _length(vectors: Tensor) -> Tensor:
