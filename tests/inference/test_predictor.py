@@ -253,6 +253,10 @@ def test_precision_is_what_the_network_computes_in(precision, dtype):
     assert predict(*pair())["disparity"].dtype == torch.float32
     assert net.dtype == dtype
     assert predict.precision == precision
+    for enabled in (False, True):  # a training around it has its own
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            predict(*pair())
+        assert net.dtype == dtype
 
 
 @pytest.mark.parametrize(

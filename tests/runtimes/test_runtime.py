@@ -319,6 +319,15 @@ def test_a_predictor_leaves_a_file_in_the_arithmetic_it_was_loaded_with(files, p
     )
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_file_answers_inside_autocast_as_outside(files, pair, suffix):
+    """A training in bfloat16 asks its teachers there."""
+    runtime = load_runtime(files[suffix])
+    expected = runtime(*pair)["disparity"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(runtime(*pair)["disparity"], expected)
+
+
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_file_is_on_the_cpu_where_onnxruntime_does_not_start_cuda(files, monkeypatch):
     """It has a provider for CUDA, and does without when CUDA's libraries are missing."""

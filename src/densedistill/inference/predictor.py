@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class Predictor:
         net: a network: takes prepared tensors, returns a dict of its task's outputs; has `input_spec`.
         device: where to run, the network is moved there; None for where it is.
         precision: "float32" (on CUDA without TF32), "bfloat16" (autocast), or "auto" for the faster of the
-            two here. A file loaded by `load_runtime` stays in the one it was loaded with.
+            two here, whatever autocast is on around a call. A file loaded by `load_runtime` stays in the one
+            it was loaded with.
         channels_last: lay the images out channels-last, which convolutions are faster with.
         input_spec: in place of the network's own.
         fold: compute with a copy of the network whose batch normalisation is folded into its convolutions and
@@ -138,12 +139,15 @@ class Predictor:
             if key in outputs
         }
 
-    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        if self.dtype is torch.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
-        if self.device.type == "cuda":
-            return without_tf32()
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        half = self.dtype is torch.bfloat16
+        on_cuda = self.device.type == "cuda"
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+            without_tf32() if on_cuda and not half else contextlib.nullcontext(),
+        ):
+            yield
 
 
 def _float(output: Tensor) -> Tensor:

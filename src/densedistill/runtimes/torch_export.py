@@ -28,7 +28,8 @@ class TorchSession:
     @torch.inference_mode()
     def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
-            found = self._module(*images.values())
+            with torch.autocast(self.device.type, enabled=False):  # whose casts the graph was not traced with
+                found = self._module(*images.values())
         except AssertionError as error:  # what tracing took for granted
             raise UserError(f"the package was traced for other sizes: {error}") from None
         return dict(zip(self._outputs, found, strict=True))
