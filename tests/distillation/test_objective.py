@@ -269,6 +269,31 @@ def test_kl_compares_at_the_size_of_the_input_with_the_mask_of_its_pixels():
     torch.testing.assert_close(total, expected)
 
 
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_coarse_levels_are_refused_on_padded_or_scaled_samples_and_are_not_in_the_way_unread(
+    scale,
+):
+    """Their cells are not the sample's: the final output's padding, cut off them, would cut them short."""
+    student = dd.create_model("dwarf_slim", scale=scale)
+    height, width = (128, 128) if scale is None else (64, 64)
+    sizes = {"whole": (height, width), "padded": (height - 10, width - 4)}
+    batches = {
+        name: {key: torch.rand(1, 3, *size) for key in ("left", "right", "left_next", "right_next")}
+        | {"disparity": torch.ones(1, 1, *size), "disparity_valid": torch.ones(1, 1, *size).bool()}
+        for name, size in sizes.items()
+    }
+    final = dd.Objective({"final": TRUTH}, student)
+    final_of_levels = dd.Objective({"final": {**TRUTH, "levels": [0, 0, 0, 0, 1]}}, student)
+    for batch in batches.values():
+        torch.testing.assert_close(final_of_levels(batch)[0], final(batch)[0])
+    pooled = dd.Objective({"all": {**TRUTH, "loss": "pooled_l1", "levels": [8, 2, 1, 0.5, 0]}}, student)
+    if scale is None:
+        assert pooled(batches["whole"])[0] > 0
+    for name in ("padded",) if scale is None else batches:
+        with pytest.raises(dd.UserError, match=r"objective.all: levels .* nothing is padded or scaled"):
+            pooled(batches[name])
+
+
 def test_kl_between_networks_of_different_range_is_over_the_common_levels():
     term = {**VOLUME, "loss": "kl", "of": "aggregation[-1]"}
     objective = _objective({"a": term}, teacher=TinyStereo(max_disparity=32))

@@ -29,7 +29,8 @@ def run_network(
 
     Returns:
         The task's outputs, those in pixels in the sample's pixels. `intermediate`, where the network gives
-        it, is a list of mappings of outputs, whatever the network lists.
+        it, is a list of mappings of outputs, whatever the network lists; maps that are coarser than its input
+        are left as they are.
 
     Raises:
         UserError: an image that the batch lacks, or a network that does not answer with the task's outputs.
@@ -55,7 +56,12 @@ def run_network(
             for level in answer["intermediate"]
         ]
         outputs["intermediate"] = [
-            {key: restore_output(task, key, value, spec, placement) for key, value in level.items()}
+            {
+                key: value
+                if key in task.maps and value.shape[-2:] != placement.input_size
+                else restore_output(task, key, value, spec, placement)
+                for key, value in level.items()
+            }
             for level in levels
         ]
     return outputs, placement

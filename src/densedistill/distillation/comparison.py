@@ -112,19 +112,25 @@ class Comparison:
         if not self.student.training:
             return [(answers.student[self.key], self.term.levels[-1])]
         levels = [level[self.key] for level in answers.student.get("intermediate", []) if self.key in level]
-        return self._weighted(levels, "intermediate outputs")
+        weighted = self._weighted(levels, "intermediate outputs")
+        if any(level.shape[-2:] != answers.placement.size for level, _ in weighted):
+            self._require_bare(answers, f"levels of '{self.of}' are coarser than images, and compared")
+        return weighted
 
     def _heads(self, answers: Answers) -> list[tuple[Tensor, float]]:
         """Return the tensors of a tap that is compared with the ground truth, and what each weighs."""
+        self._require_bare(answers, f"'{self.of}' is a tap, which is compared with the ground truth")
+        return self._weighted(answers.taps[self.of], "tensors")
+
+    def _require_bare(self, answers: Answers, what: str) -> None:
+        """Refuse `what`, whose cells lie in the student's input and not in the sample, where these differ."""
         placement = answers.placement
         if placement.input_size != placement.size or any(placement.padding):
             (height, width), (rows, columns) = placement.size, placement.input_size
             raise UserError(
-                f"'{self.of}' is a tap, which is compared with the ground truth where nothing is padded or "
-                f"scaled, but the student sees samples of {width}x{height} px as {columns}x{rows}; a crop in "
-                f"multiples of {self.spec.multiple} is not padded"
+                f"{what} where nothing is padded or scaled, but the student sees samples of {width}x{height} "
+                f"px as {columns}x{rows}; a crop in multiples of {self.spec.multiple} is not padded"
             )
-        return self._weighted(answers.taps[self.of], "tensors")
 
     def _tap_pairs(self, answers: Answers, mask: Tensor | None) -> Iterator[Pair]:
         term, said = self.term, answers.teachers[self.term.to]
