@@ -133,6 +133,22 @@ def test_hard_scenes_count_half_in_a_mean_over_images_alone(constant):
     assert pooled["avgerr"] == pytest.approx(3)
 
 
+@pytest.mark.parametrize("protocol", ["middlebury", "eth3d"])
+def test_an_image_with_a_prediction_that_is_no_number_is_not_left_out_of_a_mean(protocol):
+    def predict(left, right):
+        lost = left.max() == 255
+        return {"disparity": torch.full((1, 1, *left.shape[-2:]), torch.nan if lost else 10.0)}
+
+    data = [sample(12), sample(10, name="Shelves"), sample(10, name="Vintage")]
+    data[1]["left"] = torch.full_like(data[1]["left"], 255)
+    for one, seen in zip(data, (True, True, False), strict=True):  # in both views
+        one["disparity_nonoccluded"] = torch.full_like(one["disparity_valid"], seen)
+    row = evaluate(predict, data, protocol).rows[0]
+    assert "avgerr" not in row
+    assert "avgerr_noc" not in row
+    assert evaluate(predict, data[::2], protocol).rows[0]["avgerr_noc"] == 2
+
+
 def test_a_disparity_without_end_is_not_cut_to_the_scenes_range(constant):
     given = sample(63)
     given["meta"]["ndisp"] = 64

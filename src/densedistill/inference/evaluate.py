@@ -185,7 +185,7 @@ class _Tally:
         self.label, self.data, self.predict, self.counting = label, data, predict, counting
         self.device = _measuring_device(predict)
         self.seconds: list[float] = []
-        self.weighted: list[tuple[float, dict[str, Any]]] = []
+        self.weighted: list[tuple[float, dict[str, float]]] = []
         self.metrics: dict[str, tuple[str, MetricInfo, Metric]] = {  # by column
             info.name if mask == "all" else f"{info.name}_{mask}": (
                 mask,
@@ -208,12 +208,16 @@ class _Tally:
         if not self.weighted:
             self._compare_classes(outputs)
         figures: dict[str, Any] = {"name": self.label, "data": self.data, "sample": name}
+        counted: dict[str, float] = {}
         truths = {mask: self.counting.truth(sample, mask, self.device) for mask in protocol.masks}
         for key, (mask, info, metric) in self.metrics.items():
-            if all(target in truths[mask] for target in info.targets(task)):
-                figures |= _figures(key, metric(*info.arguments(outputs, truths[mask], task)))
-        figures = {key: None if value != value else value for key, value in figures.items()}
-        self.weighted.append((protocol.weight(name), figures))
+            targets = info.targets(task)
+            if all(target in truths[mask] for target in targets):
+                found = _figures(key, metric(*info.arguments(outputs, truths[mask], task)))
+                figures |= {name: None if value != value else value for name, value in found.items()}
+                if all(truths[mask][f"{target}_valid"].any() for target in targets):
+                    counted |= found
+        self.weighted.append((protocol.weight(name), counted))
         return figures
 
     def _predict(self, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -266,14 +270,14 @@ class _Tally:
             with warnings.catch_warnings():
                 # a process that had no sample with this mask still takes part in the sum
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-                found = _figures(key, metric.compute())
-            row |= {name: value for name, value in found.items() if value == value}
+                row |= _figures(key, metric.compute())
         if self.counting.protocol.weights and self.counting.average == "images":
             row |= self._weighted_means()
-        return row
+        return {name: value for name, value in row.items() if value == value}
 
     def _weighted_means(self) -> dict[str, float]:
-        """Return the means over the images of all processes, each with its weight."""
+        """Return the means over the images of all processes on which anything counts, each with its weight;
+        NaN where a prediction makes one of them NaN."""
         samples = self.weighted
         if self.counting.distributed:
             everywhere: list[Any] = [None] * torch.distributed.get_world_size()
@@ -281,7 +285,7 @@ class _Tally:
             samples = [one for shared in everywhere for one in shared]
         means = {}
         for key in self.metrics:
-            found = [(w, figures[key]) for w, figures in samples if figures.get(key) is not None]
+            found = [(w, figures[key]) for w, figures in samples if key in figures]
             if found:
                 means[key] = sum(w * value for w, value in found) / sum(w for w, _ in found)
         return means
