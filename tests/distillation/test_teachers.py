@@ -110,6 +110,31 @@ def test_what_a_member_vouches_for_and_is_no_number_is_not_hidden_by_the_others(
     assert answer["disparity"].isnan().all()
 
 
+@pytest.mark.parametrize("reduce", ["mean", "median", "confidence"])
+def test_an_ensemble_of_equals_is_one_of_them_and_the_order_of_its_members_does_not_matter(reduce):
+    class Seen(Teacher):
+        """Answers at random; where it does not vouch, neither value nor confidence is a number."""
+
+        def __init__(self, seed):
+            super().__init__()
+            generator = torch.Generator().manual_seed(seed)
+            value, sure = torch.rand(2, 2, 1, 8, 12, generator=generator)
+            self.valid = torch.rand(2, 1, 8, 12, generator=generator) > 0.4
+            self.value, self.sure = (torch.where(self.valid, x, torch.nan) for x in (value, sure))
+
+        def forward(self, batch):
+            return {"disparity": self.value, "disparity_valid": self.valid, "disparity_confidence": self.sure}
+
+    one = Seen(0)
+    same = EnsembleTeacher([one, Seen(0), Seen(0)], reduce)({})
+    assert torch.equal(same["disparity_valid"], one.valid)
+    torch.testing.assert_close(same["disparity"], one.value.nan_to_num())
+    assert same["disparity_spread"].abs().max() < 1e-6
+    answers = [EnsembleTeacher([Seen(i) for i in order], reduce)({}) for order in ((0, 1, 2), (2, 0, 1))]
+    for key in ("disparity", "disparity_valid", "disparity_spread"):
+        torch.testing.assert_close(*(answer[key] for answer in answers))
+
+
 def test_an_ensemble_of_networks_by_name():
     member = {"name": "tiny_stereo:TinyStereo", "max_disparity": 32}
     teacher = dd.create_teacher(

@@ -228,7 +228,7 @@ def doubt(evidence):
 
 def test_what_teacher_and_filters_say_is_kept_together():
     known, sure = torch.ones(1, 1, 8, WIDTH, dtype=torch.bool), torch.full((1, 1, 8, WIDTH), 0.5)
-    known[..., 2], sure[..., 3] = False, 7.0
+    known[..., 2], sure[..., 2], sure[..., 3] = False, torch.nan, 7.0
     teacher = Truthful(disparity=torch.ones(1, 1, 8, WIDTH), disparity_valid=known, disparity_confidence=sure)
     frame = {k: v[0] for k, v in shifted().items()} | {"meta": {"name": "x", "size": (8, WIDTH)}}
     label = Labeller(teacher, get_task("stereo"), [("test_filters:doubt", {})])(frame, "x")

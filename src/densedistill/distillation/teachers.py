@@ -173,7 +173,8 @@ class EnsembleTeacher(Teacher):
             combined[f"{key}_valid"] = valid.any(0)
             values = torch.where(valid, values, torch.nan)
             if self.reduce == "confidence":
-                weights = valid * torch.stack([_confidence(answer, key) for answer in answers])
+                sure = torch.stack([_confidence(answer, key) for answer in answers])
+                weights = torch.where(valid, sure, 0)  # unsure of what it does not vouch for is no number
                 reduced = (values.nan_to_num() * weights).sum(0) / weights.sum(0)
             else:
                 reduced = values.nanmean(0) if self.reduce == "mean" else _nanmedian(values)

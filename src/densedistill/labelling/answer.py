@@ -128,9 +128,10 @@ class Labeller:
                     kept[name] = int((vouched & (own <= 1)).sum())
                     error = torch.maximum(error, own)
             valid = vouched & (error <= 1)
-            confidence = torch.exp2(-error) * valid
+            confidence = torch.exp2(-error)
             if f"{key}_confidence" in answer:
                 confidence = confidence * answer[f"{key}_confidence"].float().clamp(0, 1)
+            confidence = torch.where(valid, confidence, 0).nan_to_num()
             arrays[key] = self._array(answer, key, valid)
             arrays[f"{key}_valid"] = valid[0].cpu().numpy(), "mask"
             if verdicts or f"{key}_confidence" in answer:
