@@ -54,6 +54,31 @@ def test_left_right_believes_what_both_views_say():
     assert unknown["disparity"].isinf().all()
 
 
+@pytest.mark.parametrize("rubbish", [0.0, 1e4, float("nan")])
+@pytest.mark.parametrize("name", ["left_right", "forward_backward"])
+def test_what_the_other_answer_does_not_vouch_for_does_not_reach_its_neighbours(name, rubbish):
+    key, task, images = {
+        "left_right": ("disparity", "stereo", ("left", "right")),
+        "forward_backward": ("flow", "sceneflow", ("left", "right", "left_next", "right_next")),
+    }[name]
+    motion = torch.full((1, 1 if key == "disparity" else 2, 8, WIDTH), 2.25)
+    if key == "flow":
+        motion[:, 0], motion[:, 1] = -2.25, 0
+    known = torch.ones(1, 1, 8, WIDTH, dtype=torch.bool)
+    known[..., 3:5, 9:12] = False
+    sign = 1 if key == "disparity" else -1
+    turned = known.flip(-1) if key == "disparity" else known
+    other = torch.where(turned, sign * motion, rubbish)
+    answers, vouched = iter([motion, other]), iter([torch.ones_like(known), turned])
+    given = {key: lambda: next(answers), f"{key}_valid": lambda: next(vouched)}
+    error = FILTERS[name](evidence(task, images, **given))[key]
+    # A quarter of a match comes from its left neighbour, three from its right one.
+    expected = known[..., torch.arange(WIDTH).sub(2).clamp(min=0)]
+    expected[..., :3] = False
+    assert torch.equal(error <= 1, expected)
+    assert (error[expected] < 1e-6).all()
+
+
 def test_forward_backward_believes_a_flow_that_comes_back():
     flow = torch.zeros(1, 2, 8, WIDTH)
     flow[:, 0] = 2

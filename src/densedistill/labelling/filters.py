@@ -109,10 +109,9 @@ def left_right(evidence: Evidence, threshold: float = 1.0, share: float = 0.0) -
     disparity = _output(evidence, "disparity", "left_right").float()
     other = evidence.mirrored()
     right, known = other["disparity"].flip(-1).float(), answer_validity(other, "disparity").flip(-1)
-    shift = torch.cat((-disparity, torch.zeros_like(disparity)), 1)
-    error = (warp(right, shift) - disparity).abs() / (share * disparity).clamp(min=threshold)
-    believed = inside(shift) & (warp(known.float(), shift) > 0.5)
-    return {"disparity": error.where(believed, _NEVER)}
+    found, known = _sampled(right, known, torch.cat((-disparity, torch.zeros_like(disparity)), 1))
+    error = (found - disparity).abs() / (share * disparity).clamp(min=threshold)
+    return {"disparity": error.where(known, _NEVER)}
 
 
 @register_filter
@@ -120,9 +119,10 @@ def forward_backward(evidence: Evidence, alpha: float = 0.01, beta: float = 0.5)
     """Compare a flow with the one back at the match: |f + b|² stays below `alpha` (|f|² + |b|²) + `beta`
     (Sundaram et al., ECCV 2010). What is seen along the flow, disparity at t1, shares its verdict."""
     flow = _output(evidence, "flow", "forward_backward").float()
-    back = warp(evidence.backward()["flow"].float(), flow)
+    other = evidence.backward()
+    back, known = _sampled(other["flow"].float(), answer_validity(other, "flow"), flow)
     limit = alpha * (flow.square().sum(1, True) + back.square().sum(1, True)) + beta
-    error = ((flow + back).square().sum(1, True) / limit).where(inside(flow), _NEVER)
+    error = ((flow + back).square().sum(1, True) / limit).where(known, _NEVER)
     return {key: error for key in ("flow", "disparity_next") if key in evidence.outputs}
 
 
@@ -299,6 +299,14 @@ def _turned_back(answer: Mapping[str, Any], axis: int) -> dict[str, Any]:
         signs = [-1, 1] if axis == -1 else [1, -1]
         turned["flow"] = turned["flow"] * turned["flow"].new_tensor(signs).view(1, 2, 1, 1)
     return turned
+
+
+def _sampled(values: Tensor, known: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `values` (B, C, H, W) where `motion` leads, interpolated between those that are `known`, and
+    where most of the weight is theirs, (B, 1, H, W)."""
+    weight = warp(known.float(), motion)
+    found = warp(torch.where(known, values, 0), motion) / weight.clamp(min=0.5)
+    return found, inside(motion) & (weight > 0.5)
 
 
 def _length(vectors: Tensor) -> Tensor:
