@@ -90,6 +90,27 @@ def test_what_is_masked_reaches_neither_value_nor_gradient(name):
     torch.testing.assert_close(spoilt[0].grad, student.grad)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mf_old"])
+def test_neither_the_order_of_samples_nor_how_they_lie_in_memory_matters(name):
+    student, teacher = _tensors(name)
+    loss = LOSSES[name](student, teacher)
+    loss.backward()
+    form = torch.channels_last_3d if student.ndim == 5 else torch.channels_last
+    with_gaps = [torch.stack((x, x), -1)[..., 0].requires_grad_() for x in (student.detach(), teacher)]
+    laid_out = [x.clone(memory_format=form).requires_grad_() for x in (student.detach(), teacher)]
+    order = torch.tensor([2, 0, 1])
+    turned = [x[order].requires_grad_() for x in (student.detach(), teacher)]
+    for other, gradient in (
+        (with_gaps, student.grad),
+        (laid_out, student.grad),
+        (turned, student.grad[order]),
+    ):
+        value = LOSSES[name](*other)
+        value.backward()
+        torch.testing.assert_close(value, loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other[0].grad, gradient, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", MASKED)
 def test_a_mask_that_is_all_true_changes_nothing(name):
     student, teacher = _tensors(name)
