@@ -149,6 +149,21 @@ def test_a_frame_seen_at_another_size_has_its_answers_in_place(task, factor, siz
     torch.testing.assert_close(seen[inside], answer[output][inside], rtol=0, atol=0.5 * step)
 
 
+@pytest.mark.parametrize("rubbish", [4.0, 0.0, float("nan")])
+@pytest.mark.parametrize(("over", "reach"), [("upside_down", 0), (0.5, 3), (2.0, 1)])
+def test_agreement_needs_another_answer_that_is_vouched_for(over, reach, rubbish):
+    size = [8, WIDTH] if over == "upside_down" else [int(8 * over), int(WIDTH * over)]
+    flat = torch.full((1, 1, 8, WIDTH), 4.0)
+    known = torch.ones(1, 1, *size, dtype=torch.bool)
+    known[..., size[1] // 2 :] = False
+    other = torch.full((1, 1, *size), 4.0 if over == "upside_down" else 4.0 * over).where(known, rubbish)
+    answers, vouched = iter([flat, other]), iter([torch.ones_like(flat).bool(), known])
+    frame = evidence(disparity=lambda: next(answers), disparity_valid=lambda: next(vouched))
+    error = FILTERS["agreement"](frame, over=over)["disparity"]
+    assert error[..., WIDTH // 2 :].isinf().all()
+    assert (error[..., : WIDTH // 2 - reach] == 0).all()
+
+
 def test_the_flow_of_one_camera_is_turned_back_from_a_mirror():
     flow = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1).expand(1, 2, 8, WIDTH)
     answers = iter([flow, flow * torch.tensor([-1.0, 1.0]).view(1, 2, 1, 1)])

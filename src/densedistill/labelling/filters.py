@@ -82,7 +82,8 @@ class Evidence:
         return self._ask("backward", given)
 
     def scaled(self, factor: float) -> dict[str, Any]:
-        """Return the answer to the frame `factor` times as large, back at its size and in its pixels."""
+        """Return the answer to the frame `factor` times as large, back at its size and in its pixels, NaN at
+        and beside what is not vouched for."""
         height, width = self.first.shape[-2:]
         spec = InputSpec(multiple=1, scale=factor)
         placement = spec.place(height, width)
@@ -90,10 +91,11 @@ class Evidence:
             k: F.interpolate(self.image(k), placement.scaled_size, mode="bilinear", antialias=True)
             for k in _images(self.batch)
         }
+        answer = self._ask(f"scaled {factor}", given)
         return {
-            key: restore_output(self.task, key, value.float(), spec, placement)
-            for key, value in self._ask(f"scaled {factor}", given).items()
-            if key in self.task.maps and isinstance(value, Tensor)
+            key: restore_output(self.task, key, _vouched(answer, key), spec, placement)
+            for key in self.task.maps
+            if key in answer
         }
 
     def _ask(self, variant: str, images: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -148,17 +150,20 @@ def agreement(
     others = [] if ensemble else [_seen(evidence, view) for view in views]
     for key in evidence.outputs:
         value = answer[key].float()
-        seen = [other[key] for other in others if key in other]
+        seen = [_vouched(other, key) for other in others if key in other]
         if key == "logits":
             labels = value.argmax(1, True)
-            apart = [(one.argmax(1, True) != labels) * 2.0 for one in seen]
+            apart = [
+                ((one.argmax(1, True) != labels) * 2.0).where(~one[:, :1].isnan(), torch.nan) for one in seen
+            ]
         else:
             limit = (share * _length(value)).clamp(min=threshold)
             distances = (
                 [answer[f"{key}_spread"]] if f"{key}_spread" in answer else [one - value for one in seen]
             )
             apart = [_length(distance) / limit for distance in distances]
-        errors[key] = torch.stack(apart).amax(0) if apart else torch.zeros_like(value[:, :1])
+        worst = torch.stack(apart).amax(0) if apart else torch.zeros_like(value[:, :1])
+        errors[key] = worst.nan_to_num(nan=_NEVER, posinf=_NEVER)
     return errors
 
 
@@ -289,6 +294,11 @@ def _swapped(batch: Mapping[str, Any]) -> dict[str, Tensor]:
         return images
     names = {"left": "right", "right": "left", "left_next": "right_next", "right_next": "left_next"}
     return {names.get(k, k): v for k, v in images.items()}
+
+
+def _vouched(answer: Mapping[str, Any], key: str) -> Tensor:
+    """Return output `key` of `answer` with NaN where it is not vouched for."""
+    return torch.where(answer_validity(answer, key), answer[key].float(), torch.nan)
 
 
 def _turned_back(answer: Mapping[str, Any], axis: int) -> dict[str, Any]:
