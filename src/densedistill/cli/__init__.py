@@ -68,6 +68,12 @@ def main(argv: list[str] | None = None) -> int:
             where = f" while writing {error.filename}" if error.filename else ""
             print(f"densedistill: the disk is full{where}; make room and start again", file=sys.stderr)
             return 2
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            print(
+                "densedistill: too many files are open; raise the limit (ulimit -n), or take fewer workers",
+                file=sys.stderr,
+            )
+            return 2
         if error.errno in _NOT_OURS and error.filename:
             print(f"densedistill: cannot reach {error.filename}: {error.strerror}", file=sys.stderr)
             return 2

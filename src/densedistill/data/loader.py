@@ -18,6 +18,7 @@ from ..errors import UserError
 from . import datasets
 from .augment import OPTIONS as AUGMENTATIONS
 from .augment import Augmentation, Options, build_augmentation
+from .passing import AHEAD, Collate, require_processes
 from .sample import IMAGES, Sample, collate
 
 Key = tuple[int, int, int]  # data set, sample in it, epoch
@@ -203,18 +204,24 @@ def make_loader(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> tuple[DataLoader[Any], StepSampler]:
-    """Return the endless loader of training batches from `start_step` on, and its sampler."""
+    """Return the endless loader of training batches from `start_step` on, and its sampler.
+
+    Raises:
+        UserError: the batch does not divide, a data set is empty, or no `workers` can be started here.
+    """
     sampler = StepSampler(mixture.lengths, batch_size, weights, seed, start_step, rank, world_size, parts)
     if workers:
         # OpenCV's threads do not survive a fork: a worker that inherits their pool waits for them forever.
         import cv2
 
         cv2.setNumThreads(1)
+        require_processes()
     loader = DataLoader(
         mixture,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=Collate(workers, world_size) if workers else collate,
+        prefetch_factor=AHEAD if workers else None,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals,
