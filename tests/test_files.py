@@ -38,6 +38,11 @@ def test_a_buffer_is_written_from_its_beginning_and_a_full_disk_leaves_the_older
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+def test_of_a_name_in_another_encoding_text_says_what_it_can(tmp_path):
+    write_text(tmp_path / "page.html", "größe caf\udce9")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "größe caf\\udce9"
+
+
 def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path):
     with atomic_write(tmp_path / "map.pfm") as part:
         assert part.parent == tmp_path

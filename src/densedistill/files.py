@@ -79,8 +79,11 @@ def write_buffer(path: str | os.PathLike[str], buffer: io.BytesIO) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8; UserError as `atomic_write`."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` atomically, as UTF-8; UserError as `atomic_write`.
+
+    What UTF-8 cannot say, of a file name in another encoding, is escaped.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def require_writable(*paths: str | os.PathLike[str] | None) -> None:

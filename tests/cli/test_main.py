@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import os
 import re
@@ -122,12 +123,25 @@ def test_a_mistake_has_one_line_and_status_2(arguments, message, capsys):
             2,
             "densedistill: cannot reach /x: Permission denied\n",
         ),
+        (OSError(errno.EMFILE, "Too many open files"), 2, "too many files are open; raise the limit (ulimit"),
     ],
 )
 def test_errors_become_statuses(error, status, said, verb, capsys):
     verb(raising(error))
     assert cli.main(["probe"]) == status
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("ascii", "\\xdc \\udce9"), ("utf-8", "Ü \\udce9")])
+def test_what_a_screen_has_no_letters_for_is_escaped(encoding, said, verb, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True))
+    verb(lambda args: print("Ü \udce9"))
+    assert cli.main(["probe"]) == 0
+    assert sys.stdout.buffer.getvalue().decode(encoding).strip() == said
+    verb(raising(UserError("Ü \udce9")))
+    assert cli.main(["probe"]) == 2
+    assert sys.stderr.buffer.getvalue().decode(encoding).strip() == f"densedistill: {said}"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(verb):

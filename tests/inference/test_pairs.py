@@ -1,5 +1,6 @@
 """Which files make a pair."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,17 @@ def test_the_next_pair_is_of_the_same_scene_and_the_next_time(tmp_path, names, f
         later = names[names.index(one.name) + 1]
         views = [(side, name) for name in (one.name, later) for side in ("left", "right")]
         assert one.files == tuple(tmp_path / side / f"{name}.png" for side, name in views)
+
+
+@pytest.mark.parametrize("name", ["größe", "caf\udce9"])  # the second as Latin-1 has it
+def test_a_list_names_files_in_any_encoding(tmp_path, name):
+    left, right = (tmp_path / f"{side}_{name}.png" for side in "lr")
+    touch(left, right)
+    (tmp_path / "pairs.txt").write_bytes(os.fsencode(f"{left.name} {right.name}\n"))
+    assert [(pair.left, pair.right) for pair in pairs_from(tmp_path / "pairs.txt")] == [(left, right)]
+
+
+def test_an_image_is_no_list(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0")
+    with pytest.raises(UserError, match=r"cannot read the list .*a\.png: it is not text"):
+        pairs_from(tmp_path / "a.png")

@@ -189,6 +189,16 @@ def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(
     assert same(weights(resumed), weights(train(recipe, run="whole")))
 
 
+def test_a_loading_process_that_was_killed_is_one_line(tmp_path, monkeypatch):
+    def killed(dataset, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(toy.Fatal, "__getitem__", killed)
+    fields = toy.recipe(data__train__name="toy:Fatal", data__workers=1)
+    with pytest.raises(UserError, match=r"^step 0: a loading process has died \(.*\), as where memory is full"):
+        train(fields, run=tmp_path / "run")
+
+
 @pytest.mark.parametrize(("first", "said"), [(1, "begin again"), (6, "go on from the last checkpoint")])
 def test_ctrl_c_before_the_first_step_or_a_second_one_stops_at_once(tmp_path, monkeypatch, first, said):
     asked = itertools.count(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -48,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         # A recipe's `package.module:Name` may lie in the folder that one is in, as it does for python -m.
         sys.path.append("")
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the locale has no letters for is escaped, rather than end the work.
+            stream.reconfigure(errors="backslashreplace")
     usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
         return _dispatch(arguments)

@@ -90,15 +90,16 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
         UserError: the list or a file in it is missing, or a line is too short.
     """
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        raw = path.read_bytes()
+    except OSError as error:
         if not path.exists():
             raise UserError(f"there is no folder or list file {path}") from None
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"cannot read the list {path}: {why}") from None
+        raise UserError(f"cannot read the list {path}: {error.strerror}") from None
+    if b"\0" in raw:
+        raise UserError(f"cannot read the list {path}: it is not text")
     wanted = {1: "an image is one path", 2: "a pair is two paths, left and right"}
     files = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(os.fsdecode(raw).splitlines(), 1):  # of paths, whatever the locale
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import write_text
 from .charts import SERIES_COLOURS
 from .markup import Markup, join, tag
 from .pictures import Picture, Scene
@@ -69,8 +69,7 @@ def write_report(
     )
     body = [tag("section", tag("h2", heading), content) for heading, content in sections if content]
     text = document(title, header(title, summary, notes), body)
-    with atomic_write(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return Path(path)
 
 

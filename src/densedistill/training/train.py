@@ -161,6 +161,11 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
             raise UserError(
                 f"step {module.step}: another process has stopped, and may say why ({reason})"
             ) from None
+        if str(error).startswith("DataLoader worker"):
+            raise UserError(
+                f"step {module.step}: a loading process has died ({' '.join(str(error).split())}), as where "
+                "memory is full; take fewer data.workers, or 0"
+            ) from None
         if not isinstance(error, torch.OutOfMemoryError) and not any(how in str(error) for how in _FULL):
             raise
         config = module.recipe.trainer

@@ -327,7 +327,7 @@ def listed_frames(path: Path, columns: tuple[int, ...]) -> list[list[str]]:
         UserError: no such file, or a line of another number of columns.
     """
     found = []
-    for number, line in enumerate(formats.read_bytes(path).decode(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(os.fsdecode(formats.read_bytes(path)).splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -31,7 +31,7 @@ def read_list(root: Path, folders: Sequence[str], names: Sequence[str]) -> list[
         for name in names:
             path = root / "ImageSets" / folder / f"{name}.txt"
             if path.is_file():
-                lines = formats.read_bytes(path).decode(errors="replace").splitlines()
+                lines = os.fsdecode(formats.read_bytes(path)).splitlines()
                 return [line.split()[0] for line in lines if line.split()]
     return []
 
