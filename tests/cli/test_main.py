@@ -123,6 +123,12 @@ def test_a_mistake_has_one_line_and_status_2(arguments, message, capsys):
             2,
             "densedistill: cannot reach /x: Permission denied\n",
         ),
+        (OSError(errno.ENOSPC, "No space left", "/x", None, "/y"), 2, "the disk is full while writing /y;"),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            2,
+            "there is no folder for temporary files; let TMPDIR name one",
+        ),
         (OSError(errno.EMFILE, "Too many open files"), 2, "too many files are open; raise the limit (ulimit"),
     ],
 )
@@ -142,6 +148,24 @@ def test_what_a_screen_has_no_letters_for_is_escaped(encoding, said, verb, monke
     verb(raising(UserError("Ü \udce9")))
     assert cli.main(["probe"]) == 2
     assert sys.stderr.buffer.getvalue().decode(encoding).strip() == f"densedistill: {said}"
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path, verb, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    verb(lambda args: os.path.abspath("x"))
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr().err == "densedistill: the folder that you are in is gone; go to another\n"
+
+
+def test_closed_streams_take_what_is_said(verb, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    verb(lambda args: sys.stderr.isatty())
+    assert cli.main(["probe"]) == 0
+    verb(raising(UserError("no such file")))
+    assert cli.main(["probe"]) == 2
 
 
 def test_a_fault_of_ours_keeps_its_traceback(verb):

@@ -6,10 +6,12 @@ import errno
 import pickle
 import resource
 import shutil
+import tempfile
 from collections import namedtuple
 
 import pytest
 import torch
+
 from densedistill.data import passing
 from densedistill.data.loader import Mixture, make_loader
 from densedistill.errors import UserError
@@ -65,6 +67,14 @@ def test_batches_are_copied_where_few_files_may_be_open(monkeypatch):
     for limit, shared in ((few, True), (few - 1, False), (resource.RLIM_INFINITY, True)):
         monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
         assert isinstance(passing.Collate(1)(SAMPLES)["left"], torch.Tensor) == shared
+
+
+def test_batches_are_copied_where_there_is_no_folder_for_temporary_files(monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert isinstance(passing.Collate(1)(SAMPLES)["left"], passing._Copied)
 
 
 def test_without_a_place_for_shared_memory_tensors_go_as_torch_sends_them(monkeypatch):

@@ -1,4 +1,6 @@
+import errno
 import gc
+import io
 import itertools
 import json
 import os
@@ -189,13 +191,72 @@ def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(
     assert same(weights(resumed), weights(train(recipe, run="whole")))
 
 
+def test_a_second_ctrl_c_while_loading_processes_end_stops_at_once(tmp_path, monkeypatch):
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Loading
+
+    end = Loading._shutdown_workers
+
+    def impatient(loading):
+        if not loading._shutdown:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        end(loading)
+
+    monkeypatch.setattr(Loading, "_shutdown_workers", impatient)
+    with pytest.raises(Interrupted, match="stopped at once; go on from the last checkpoint"):
+        train(toy.recipe(data__workers=1), run=tmp_path / "run")
+    monkeypatch.undo()
+    assert train(resume=tmp_path / "run").finished
+
+
+def test_a_closed_terminal_saves_a_checkpoint_though_nothing_can_be_said(tmp_path, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(toy.Fatal, "asked", 0)
+    monkeypatch.setenv("SIGNAL", "SIGHUP")
+    monkeypatch.setenv("AFTER", "8")
+    with pytest.raises(Interrupted, match="go on with: --resume"):
+        train(toy.recipe(data__train__name="toy:Fatal", schedule__steps=9), run=tmp_path / "run")
+    assert 0 < load_checkpoint(open_run(tmp_path / "run").last)["counters"]["step"] < 9
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy.Fatal, "asked", 0)
+    monkeypatch.setenv("SIGNAL", "SIGHUP")
+    monkeypatch.setenv("AFTER", "4")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert train(toy.recipe(data__train__name="toy:Fatal"), run=tmp_path / "run").finished
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_while_a_line_is_written_is_not_lost(tmp_path, monkeypatch):
+    class Slow(io.StringIO):
+        def write(self, text):
+            if "stopping" in text:  # as io has it
+                raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Slow())
+    with pytest.raises(Interrupted, match="stopped at step 2; go on with: --resume"):
+        train(toy.recipe(schedule__steps=9), run=tmp_path / "run")
+
+
 def test_a_loading_process_that_was_killed_is_one_line(tmp_path, monkeypatch):
     def killed(dataset, index):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(toy.Fatal, "__getitem__", killed)
     fields = toy.recipe(data__train__name="toy:Fatal", data__workers=1)
-    with pytest.raises(UserError, match=r"^step 0: a loading process has died \(.*\), as where memory is full"):
+    with pytest.raises(
+        UserError, match=r"^step 0: a loading process has died \(.*\), as where memory"
+    ):
         train(fields, run=tmp_path / "run")
 
 

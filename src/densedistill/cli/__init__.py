@@ -49,8 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         # A recipe's `package.module:Name` may lie in the folder that one is in, as it does for python -m.
         sys.path.append("")
     keep_freed_memory()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as >&- does
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             # A name that the locale has no letters for is escaped, rather than end the work.
             stream.reconfigure(errors="backslashreplace")
     usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
@@ -69,22 +72,33 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" while writing {error.filename}" if error.filename else ""
-            print(f"densedistill: the disk is full{where}; make room and start again", file=sys.stderr)
-            return 2
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            print(
-                "densedistill: too many files are open; raise the limit (ulimit -n), or take fewer workers",
-                file=sys.stderr,
-            )
-            return 2
-        if error.errno in _NOT_OURS and error.filename:
-            print(f"densedistill: cannot reach {error.filename}: {error.strerror}", file=sys.stderr)
-            return 2
-        raise
+        said = _what_failed(error)
+        if said is None:
+            raise
+        print(f"densedistill: {said}", file=sys.stderr)
+        return 2
     finally:
         warnings.formatwarning = usual
+
+
+def _what_failed(error: OSError) -> str | None:
+    """Return what the system lacks, in one line; None for an error that is a fault of ours."""
+    name = error.filename2 or error.filename  # of a copy, what was written
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {name}" if name else ""
+        return f"the disk is full{where}; make room and start again"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit (ulimit -n), or take fewer workers"
+    if error.errno in _NOT_OURS and name:
+        return f"cannot reach {name}: {error.strerror}"
+    if error.errno == errno.ENOENT and "temporary directory" in str(error):
+        return f"there is no folder for temporary files; let TMPDIR name one ({error.strerror})"
+    if error.errno == errno.ENOENT:
+        try:
+            os.getcwd()
+        except OSError:
+            return "the folder that you are in is gone; go to another"
+    return None
 
 
 _formatwarning = warnings.formatwarning

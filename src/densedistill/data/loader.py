@@ -230,9 +230,10 @@ def make_loader(
 
 
 def _leave_signals(worker: int) -> None:
-    """Let what reaches every process of a terminal or a job, Ctrl-C or the end of its time on a cluster, stop
-    the training alone: it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let what reaches every process of a terminal or a job, Ctrl-C, the terminal's end or that of its time on a
+    cluster, stop the training alone: it ends its workers."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent and hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

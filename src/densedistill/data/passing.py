@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,10 @@ class Collate:
         return {k: _Copied(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def _fit(self, tensors: Sequence[Tensor]) -> bool:
+        try:
+            tempfile.gettempdir()  # where the files that are handed over are asked for
+        except OSError:
+            return False
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if limit != resource.RLIM_INFINITY and self.batches * len(tensors) + _FILES > limit:
             return False

@@ -65,6 +65,7 @@ def export(
     path = Path(path)
     say = on_progress or (lambda message: None)
     check_format(path)
+    tempfile.gettempdir()  # an error where there is none, of which torch's tracing would say something else
     if weights not in WEIGHTS:
         raise unknown("number format for weights", weights, WEIGHTS)
     if size is None and not check_sizes:

@@ -47,12 +47,13 @@ class Pilot(L.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C and termination for the length of a `with` block.
+        """Take Ctrl-C, termination and the end of the terminal for the length of a `with` block.
 
+        What is ignored stays so: the last under nohup, the first where a script has put us in the background.
         Lightning would turn the first into exit status 1. Were the second taken within its `fit`, its own
         handler would stay behind, hold the training in memory, and ignore termination.
         """
-        before = {number: self._listen(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: self._listen(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:
@@ -61,9 +62,10 @@ class Pilot(L.Callback):
                     signal.signal(number, handler)
 
     def _listen(self, number: int) -> Any:
-        """Return who listened before; only a main thread may take a signal."""
+        """Return who listened before; None where the signal is not taken. Only a main thread may take one."""
         main = threading.current_thread() is threading.main_thread()
-        return signal.signal(number, self._on_signal) if main else None
+        ignored = signal.getsignal(number) == signal.SIG_IGN
+        return signal.signal(number, self._on_signal) if main and not ignored else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the logs, and take back termination, which Lightning has taken meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -128,23 +129,29 @@ class Bar:
         speed = f"{rate:.2f} steps/s" if rate >= 1 or rate == 0 else f"{1 / rate:.1f} s/step"
         loss_text = "" if self._loss is None else f"  loss {self._loss:.4g}"
         line = f"{progress:4.0%} step {module.step}{steps}{epoch}{loss_text}  {speed}  {duration(left)} left"
-        if self._terminal:
-            sys.stderr.write(f"\r\x1b[K{line}")
-            self._open = True
-        else:
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        _show(f"\r\x1b[K{line}" if self._terminal else line + "\n")
+        self._open = self._terminal
 
     def line(self, text: str) -> None:
         """Print `text` on a line of its own."""
         self.close()
-        print(text, file=sys.stderr, flush=True)
+        _show(text + "\n")
 
     def close(self) -> None:
         """End the line."""
         if self._open:
-            sys.stderr.write("\n")
+            _show("\n")
             self._open = False
+
+
+def _show(text: str) -> None:
+    """Write `text` on the screen, if there still is one: a training goes on when its terminal is closed.
+
+    A signal that comes while a line is written finds the stream taken, which is a RuntimeError.
+    """
+    with contextlib.suppress(OSError, RuntimeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:

@@ -61,7 +61,8 @@ def train(
     Raises:
         UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
             training is at work in the directory.
-        Interrupted: Ctrl-C or a termination signal; everything up to then is in the checkpoint.
+        Interrupted: Ctrl-C, a termination signal or a closed terminal; everything up to then is in the
+            checkpoint.
     """
     if resume is not None:
         directory = open_run(resume)
@@ -151,11 +152,12 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
     try:
         with pilot.listening():
             trainer.fit(module, train_dataloaders=loader)
-    except AtOnce:
-        run = module.run
-        there = "go on from the last checkpoint with" if run.last.is_file() else "begin again with"
-        raise Interrupted(f"stopped at once; {there}: --resume {run.path}") from None
-    except RuntimeError as error:  # torch.OutOfMemoryError, of a GPU, is one, too
+    except (AtOnce, RuntimeError) as error:  # torch.OutOfMemoryError, of a GPU, is the second, too
+        # Lightning's clean-up, stopped half-way, is begun again and fails.
+        if isinstance(error, AtOnce) or isinstance(error.__context__, AtOnce):
+            run = module.run
+            there = "go on from the last checkpoint with" if run.last.is_file() else "begin again with"
+            raise Interrupted(f"stopped at once; {there}: --resume {run.path}") from None
         if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
             reason = " ".join(str(error).split())[:100]
             raise UserError(
