@@ -230,8 +230,8 @@ def make_loader(
 
 
 def _leave_signals(worker: int) -> None:
-    """Let what reaches every process of a terminal or a job, Ctrl-C, the terminal's end or that of its time on a
-    cluster, stop the training alone: it ends its workers."""
+    """Let what reaches every process of a terminal or job, Ctrl-C, a closed window or the end of its time on
+    a cluster, stop the training alone: it ends its workers."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
