@@ -254,9 +254,7 @@ def test_a_loading_process_that_was_killed_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(toy.Fatal, "__getitem__", killed)
     fields = toy.recipe(data__train__name="toy:Fatal", data__workers=1)
-    with pytest.raises(
-        UserError, match=r"^step 0: a loading process has died \(.*\), as where memory"
-    ):
+    with pytest.raises(UserError, match=r"^step 0: a loading process has died \(.*\), as where memory"):
         train(fields, run=tmp_path / "run")
 
 
