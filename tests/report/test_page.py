@@ -213,6 +213,24 @@ def test_the_student_of_a_run_bears_the_runs_name():
         assert [row["name"] for row in figures_of([stages])] == ["student", "teacher"]
 
 
+def test_a_teacher_of_whom_several_runs_say_the_same_stands_in_a_report_once():
+    def run(name, figure, teacher):
+        rows = [("student", figure), ("teacher", teacher)]
+        return RunRecord(
+            name,
+            rows=[
+                {"name": n, "data": d, "epe": f, "seconds_per_image": figure} for n, f in rows for d in "xy"
+            ],
+        )
+
+    runs = [run("a", 1.0, 0.5), run("b", 2.0, 0.5), RunRecord("c", rows=run("c", 3.0, 0.5).rows[:2])]
+    names = [row["name"] for row in figures_of(runs)]
+    assert names == ["a", "a", "teacher", "teacher", "b", "b", "c", "c"]
+    names = [row["name"] for row in figures_of([*runs, run("d", 4.0, 0.6)])]
+    assert names[2] == "a, b: teacher"
+    assert names[-2:] == ["d: teacher"] * 2
+
+
 def test_the_summary_names_the_best_on_every_data_set():
     rows = [
         *ROWS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -75,17 +76,38 @@ def write_report(
 
 def figures_of(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return the final figures of several runs in one list; a run's student bears the run's name,
-    the students of a chain or ladder those of their stages."""
-    rows = []
+    the students of a chain or ladder those of their stages. A teacher of whom several runs say the same
+    stands there once."""
+    rows: list[dict[str, Any]] = []
+    owners: dict[tuple[str, str], list[str]] = {}
     for record in records:
-        for row in record.rows:
-            name = str(row.get("name", "student"))
+        for name, own in _by_name(record).items():
+            owners.setdefault((name, _figures(own)), []).append(record.name)
+    for record in records:
+        for name, own in _by_name(record).items():
+            runs = owners[name, _figures(own)]
             if name == "student" and not record.staged:
-                name = record.name
-            elif len(records) > 1:
-                name = f"{record.name}: {name}"
-            rows.append({**row, "name": name, "data": str(row.get("data", ""))})
+                label = record.name
+            elif record.name != runs[0]:
+                continue
+            elif len(records) == 1 or (len(runs) > 1 and sum(name == other for other, _ in owners) == 1):
+                label = name
+            else:
+                label = f"{', '.join(runs)}: {name}"
+            rows += [{**row, "name": label, "data": str(row.get("data", ""))} for row in own]
     return rows
+
+
+def _by_name(record: RunRecord) -> dict[str, list[Mapping[str, Any]]]:
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in record.rows:
+        rows.setdefault(str(row.get("name", "student")), []).append(row)
+    return rows
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what `rows` say as text, but for the time they took, which is never the same."""
+    return json.dumps([{**row, "seconds_per_image": None} for row in rows], sort_keys=True)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
