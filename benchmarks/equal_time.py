@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from densedistill.files import write_text
 from densedistill.machine import cpu_model
 from densedistill.networks.precision import fastest_dtype
 from densedistill.recipes import load_recipe
-from densedistill.training import Run, make_objective, open_run, train
-from densedistill.training.final import finish
+from densedistill.training import Run, make_objective, open_run
+from densedistill.verbs import train
 
 MEASURED_ROUNDS = 8
 CURVE_POINTS = 5
@@ -182,13 +182,8 @@ def _measure(study: Study, arguments: argparse.Namespace) -> dict[str, dict[str,
 def go(path: Path, recipe: str, changed: Mapping[str, Any]) -> Run:
     """Return the finished run in `path`, trained or gone on with."""
     if (path / "recipe.yaml").exists():
-        run = train(resume=path)
-    else:
-        run = train(recipe, run=path, overrides=changed)
-    if not run.metrics and (final := finish(run)):
-        alone = replace(final, predictors={"student": final.predictors["student"]})  # the teacher has its run
-        alone.evaluate().write_json(run.path / "metrics.json")
-    return run
+        return train(resume=path)
+    return train(recipe, run=path, overrides=changed)
 
 
 def name_of(rung: str, seed: int) -> str:

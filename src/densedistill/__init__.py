@@ -29,7 +29,7 @@ _PUBLIC = {
     "list_datasets": "data.datasets",
     "list_recipes": "recipes",
     "load_recipe": "recipes",
-    "train": "training",
+    "train": "verbs",
     "distill": "verbs",
     "export": "deployment.export",
     "quantise": "deployment.quantise",

@@ -1,4 +1,4 @@
-"""Verbs that join rooms: `distill` trains, evaluates and reports, `label` labels and sums up."""
+"""Verbs that join rooms: `train` trains and evaluates, `distill` reports, too, `label` labels and sums up."""
 
 from __future__ import annotations
 
@@ -14,6 +14,44 @@ if TYPE_CHECKING:
     from .labelling import Labelling, Settings
     from .training import Run
     from .training.final import Final
+
+
+def train(
+    recipe: Recipe | Stages | str | Path | Mapping[str, Any] | None = None,
+    run: str | Path | None = None,
+    resume: str | Path | None = None,
+    twin: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train the student of `recipe` and evaluate it on the validation data: `distill` without the teachers'
+    figures and without the report.
+
+    Args:
+        recipe: a recipe's name, the path of a YAML file, its fields, or a resolved recipe.
+        run: the run's directory; None for `runs/RECIPE`, numbered when taken.
+        resume: go on with the run in this directory by its own recipe; figures that it has already stay.
+        twin: the recipe at CPU size, on the procedural world.
+        overrides: dotted fields to values, also for a resumed run: other devices, a longer schedule, by which
+            a finished one goes on, too.
+
+    Returns:
+        The run: its `student` is the trained network's file, `metrics` holds the figures, `path` is its
+            directory.
+
+    Raises:
+        UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
+            training is at work in the directory.
+        Interrupted: Ctrl-C or a termination signal; everything up to then is in the checkpoint.
+    """
+    from . import training
+    from .training.launch import is_first_process
+
+    done = training.train(recipe, run, resume, twin, overrides)
+    if is_first_process() and not done.metrics:
+        from .training.final import finish
+
+        _evaluate(done, finish(done, teachers=False))
+    return done
 
 
 def distill(
@@ -43,17 +81,15 @@ def distill(
         UserError: the recipe, its data or weights have a fault, or the loss is no number any more.
         Interrupted: Ctrl-C; everything up to then is in the checkpoint.
     """
-    from .training import train
+    from . import training
     from .training.launch import is_first_process
 
-    done = train(recipe, run=run, resume=resume, twin=twin, overrides={**(overrides or {}), **fields})
+    done = training.train(recipe, run, resume, twin, overrides={**(overrides or {}), **fields})
     if is_first_process():
         from .training.final import finish
 
         final = finish(done)
-        if final:
-            done.evaluation = final.evaluate()
-            done.evaluation.write_json(done.path / "metrics.json")
+        _evaluate(done, final)
         _report(done, final, done.path / "report.html")
     return done
 
@@ -92,8 +128,9 @@ def label(
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
-    """Write one page about `runs` and return its path; of a single run that `distill` finished the page that
-    it wrote then, pictures included. Where their data or weights are gone, a `DataWarning` stands for them.
+    """Write one page about `runs` and return its path; of a single run that has final figures the page
+    that `distill` writes, pictures included. Where their data or weights are gone, a `DataWarning` stands for
+    them.
 
     Args:
         runs: directories.
@@ -119,6 +156,13 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str
         warnings.warn(f"the report has no pictures: {error}", DataWarning, stacklevel=2)
         final = None
     return _report(run, final, target, title)
+
+
+def _evaluate(run: Run, final: Final | None) -> None:
+    """Evaluate a finished run and write its `metrics.json`, where there is validation data."""
+    if final:
+        run.evaluation = final.evaluate()
+        run.evaluation.write_json(run.path / "metrics.json")
 
 
 def _report(run: Run, final: Final | None, target: Path, title: str | None = None) -> Path:

@@ -1,12 +1,15 @@
-"""What `train` and `distill` share: a recipe, a directory, and recipe fields as flags."""
+"""What `train` and `distill` share: a recipe, a directory, recipe fields as flags, and what they print."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..recipes import load_recipe, parse_value
+
+if TYPE_CHECKING:
+    from ..training import Run
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,18 @@ def what_to_train(args: argparse.Namespace) -> dict[str, Any]:
     from ..training.run import choose_directory
 
     return {"recipe": recipe, "run": args.run or choose_directory(recipe, args.twin)}
+
+
+def print_run(run: Run, *more: str) -> None:
+    """Print what was reached and written, `more` files of the run included, once for all processes."""
+    from ..training.launch import is_first_process
+
+    if is_first_process():
+        if run.evaluation is not None:
+            print(run.evaluation)
+        paths = [run.student, *(run.path / file for file in ("metrics.json", *more))]
+        for path in [path for path in paths if path.is_file()] or [run.path]:
+            print(f"wrote {path}")
 
 
 def read_flags(rest: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._recipe import add_recipe_arguments, what_to_train
+from ._recipe import add_recipe_arguments, print_run, what_to_train
 
 TAKES_RECIPE_FLAGS = True
 
@@ -26,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Distil, and print what was reached and written."""
     wanted = what_to_train(args)
-    from ..training.launch import is_first_process
     from ..verbs import distill
 
-    done = distill(**wanted)
-    if is_first_process():
-        if done.evaluation is not None:
-            print(done.evaluation)
-        for path in (done.student, done.path / "metrics.json", done.path / "report.html"):
-            if path.is_file():
-                print(f"wrote {path}")
+    print_run(distill(**wanted), "report.html")
     return 0

@@ -2,7 +2,7 @@
 
 examples:
   densedistill report runs/dsnet-sceneflow-twin
-  densedistill report demo/distilled demo/baseline --out comparison.html
+  densedistill report runs/dsnet-sceneflow-twin runs/acvnet-sceneflow-twin --out comparison.html
 """
 
 from __future__ import annotations

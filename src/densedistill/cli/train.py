@@ -1,4 +1,4 @@
-"""Train a network: a teacher, a baseline, anything a recipe says.
+"""Train a network and evaluate it: a teacher, a baseline, anything a recipe says.
 
 examples:
   densedistill train gwcnet/sceneflow --data.train.root /data/SceneFlow --data.validate.root /data/SceneFlow
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._recipe import add_recipe_arguments, what_to_train
+from ._recipe import add_recipe_arguments, print_run, what_to_train
 
 TAKES_RECIPE_FLAGS = True
 
@@ -23,12 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and print what was written."""
+    """Train, and print what was reached and written."""
     wanted = what_to_train(args)
-    from ..training import train
-    from ..training.launch import is_first_process
+    from ..verbs import train
 
-    done = train(**wanted)
-    if is_first_process():
-        print(f"wrote {done.student if done.student.is_file() else done.path}")
+    print_run(train(**wanted))
     return 0

@@ -1,4 +1,4 @@
-"""The last evaluation of a run: its student, and its teachers beside it."""
+"""The last evaluation of a run: its student, and its teachers beside it where they are wanted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Final:
     """What a finished run is judged by.
 
     Args:
-        predictors: the students and their teachers by name.
+        predictors: the students, and their teachers where these are wanted, by name.
         datasets: validation data by label.
         protocol: of the evaluation; None for the task's plain one.
         max_disparity: of the students, where they have one, px of the image.
@@ -34,19 +34,21 @@ class Final:
     max_disparity: int | None
 
     def evaluate(self) -> Evaluation:
-        """Return the figures of all on all data."""
-        return evaluate(self.predictors, self.datasets, self.protocol, max_disparity=self.max_disparity)
+        """Return the figures of all on all data, with a bar where stderr is a terminal."""
+        reach = self.max_disparity
+        return evaluate(self.predictors, self.datasets, self.protocol, max_disparity=reach, progress=True)
 
 
-def finish(run: Run) -> Final | None:
-    """Return students, teachers and validation data of a finished run; None when the recipe has no such data.
+def finish(run: Run, teachers: bool = True) -> Final | None:
+    """Return students, `teachers` and validation data of a finished run; None when the recipe has no such
+    data.
 
     A chain is evaluated stage by stage on the data of its last, a ladder rung by rung: the rows are named
     after the stages, beside those teachers that come from outside.
     """
     recipe = run.recipe
     if isinstance(recipe, Recipe):
-        return _final(recipe, {"student": (recipe, run)})
+        return _final(recipe, {"student": (recipe, run)}, teachers)
     runs = stage_runs(recipe, run)
     resolved = {name: with_earlier(stage, runs) for name, stage in recipe.recipes.items()}
     students = {name: (resolved[name], runs[name]) for name in runs}
@@ -55,11 +57,11 @@ def finish(run: Run) -> Final | None:
             for key, teacher in stage.teachers.items():
                 if stage_of(teacher):
                     del resolved[name].teachers[key]  # it has a row of its own
-        return _final(list(resolved.values())[-1], students)
-    return _final(next(iter(resolved.values())), students)
+        return _final(list(resolved.values())[-1], students, teachers)
+    return _final(next(iter(resolved.values())), students, teachers)
 
 
-def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Final | None:
+def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]], teachers: bool) -> Final | None:
     datasets = open_validation(recipe)
     if not datasets:
         return None
@@ -71,7 +73,7 @@ def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]]) -> Final | N
         own_reach = search_range(student)
         reach = reach if own_reach is None else own_reach
         predictors[label] = Predictor(student, device)
-    for own, _ in students.values():
+    for own, _ in students.values() if teachers else ():
         for name, config in own.teachers.items():
             if name not in predictors:
                 teacher = create_teacher(config.name, weights=config.weights, **config.options)

@@ -21,7 +21,7 @@ class Run:
     Args:
         path: the directory; made by `create`.
 
-    `evaluation` is what `distill` found at its end.
+    `evaluation` is what `train` or `distill` found at its end.
     """
 
     def __init__(self, path: str | Path):
@@ -101,9 +101,10 @@ class Run:
         return self
 
     def write_recipe(self, recipe: Recipe | Stages) -> None:
-        """Write `recipe.yaml`."""
+        """Write `recipe.yaml`, and drop the final figures, which are by another one."""
         text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True, width=110)
         self.write_text("recipe.yaml", text)
+        (self.path / "metrics.json").unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write `text` to the file `name` of this run, whole or not at all; return its path."""
