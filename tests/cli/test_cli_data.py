@@ -50,6 +50,27 @@ def test_check_names_a_broken_file_and_gives_status_2(pairs, capsys):
     assert main(["data", "check", "folder", str(pairs), "--fast"]) == 0
 
 
+def test_check_says_why_nothing_is_there_once(tmp_path, capsys):
+    for folder in ("images", "labels"):
+        formats.write_image(tmp_path / folder / "a.png", np.zeros((8, 12), np.uint8))
+    assert main(["data", "check", "labelled_folder", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("needs classes") == 1
+    assert main(["data", "check", "labelled_folder", str(tmp_path), "--option", "classes=[a]"]) == 0
+    out = capsys.readouterr().out
+    assert "train, val, test" in out
+    assert out.count("nothing in") == 1
+
+
+def test_check_says_that_views_look_swapped(tmp_path, capsys):
+    sample = create_dataset("middlebury2003")[0]
+    for view, key in (("left", "right"), ("right", "left")):
+        formats.write_image(tmp_path / view / "cones.png", sample[key].permute(1, 2, 0).numpy())
+    assert main(["data", "check", "folder", str(tmp_path)]) == 0
+    assert "left and right look swapped: all cones" in capsys.readouterr().out
+
+
 def test_brackets_in_paths_are_printed_as_they_are(pairs, tmp_path, capsys):
     folder = tmp_path / "[b]" / "[" / "c]"  # a closing tag, to a reader of markup
     folder.mkdir(parents=True)

@@ -1,8 +1,11 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
 
 from densedistill import UserError
+from densedistill.data import create_dataset, formats
 from densedistill.data.check import check_dataset
 
 
@@ -87,6 +90,41 @@ def test_single_images_are_checked_as_pairs_are(tmp_path, name, images, truths, 
     assert [path.name for role in survey.roles.values() for path in role.missing] == ["1.png"]
     assert any(name == "2" for name, _ in survey.broken)
     assert not survey.usable
+
+
+def test_a_split_that_is_anothers_files_is_told_once(tmp_path):
+    for folder, names in (("pictures", "ab"), ("train2017", "a"), ("val2017", "b")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.full((8, 8, 3), 9, np.uint8))
+    images = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("ab")]
+    content = {"categories": [{"id": 1, "name": "cell"}], "images": images, "annotations": []}
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    options = {"annotations": "cells.json", "images": "pictures"}
+    assert [(s.split, s.samples) for s in check_dataset("coco", tmp_path, **options)] == [("train", 2)]
+    assert [s.split for s in check_dataset("coco", tmp_path, split="val", **options)] == ["val"]
+    del options["images"]
+    train, val = check_dataset("coco", tmp_path, **options)
+    assert [role.missing[0].name for role in (train.roles["image"], val.roles["image"])] == ["b.png", "a.png"]
+
+
+def test_views_that_look_swapped_are_named_unless_only_listed(tmp_path):
+    sample = create_dataset("middlebury2003")[0]
+    for view, key in (("left", "right"), ("right", "left")):
+        formats.write_image(tmp_path / view / "cones.png", sample[key].permute(1, 2, 0).numpy())
+    (survey,) = check_dataset("folder", tmp_path)
+    assert survey.swapped == "cones"
+    assert survey.usable
+    (survey,) = check_dataset("folder", tmp_path, fast=True)
+    assert survey.swapped == ""
+    (tmp_path / "left").rename(tmp_path / "aside")
+    (tmp_path / "right").rename(tmp_path / "left")
+    (tmp_path / "aside").rename(tmp_path / "right")
+    (survey,) = check_dataset("folder", tmp_path)
+    assert survey.swapped == ""
+    (tmp_path / "left" / "cones.png").write_bytes(b"")
+    (survey,) = check_dataset("folder", tmp_path)
+    assert (survey.swapped, len(survey.broken)) == ("", 1)
 
 
 def test_progress_reaches_the_number_of_samples(make):

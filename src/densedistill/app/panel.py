@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from ..data import formats
 from ..data.calibration import Calibration
 from ..data.datasets import open_dataset
+from ..data.order import looks_swapped
 from ..deployment.measure import synchronise
 from ..errors import UserError, unknown
 from ..inference.images import to_batches
 from ..inference.load import Predicts, load_predictors, task_of_networks
-from ..inference.order import looks_swapped
 from ..inference.protocols import get_protocol
 from ..runtimes import Runtime
 from ..tasks import Task

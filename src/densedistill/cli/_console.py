@@ -1,10 +1,11 @@
-"""Where a verb prints: lines as they are, and the console of tables."""
+"""Where a verb prints: lines as they are, the console of tables, and a bar."""
 
 from __future__ import annotations
 
 import sys
 
 from rich.console import Console
+from rich.progress import Progress
 
 PIPE_WIDTH = 160  # columns; files and pipes have no width of their own, and rich would take 80
 
@@ -18,3 +19,9 @@ def table_console() -> Console:
     """Return a console as wide as the terminal, or where there is none as wide as tables need."""
     console = Console()
     return console if console.is_terminal else Console(width=PIPE_WIDTH)
+
+
+def progress_display() -> Progress:
+    """Return rich's bar, on stderr; where that is no terminal it draws nothing, not even empty lines."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -93,16 +93,14 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
     from ..data.check import check_dataset
-    from ._console import table_console
+    from ._console import progress_display, table_console
 
     console = table_console()
     options = data_options(args.option, "--option")
     if args.split:
         options["split"] = args.split
-    with Progress(console=console, transient=True) as bar:
+    with progress_display() as bar:
         task = bar.add_task("reading", start=False, visible=not args.fast)
 
         def progress(split: str, done: int, total: int) -> None:
@@ -110,14 +108,17 @@ def _check(args: argparse.Namespace) -> int:
             bar.update(task, description=f"reading {split}", completed=done, total=total)
 
         surveys = check_dataset(args.name, args.root, fast=args.fast, progress=progress, **options)
+    if all(survey.absent for survey in surveys):
+        raise UserError(surveys[0].absent)
     where = args.root or "the pairs that ship"
     table = _table(surveys, f"{args.name} in {where}", Path(args.root or ".").expanduser())
     console.print(table, markup=False)  # paths may have brackets in them
     for survey in surveys:
-        for name, reason in survey.broken or []:
-            console.print(
-                f"broken: {survey.split} {name}: {reason}", style="red", markup=False, soft_wrap=True
-            )
+        lines = [(f"broken: {survey.split} {name}: {reason}", "red") for name, reason in survey.broken or []]
+        if survey.swapped:
+            lines.append((f"left and right look swapped: {survey.split} {survey.swapped}", "yellow"))
+        for line, style in lines:
+            console.print(line, style=style, markup=False, soft_wrap=True)
     return _verdict(surveys, args)
 
 
@@ -132,9 +133,11 @@ def _table(surveys: list[Survey], title: str, root: Path) -> Any:
         table.add_column(
             heading, justify="right" if heading in ("found", "missing") else "left", overflow="fold"
         )
+    absent: dict[str, list[str]] = {}
     for survey in surveys:
         if survey.absent:
-            table.add_row(survey.split, "nothing", "0", "", survey.absent)
+            reason = survey.absent.replace(f" of split '{survey.split}'", "")
+            absent.setdefault(reason, []).append(survey.split)
             continue
         of_all = f" of {survey.expected}" if survey.expected else ""
         table.add_row(survey.split, "samples", f"{survey.samples}{of_all}", "", "", style="bold")
@@ -150,6 +153,8 @@ def _table(surveys: list[Survey], title: str, root: Path) -> Any:
                 "", "broken samples", str(len(survey.broken)), "", "", style="red" * bool(survey.broken)
             )
         table.add_section()
+    for reason, splits in absent.items():
+        table.add_row(", ".join(splits), "nothing", "0", "", reason)
     return table
 
 
@@ -159,8 +164,6 @@ def _below(path: Path, root: Path) -> str:
 
 def _verdict(surveys: list[Survey], args: argparse.Namespace) -> int:
     there = [survey for survey in surveys if not survey.absent]
-    if not there:
-        raise UserError(surveys[0].absent)
     bad = [survey.split for survey in there if not survey.usable]
     if bad:
         raise UserError(
@@ -180,13 +183,12 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _make_nyu(args: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
     from ..data.nyu_labelled import LabelledFile, write_official
+    from ._console import progress_display
 
     if len(args.out) != 2 or not args.source:
         raise UserError("data make nyu-official takes OUT and --source nyu_depth_v2_labeled.mat")
-    with Progress(transient=True) as bar:
+    with progress_display() as bar:
         task = bar.add_task("writing")
         counts = write_official(
             LabelledFile(args.source),
@@ -199,11 +201,10 @@ def _make_nyu(args: argparse.Namespace) -> int:
 
 
 def _make_world(args: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
     from ..data.world.write import write_dataset
+    from ._console import progress_display
 
-    with Progress(transient=True) as bar:
+    with progress_display() as bar:
         task = bar.add_task("writing", total=args.length)
         out = write_dataset(
             args.out[0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Subset
+
 from ..errors import UserError, nearest
 from ..registry import construct
 from .datasets import DATASETS
 from .datasets._base import ROLES, FilesOnDisk
+from .order import find_swapped
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Survey:
         roles: for each kind of file what was found of it.
         broken: samples that cannot be read, and why; None when they were not opened.
         absent: why there is nothing of this split, else empty.
+        swapped: a sample whose left view looks as if it were the right one, else empty; a few are looked at.
     """
 
     split: str
@@ -44,6 +49,7 @@ class Survey:
     roles: dict[str, Role] = field(default_factory=dict)
     broken: list[tuple[str, str]] | None = None
     absent: str = ""
+    swapped: str = ""
 
     @property
     def usable(self) -> bool:
@@ -59,7 +65,8 @@ def check_dataset(
     progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> list[Survey]:
-    """Return what is there of the data set `name` below `root`, a survey a split.
+    """Return what is there of the data set `name` below `root`, a survey a split; splits that an option makes
+    the same are one.
 
     Args:
         name: of the data set; one that is made of files.
@@ -82,24 +89,24 @@ def check_dataset(
     splits = [chosen] if chosen else [split for split in dataset.splits if split not in dataset.partitions]
     if root is not None and not Path(root).expanduser().exists():
         raise UserError(f"data set '{name}': there is no folder {root}")
-    return [_survey(dataset, root, split, fast, progress, options) for split in splits]
-
-
-def _survey(
-    dataset: type[FilesOnDisk],
-    root: str | os.PathLike[str] | None,
-    split: str,
-    fast: bool,
-    progress: Callable[[str, int, int], None] | None,
-    options: dict[str, Any],
-) -> Survey:
-    try:
+    surveys, seen = [], []
+    for split in splits:
         given = {"root": root, **dataset.everything(), **options, "split": split, "strict": False}
-        samples = construct("data set", dataset.name, dataset, given)
-    except UserError as error:
-        return Survey(split, absent=str(error))
-    survey = Survey(split, len(samples), dataset.counts.get(split))
-    survey.roles = {role: Role(required=role in dataset.required) for role in ROLES}
+        try:
+            samples = construct("data set", name, dataset, given)
+        except UserError as error:
+            surveys.append(Survey(split, absent=str(error)))
+            continue
+        if samples.frames not in seen:
+            seen.append(samples.frames)
+            surveys.append(_survey(samples, fast, progress))
+    return surveys
+
+
+def _survey(samples: FilesOnDisk, fast: bool, progress: Callable[[str, int, int], None] | None) -> Survey:
+    split = samples.split
+    survey = Survey(split, len(samples), samples.counts.get(split))
+    survey.roles = {role: Role(required=role in samples.required) for role in ROLES}
     for frame in samples.frames:
         for role in frame.files:
             survey.roles[role].found += 1
@@ -107,13 +114,16 @@ def _survey(
         survey.roles[role].missing.append(path)
     survey.roles = {name: role for name, role in survey.roles.items() if role.found or role.missing}
     if not fast:
-        survey.broken = _broken(samples, lambda done: progress and progress(split, done, len(samples)))
+        images = {role for role in samples.required if role.startswith(("image", "left", "right"))}
+        whole = [i for i, frame in enumerate(samples.frames) if images <= frame.files.keys()]
+        survey.broken = _broken(samples, whole, lambda done: progress and progress(split, done, len(samples)))
+        with contextlib.suppress(UserError):  # one that cannot be read is among the broken
+            swapped = find_swapped(Subset(samples, whole))
+            survey.swapped = "" if swapped is None else samples.names[whole[swapped]]
     return survey
 
 
-def _broken(samples: FilesOnDisk, progress: Callable[[int], Any]) -> list[tuple[str, str]]:
-    images = {role for role in samples.required if role.startswith(("image", "left", "right"))}
-    whole = [i for i, frame in enumerate(samples.frames) if images <= frame.files.keys()]
+def _broken(samples: FilesOnDisk, whole: list[int], progress: Callable[[int], Any]) -> list[tuple[str, str]]:
     broken = []
     pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves Python's lock
     try:

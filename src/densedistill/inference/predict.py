@@ -13,12 +13,12 @@ import torch
 
 from ..data import formats
 from ..data.calibration import Calibration, RawRig, read_calibration, rectify
+from ..data.order import looks_swapped
 from ..errors import UserError, unknown
 from ..tasks import Task
 from ..tasks.files import Predicted, Writer, unbatch
 from .inputs import Input, inputs_from
 from .load import Predicts, load_predictor, task_of_network
-from .order import looks_swapped
 from .pairs import PathLike
 from .progress import progress_bar
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from ..data import store
+from ..data.order import find_swapped
 from ..distillation.teachers import PredictorTeacher, Teacher, create_teacher
 from ..errors import DataWarning, UserError
 from ..files import locked, remove_parts
-from ..inference.order import looks_swapped
 from ..networks.device import find_device
 from ..runtimes import Runtime
 from ..tasks import get_task
@@ -26,7 +26,6 @@ from .answer import Labeller
 from .frames import Frames, open_frames
 
 Advance = Callable[[int, int], None]
-ORDER_CHECKED = 4  # pairs, spread over all; a rig does not change sides
 
 #: What a folder was labelled with, where it is not just "another KEY".
 _OTHERWISE = {
@@ -206,7 +205,10 @@ def label(
         store.write_manifest(out, {**manifest, "complete": False})
         missing = [number for number in range(job.shards) if number not in receipts]
         if missing:
-            _check_views(job.frames)
+            swapped = find_swapped(job.frames)
+            if swapped is not None:
+                name = job.frames.names[swapped]
+                warnings.warn(f"left and right look swapped in frame '{name}'", DataWarning, stacklevel=2)
         for number, receipt in run_shards(job, missing, processes, cluster):
             receipts[number] = receipt
             done.made += 1
@@ -267,21 +269,6 @@ def _agree(out: Path, manifest: Mapping[str, Any]) -> None:
         if before.get(key) != json.loads(json.dumps(value)):
             what = _OTHERWISE.get(key, f"another {key}")
             raise UserError(f"{out} was labelled with {what}; name another folder, or remove this one")
-
-
-def _check_views(frames: Frames) -> None:
-    """Warn of a pair whose left view looks as if it were the right one."""
-    count = min(ORDER_CHECKED, len(frames))
-    for index in (i * len(frames) // count for i in range(count)):
-        sample = frames[index]
-        if "right" not in sample:
-            return
-        left, right = (sample[view].permute(1, 2, 0).contiguous().numpy() for view in ("left", "right"))
-        if looks_swapped(left, right):
-            warnings.warn(
-                f"left and right look swapped in frame '{frames.names[index]}'", DataWarning, stacklevel=3
-            )
-            return
 
 
 def _totals(receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def _make_pairs(recipe: Recipe, console: Console) -> None:
     datasets: list[Any] = [
         open_dataset(entry, recipe.task) for entry in (*recipe.data.train, *recipe.data.validate)
     ]
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("making pairs", total=sum(map(len, datasets)))
         for dataset in datasets:
             for index in range(len(dataset)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import densedistill as dd
-from densedistill.inference.order import looks_swapped, swapped_share
+from densedistill.data.order import looks_swapped, swapped_share
 
 
 @pytest.mark.parametrize("data", ["middlebury2014", "middlebury2003"])

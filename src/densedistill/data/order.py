@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Protocol
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+CHECKED = 4  # pairs, spread over all; a rig does not change sides
 WIDTH = 384  # px; enough to tell the sign of the small disparities of driving scenes
 REACH = 0.25  # of the width
 SURE = 0.7  # share of the matches that must point the wrong way
@@ -43,6 +47,24 @@ def swapped_share(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> float:
 def looks_swapped(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> bool:
     """Return whether two views, RGB (H, W, 3) uint8, look as if the left were the right (`swapped_share`)."""
     return swapped_share(left, right) > SURE
+
+
+class _Samples(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+def find_swapped(samples: _Samples) -> int | None:
+    """Return the number of a sample whose views look swapped, of a few that are looked at; None without."""
+    count = min(CHECKED, len(samples))
+    for index in (i * len(samples) // count for i in range(count)):
+        sample = samples[index]
+        if "right" not in sample:
+            break
+        left, right = (sample[view].permute(1, 2, 0).contiguous().numpy() for view in ("left", "right"))
+        if looks_swapped(left, right):
+            return index
+    return None
 
 
 def _small(image: NDArray[np.uint8]) -> NDArray[np.float32]:
