@@ -38,9 +38,11 @@ def if_close(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
-    """Return the error for a `name` that is not among the `choices` of `what` ("network", "loss", …)."""
-    return UserError(f"there is no {what} '{name}'{nearest(name, choices)}")
+def unknown(what: str, name: str, choices: Iterable[str], of: str = "") -> UserError:
+    """Return the error for a `name` that is not among the `choices` of `what` ("network", "loss", …), which
+    belongs to `of` ("the world", …), if to anything."""
+    said = f"{of} has no {what}" if of else f"there is no {what}"
+    return UserError(f"{said} '{name}'{nearest(name, choices)}")
 
 
 def counted(number: int, noun: str) -> str:

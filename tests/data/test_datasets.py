@@ -266,7 +266,7 @@ def test_every_data_set_is_listed_and_an_unknown_one_gets_the_nearest():
     [
         ({"root": "/nowhere"}, "there is no folder /nowhere"),
         ({"root": None}, "needs root"),
-        ({"split": "training"}, "there is no split of data set 'kitti2015' 'training'; did you mean 'train'"),
+        ({"split": "training"}, "data set 'kitti2015' has no split 'training'; did you mean 'train'"),
         ({"spilt": "train"}, "takes no option 'spilt'; did you mean 'split'"),
         ({"want": ["disparity_left"]}, "did you mean 'disparity"),
         ({"limit": 0}, "limit"),

@@ -136,7 +136,7 @@ def test_a_picture_of_depth_in_colours_is_no_depth(tmp_path):
     [
         ({"depth_scale": 0}, "depth_scale is above 0"),
         ({"part": "kity"}, "did you mean 'kitti'"),
-        ({"split": "tran"}, "split of data set 'depth_folder'"),
+        ({"split": "tran"}, "data set 'depth_folder' has no split"),
         ({"image": "nowhere"}, "there is no folder .*nowhere"),
         ({"limit": 0}, "limit is the number of samples"),
     ],

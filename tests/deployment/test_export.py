@@ -438,14 +438,20 @@ def test_the_network_stays_as_it_was(tmp_path):
 def test_differences_are_in_pixels_hundredths_or_percent():
     one = torch.full((1, 1, 2, 2), 10.0)
 
-    def gap(key, task, other):
-        return float(compare(lambda x: {key: one}, lambda x: {key: other}, get_task(task), [[one]]))
+    def difference(key, task, other):
+        return compare(lambda x: {key: one}, lambda x: {key: other}, get_task(task), [[one]])
+
+    def gap(*arguments):
+        return float(difference(*arguments))
 
     assert gap("disparity", "stereo", one + 0.5) == 0.5
     assert gap("depth", "depth", one + 0.5) == 5.0
     assert gap("disparity", "stereo", one * torch.nan) == float("inf")
     assert gap("disparity", "stereo", one[..., :1]) == float("inf")
+    assert str(difference("disparity", "stereo", one + 0.5)).endswith("mean 0.5, largest 0.5 px")
+    assert str(difference("depth", "depth", one + 0.5)).endswith("largest 5 % of the mean magnitude")
     one = torch.tensor([[1, 2, 3, 4]])
+    assert str(difference("classes", "detection", one)).endswith("% of the places")
     assert gap("classes", "detection", torch.tensor([[1, 2, 3, 5]])) == 25.0
     assert Difference([Row((1, 2), "disparity", 0.25, 1.0)]).to_dict()["mean"] == 0.25
 

@@ -141,9 +141,9 @@ def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source()
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pad": "center"}, "no pad of an input specification 'center'; did you mean 'centre'"),
-        ({"pad_mode": "zeros"}, "no pad_mode of an input specification 'zeros'"),
-        ({"channels": "BGR"}, "no channels of an input specification 'BGR'"),
+        ({"pad": "center"}, "an input specification has no pad 'center'; did you mean 'centre'"),
+        ({"pad_mode": "zeros"}, "an input specification has no pad_mode 'zeros'"),
+        ({"channels": "BGR"}, "an input specification has no channels 'BGR'"),
         ({"mean": (0.5,)}, "mean of an input specification is three numbers, got"),
         ({"mean": (0.5, 0.5, float("nan"))}, "mean of an input specification is three numbers, got"),
         ({"std": (0.5, 0.5, -0.5)}, r"std of an input specification is three numbers above 0, got \(0.5, "),
@@ -155,7 +155,7 @@ def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source()
         ({"shorter_side": -1}, "shorter_side of an input specification is a whole number, 1 or more"),
         ({"min_size": 64}, "min_size of an input specification is height and width"),
         ({"min_size": (64, -1)}, "min_size of an input specification is height and width"),
-        ({"pad": None}, "no pad of an input specification 'None'"),
+        ({"pad": None}, "an input specification has no pad 'None'"),
     ],
 )
 def test_an_input_specification_is_checked(fields, message):

@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        metavar="PX",
-        help="largest mean difference to torch (default: 0.05 px; any with --int8)",
+        metavar="X",
+        help="largest mean difference to torch, px, or where an output is not in px percent of its mean "
+        "magnitude (default: 0.05; any with --int8)",
     )
 
 

@@ -20,12 +20,13 @@ LIMIT = 0.05  # px, or hundredths of an output's mean magnitude where it is not 
 
 @dataclass(frozen=True)
 class Row:
-    """How far one output was from torch's at one size."""
+    """How far one output was from torch's at one size; `mean` and `largest` are in `unit`."""
 
     size: tuple[int, int]
     output: str
     mean: float
     largest: float
+    unit: str = "px"
 
 
 class Difference(float):
@@ -51,7 +52,8 @@ class Difference(float):
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{row.output} at {row.size[0]}x{row.size[1]}: mean {row.mean:.2g}, largest {row.largest:.2g}"
+            f"{row.output} at {row.size[0]}x{row.size[1]}: mean {row.mean:.2g}, largest {row.largest:.2g} "
+            f"{row.unit}"
             for row in self.rows
         )
 
@@ -101,13 +103,15 @@ def _compare(task: Task, key: str, wanted: Tensor, found: Tensor, size: tuple[in
         return Row(size, key, float("inf"), float("inf"))
     if not wanted.is_floating_point():
         differing = (wanted != found).float() * 100
-        return Row(size, key, differing.mean().item(), differing.max().item())
+        return Row(size, key, differing.mean().item(), differing.max().item(), "% of the places")
     gap = (wanted.double() - found.double()).abs()
-    unit = 1.0 if key in task.pixels else wanted.double().abs().mean().clamp(min=1e-12).item() / 100
-    mean = gap.mean().item() / unit if gap.numel() else 0.0
+    one, unit = 1.0, "px"
+    if key not in task.pixels:
+        one, unit = wanted.double().abs().mean().clamp(min=1e-12).item() / 100, "% of the mean magnitude"
+    mean = gap.mean().item() / one if gap.numel() else 0.0
     # What is no number fails.
     mean = mean if mean == mean else float("inf")
-    return Row(size, key, mean, gap.max().item() / unit if gap.numel() else 0.0)
+    return Row(size, key, mean, gap.max().item() / one if gap.numel() else 0.0, unit)
 
 
 def real_images(task: Task, size: tuple[int, int]) -> list[Tensor]:

@@ -59,8 +59,5 @@ def _shapes(card: Card) -> tuple[tuple[int, ...], ...]:
         return tuple((batch, 3, *card.size) for batch in batches)
     batches = (card.batch,) * 3 if card.batch else (1, 1, LARGEST_BATCH)
     spec = card.input_spec
-    sizes = [least_size(spec)]
-    for height, width in (USUAL, LARGEST):
-        _, (scaled_height, scaled_width), (left, right, top, bottom) = spec.place(height, width)
-        sizes.append((scaled_height + top + bottom, scaled_width + left + right))
+    sizes = [least_size(spec), *(spec.place(*size).input_size for size in (USUAL, LARGEST))]
     return tuple((batch, 3, *size) for batch, size in zip(batches, sizes, strict=True))

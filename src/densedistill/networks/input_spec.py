@@ -72,7 +72,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         for name, choices in (("channels", _CHANNELS), ("pad", _PADS), ("pad_mode", _PAD_MODES)):
             if str(getattr(self, name)) not in choices:
-                raise unknown(f"{name} of an input specification", str(getattr(self, name)), choices)
+                raise unknown(name, str(getattr(self, name)), choices, of="an input specification")
         self._require(_are_numbers(self.mean, 3), "mean", "three numbers")
         self._require(_are_numbers(self.std, 3) and min(self.std) > 0, "std", "three numbers above 0")
         self._require(self.range in (1.0, 255.0), "range", "1.0 or 255.0")

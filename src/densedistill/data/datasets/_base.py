@@ -151,7 +151,7 @@ class FilesOnDisk(Dataset[Sample]):
             raise UserError(f"data set '{self.name}': there is no folder {self.root}")
         self.split = self.splits[0] if split is None else split
         if self.split not in self.splits:
-            raise unknown(f"split of data set '{self.name}'", self.split, self.splits)
+            raise unknown("split", self.split, self.splits, of=f"data set '{self.name}'")
         self.index = FolderIndex()
         listed = self.list_frames()
         if not listed:
@@ -252,7 +252,7 @@ class StereoFiles(FilesOnDisk):
     ):
         for key in want:
             if key not in self.truths:
-                raise unknown(f"ground truth of data set '{self.name}'", key, self.truths)
+                raise unknown("ground truth", key, self.truths, of=f"data set '{self.name}'")
         self.want = frozenset(want)
         super().__init__(root, split, limit, strict)
 

@@ -55,7 +55,7 @@ class DepthFiles(FilesOnDisk):
         self.depth_scale = depth_scale or self.scale
         self.part = part or self.default_part
         if self.part not in FRAMES:
-            raise unknown(f"part of data set '{self.name}'", self.part, FRAMES)
+            raise unknown("part", self.part, FRAMES, of=f"data set '{self.name}'")
         self._doubted = False
         super().__init__(root, split, limit, strict)
 

@@ -42,7 +42,7 @@ class DrivingStereo(StereoFiles):
         **options: Any,
     ):
         if resolution not in ("half", "full"):
-            raise unknown(f"resolution of data set '{self.name}'", resolution, ("half", "full"))
+            raise unknown("resolution", resolution, ("half", "full"), of=f"data set '{self.name}'")
         self.resolution = resolution
         self.disparity_scale = 256.0 if resolution == "half" else 128.0
         super().__init__(root, split, **options)

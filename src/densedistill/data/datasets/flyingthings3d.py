@@ -62,7 +62,7 @@ class FlyingThings3D(SequenceFiles):
         **options: Any,
     ):
         if rendering not in _PASSES:
-            raise unknown(f"rendering of data set '{self.name}'", rendering, _PASSES)
+            raise unknown("rendering", rendering, _PASSES, of=f"data set '{self.name}'")
         self.rendering, self.skip_broken = rendering, skip_broken
         self.sign = 1.0
         super().__init__(root, split, **options)

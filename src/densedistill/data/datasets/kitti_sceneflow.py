@@ -60,7 +60,7 @@ class _KITTI(SequenceFiles):
         **options: Any,
     ):
         if labels not in LABELS:
-            raise unknown(f"labels of data set '{self.name}'", labels, LABELS)
+            raise unknown("labels", labels, LABELS, of=f"data set '{self.name}'")
         if (labels in ("proxy", "mixed")) != (proxy is not None):
             raise UserError(
                 f"data set '{self.name}': labels 'proxy' and 'mixed' need the folder `proxy`, others none"

@@ -65,7 +65,7 @@ class SceneFlow(StereoFiles):
         **options: Any,
     ):
         if rendering not in (None, "final", "clean"):
-            raise unknown(f"rendering of data set '{self.name}'", str(rendering), ("final", "clean"))
+            raise unknown("rendering", str(rendering), ("final", "clean"), of=f"data set '{self.name}'")
         self.rendering = rendering
         super().__init__(root, split, **options)
 

@@ -49,7 +49,7 @@ class Sintel(SequenceFiles):
         **options: Any,
     ):
         if rendering not in ("clean", "final"):
-            raise unknown(f"rendering of data set '{self.name}'", rendering, ("clean", "final"))
+            raise unknown("rendering", rendering, ("clean", "final"), of=f"data set '{self.name}'")
         self.rendering = rendering
         super().__init__(root, split, **options)
 

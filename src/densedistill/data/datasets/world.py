@@ -63,7 +63,7 @@ class World(Dataset[Sample]):
         **options: Any,
     ):
         if task not in WANTED:
-            raise unknown("task of the world", task, WANTED)
+            raise unknown("task", task, WANTED, of="the world")
         self.task = task
         options |= {"right": False} if task in SINGLE else {}
         if length < 1:

@@ -49,14 +49,14 @@ def check_options(height: int, width: int, want: Sequence[str] = ("disparity",),
         )
     for key in want:
         if key not in WANTS:
-            raise unknown("ground truth of the world", key, WANTS)
+            raise unknown("ground truth", key, WANTS, of="the world")
     known = [p.name for p in inspect.signature(render).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for key in options:
         if key not in (*known, "device"):
-            raise unknown("option of the world", key, known)
+            raise unknown("option", key, known, of="the world")
     style = options.get("style")
     if style is not None and style not in STYLES:
-        raise unknown("style of the world", style, STYLES)
+        raise unknown("style", style, STYLES, of="the world")
     for key in ("haze", "mirrors", "jpeg"):
         if not 0 <= options.get(key, 0) <= 1:
             raise UserError(f"{key} of the world is a chance from 0 to 1, got {options[key]}")
