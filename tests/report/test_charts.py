@@ -86,6 +86,26 @@ def test_dots_stand_over_zero_and_a_decade_is_a_decade_anywhere():
     assert c == pytest.approx(2 * a, abs=0.5)
 
 
+def test_dots_that_are_all_far_from_zero_fill_the_height():
+    dots = [Series("a", [1.0], [1.2]), Series("b", [10.0], [2.1])]
+    chart = dot_chart(dots, "t", "x", "y")
+    low, high = sorted(float(y) for y in re.findall(r'cy="([\d.]+)"', chart))
+    assert low < 0.15 * 300 < 0.7 * 300 < high < 300 - 38
+    assert min(ticks(chart, "end")) > 1
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', dot_chart(dots[:1], "t", "x", "y"))]
+    assert 12 < heights[0] < 300 - 38
+
+
+def test_only_names_at_the_right_take_room_there():
+    def places(*names):
+        dots = [Series(n, [10.0**i], [1.0]) for i, n in enumerate(names)]
+        return [float(x) for x in re.findall(r'cx="([\d.]+)"', dot_chart(dots, "t", "x", "y"))]
+
+    long = "a name of some thirty characters"
+    assert places(long, "b")[1] > 500
+    assert places("b", long)[1] < 560 - 7 * len(long)
+
+
 def test_what_cannot_be_drawn_is_left_out():
     chart = line_chart([Series("a", [1, 2, 3], [math.nan, 2.0, math.inf])], "t", "x", "y")
     assert len(re.search(r'points="([^"]*)"', chart)[1].split()) == 1

@@ -16,7 +16,7 @@ from .markup import Markup, tag
 SERIES_COLOURS = 8
 _LEFT, _TOP, _BOTTOM = 52, 12, 38  # margins in px
 _DRAWN = (".grid", ".axis", ".line")
-_CHARACTER = 6.6  # mean advance of the page's 12 px sans-serif, in px
+_CHARACTER = 7.3  # mean advance of the page's bold 12 px sans-serif where it is wide, in px
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,20 @@ def line_chart(
 def dot_chart(
     points: Sequence[Series], title: str, x_label: str, y_label: str, *, width: int = 560, height: int = 300
 ) -> Markup | None:
-    """Return a named dot at each series' first point, x on a logarithmic axis; None without points."""
+    """Return a named dot at each series' first point, x on a logarithmic axis; None without points.
+
+    The other axis begins at 0 where that is near, else a little below the least dot.
+    """
     points = [p for p in (_clean(p, log_x=True) for p in points) if p.xs]
     if not points:
         return None
-    right = _label_width(points)
-    x = _Axis(*_bounds([p.xs[0] for p in points], True), _LEFT, width - right, True)
-    y = _Axis(0.0, _bounds([p.ys[0] for p in points], False)[1], height - _BOTTOM, _TOP)
+    xs, ys = [p.xs[0] for p in points], [p.ys[0] for p in points]
+    whole = _Axis(*_bounds(xs, True), _LEFT, width, True)
+    right = max(_beyond(whole(x), p, width) for x, p in zip(xs, points, strict=True))
+    x = _Axis(whole.low, whole.high, _LEFT, width - right, True)
+    margin = 0.05 * max(map(abs, ys))
+    low = 0.0 if 0 <= min(ys) < max(ys) / 3 else min(ys) - margin
+    y = _Axis(low, max(ys) + (margin or 1.0), height - _BOTTOM, _TOP, count=height // 60)
     body = _frame(x, y, x_label, y_label, width, height, right)
     dots = [(x(p.xs[0]), y(p.ys[0]), p) for p in points]
     body += _names_between(dots, height)
@@ -141,6 +148,7 @@ class _Axis:
     end: float
     log: bool = False
     whole: bool = False
+    count: int = 5  # of ticks, about
 
     def __call__(self, value: float) -> float:
         low, high = self.low, self.high
@@ -152,7 +160,7 @@ class _Axis:
 
     @property
     def ticks(self) -> list[float]:
-        ticks = log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high)
+        ticks = log_ticks(self.low, self.high) if self.log else linear_ticks(self.low, self.high, self.count)
         return [tick for tick in ticks if not self.whole or float(tick).is_integer()]
 
 
@@ -172,6 +180,11 @@ def _clean(s: Series, log_x: bool = False, log_y: bool = False) -> Series:
         if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x) and (b > 0 or not log_y)
     ]
     return Series(s.name, [a for a, _ in kept], [b for _, b in kept], s.colour % SERIES_COLOURS)
+
+
+def _beyond(x: float, s: Series, width: int) -> float:
+    """Return how much narrower than `width` a drawing must be for the name of the dot at `x` to fit in."""
+    return max(14.0, width - _LEFT - (width - _LEFT - 14 - _width(s)) * (width - _LEFT) / (x - _LEFT))
 
 
 def _label_width(series: Sequence[Series]) -> float:

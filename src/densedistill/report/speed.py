@@ -10,6 +10,7 @@ from ..files import write_text
 from .charts import Series, dot_chart
 from .markup import Markup, tag
 from .page import document, header
+from .tables import metric_label
 
 
 def write_speed(result: Benchmark, path: str | os.PathLike[str]) -> Path:
@@ -38,19 +39,22 @@ def pareto_chart(result: Benchmark) -> Markup | None:
     metric."""
     if result.metric is None:
         return None
-    front = {row.label for row in result.front()}
+    front, written = {row.label for row in result.front()}, metric_label(result.metric)
     points = [
         Series(
             row.label.removesuffix(" · float32"),
             [1e3 * row.p50],
-            [row.accuracy[result.metric]],
+            [row.accuracy[result.metric] * written.factor],
             0 if row.label in front else 7,
         )
         for row in result.rows
         if result.metric in row.accuracy
     ]
-    label = f"latency (p50), ms a call of {result.rows[0].batch}"
-    return dot_chart(points, f"{result.metric} against latency", label, result.metric, width=900)
+    batch = result.rows[0].batch
+    label = "latency (p50), ms a call" + (f" of {batch} samples" if batch > 1 else "")
+    accuracy = f"{written.heading}, {written.unit}" if written.unit else written.heading
+    title = f"{written.heading} against latency"
+    return dot_chart(points, title, label, accuracy, width=900, height=420)
 
 
 def _table(result: Benchmark, front: list[Row]) -> Markup:
