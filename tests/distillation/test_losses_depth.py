@@ -1,6 +1,5 @@
 """Depth's losses, and the whole published step of Spatial-KD, against what the published code computed."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import densedistill as dd
+import golden
 from densedistill.distillation import losses
 from densedistill.distillation.losses.decomposition import decompose
 from densedistill.distillation.losses.depth import _spread, _triples, depth_bins
@@ -20,9 +20,6 @@ from densedistill.networks.spatialkd import Decoder
 from densedistill.networks.vnl import BinnedDepth
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 RECORD = json.loads((GOLDEN / "spatial_kd_losses.json").read_text())
 VALUES, ARRAYS = RECORD["values"], np.load(GOLDEN / "spatial_kd_losses.npz")

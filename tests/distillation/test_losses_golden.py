@@ -1,6 +1,5 @@
 """Losses and the whole published distillation step, against what DSNet's code computed (tests/golden)."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,12 @@ from tiny_stereo import Replay
 from torch import nn
 
 import densedistill as dd
+import golden
 from densedistill.distillation.losses import LOSSES
 from densedistill.networks.published import fit_entries
 from densedistill.recipes.load import load_recipe
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 RECORD = json.loads((GOLDEN / "dsnet_losses.json").read_text())["losses"]
 ARRAYS = np.load(GOLDEN / "dsnet_losses.npz")

@@ -27,6 +27,14 @@ def test_a_cell_of_which_nothing_is_known_is_skipped():
     assert float(dd.losses.pooled_l1(torch.ones(1, 1, 1, 1), TARGET, mask=nothing, unknown="skip")) == 0
 
 
+def test_cells_add_up_and_what_is_unknown_is_skipped_or_teaches_zero():
+    student = torch.full((1, 1, 1, 2), 3.0)
+    teacher = torch.tensor([[[[2.0, 2.0, 8.0, 0.0], [2.0, 2.0, 0.0, 0.0]]]])
+    known = teacher > 0
+    assert float(dd.losses.pooled_l1(student, teacher, mask=known, unit=1, unknown="skip")) == 1 + 5
+    assert float(dd.losses.pooled_l1(student, teacher, mask=known, unit=1)) == 1 + 3
+
+
 def test_other_sizes_and_other_words_are_refused():
     with pytest.raises(UserError, match="multiple of the student's size, got 2x2 px and 2x1"):
         dd.losses.pooled_l1(torch.zeros(1, 1, 1, 2), TARGET)

@@ -1,6 +1,5 @@
 """Losses of structured distillation and of what came after: golden values, and what each must be blind to."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,15 +10,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 import densedistill as dd
+import golden
 from densedistill.data.sample import collate
 from densedistill.distillation.losses import detection, holistic
 from densedistill.networks.discriminator import Discriminator, Judgement
 from densedistill.networks.layers.activated_norm import ActivatedNorm
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 CASES = json.loads((GOLDEN / "structured_kd_losses.json").read_text())["cases"]
 ARRAYS = np.load(GOLDEN / "structured_kd_losses.npz")
 STRIDES = (8, 16, 32, 64, 128)

@@ -1,6 +1,5 @@
 """TSNnet's losses, adapters and whole distillation steps against what its code computed (tests/golden)."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,11 @@ from tiny_stereo import Replay
 from torch import nn
 
 import densedistill as dd
+import golden
 from densedistill.networks.published import fit_entries
 from densedistill.recipes import load_recipe
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 RECORD = json.loads((GOLDEN / "tsnnet_losses.json").read_text())
 ARRAYS = np.load(GOLDEN / "tsnnet_losses.npz")

@@ -11,8 +11,6 @@ from PIL import Image
 import densedistill as dd
 from densedistill.cli import predict as verb
 from densedistill.data import formats
-from densedistill.data.calibration import Calibration
-from densedistill.data.pointcloud import points, write_ply
 from densedistill.errors import UserError
 from densedistill.inference import SGBM
 from densedistill.inference.predict import predict
@@ -166,17 +164,6 @@ def test_a_calibration_of_another_size_is_scaled_and_that_is_said(folder, tmp_pa
         UserError, match=r"calibration is for 100x48 px, .*0\.png is 120x48, of another shape"
     ):
         predict(constant(), folder, tmp_path / "else", write=["depth"], calibration=tmp_path / "calib.txt")
-
-
-def test_points_without_a_disparity_to_speak_of_are_left_out(tmp_path):
-    disparity = np.array([[0.0, 0.5, 2.0, np.nan]], np.float32)
-    xyz, kept = points(disparity, Calibration(10, 10, 0, 0, 1.0))
-    assert kept.tolist() == [[False, False, True, False]]
-    np.testing.assert_allclose(xyz, [[1, 0, 5]])
-    write_ply(tmp_path / "a.ply", xyz, np.array([[1, 2, 3]], np.uint8))
-    np.testing.assert_allclose(read_ply(tmp_path / "a.ply")[0], xyz)
-    with pytest.raises(UserError, match=r"one shape \(N, 3\)"):
-        write_ply(tmp_path / "b.ply", xyz, np.zeros((2, 3), np.uint8))
 
 
 def write_raw_rig(folder, size=(240, 320), depth=2.0):

@@ -1,6 +1,5 @@
 """Depth's measures against those of the published evaluation (tests/golden), and pooled."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -9,15 +8,13 @@ import pytest
 import torch
 
 import densedistill as dd
+import golden
 from densedistill.inference.protocols import get_protocol
 from densedistill.metrics import create_metric, metric_info
 from densedistill.metrics.depth import MEASURES, depth_measure
 from densedistill.tasks import get_task
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 RECORD = json.loads((GOLDEN / "spatial_kd_losses.json").read_text())
 DEPTH = get_task("depth")
 

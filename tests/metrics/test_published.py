@@ -1,7 +1,6 @@
 """DSNet's own averaging against figures recorded from its code."""
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import golden
 from densedistill.metrics import DSNetMean, bad, create_metric, d1, dsnet_mean, epe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-_spec = importlib.util.spec_from_file_location("golden", GOLDEN / "golden.py")
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 METRICS = {
     "EPE": epe,

@@ -164,37 +164,3 @@ def test_teacher_and_student_of_other_class_counts_are_refused_before_training()
     terms = {"logits": {"loss": "class_kl", "of": "classification", "to": "teacher"}}
     with pytest.raises(dd.UserError, match=r"objective.logits: .*adapter"):
         dd.Objective(terms, student, {"teacher": teacher}).check()
-
-
-def test_a_teacher_that_remembers_answers_once_for_each_image(tmp_path):
-    asked = []
-
-    def make(outputs=False):
-        torch.manual_seed(0)
-        teacher = create_teacher(
-            "remember", network="espnet_c", classes=3, outputs=outputs, folder=str(tmp_path)
-        )
-        teacher.watch(["scores"])
-        teacher.network.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
-        return teacher
-
-    images = torch.randint(0, 255, (3, 3, 16, 24), dtype=torch.uint8)
-    teacher = make()
-    first = teacher({"image": images[:2]})
-    again = teacher({"image": images[:2].flip(0)})
-    assert asked == [2]
-    tap = next(iter(first["taps"]))
-    torch.testing.assert_close(again["taps"][tap][0], first["taps"][tap][0].flip(0), atol=1e-2, rtol=1e-2)
-    teacher({"image": images[1:]})
-    assert asked == [2, 1]  # for the new image alone
-    later = make()({"image": images})
-    assert asked == [2, 1]  # from the files
-    assert later["placement"] == first["placement"]
-    torch.testing.assert_close(later["taps"][tap][0][:2], first["taps"][tap][0])
-    with_outputs = make(outputs=True)({"image": images})
-    assert asked == [2, 1, 3]
-    assert with_outputs["logits"].shape == (3, 3, 16, 24)
-    for file in tmp_path.rglob("*.safetensors"):
-        file.write_bytes(b"cut short")
-    make()({"image": images})
-    assert asked == [2, 1, 3, 3]

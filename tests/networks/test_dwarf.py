@@ -143,15 +143,3 @@ def test_four_images_of_one_size_are_wanted():
         network(*images[:3], images[3][..., :32])
     with pytest.raises(dd.UserError, match="multiples of 32, got 33x64"):
         network(*torch.rand(4, 1, 3, 33, 64))
-
-
-def test_pooled_l1_skips_what_is_unknown_or_teaches_it_zero():
-    student = torch.full((1, 1, 1, 2), 3.0)
-    teacher = torch.tensor([[[[2.0, 2.0, 8.0, 0.0], [2.0, 2.0, 0.0, 0.0]]]])
-    known = teacher > 0
-    assert float(dd.losses.pooled_l1(student, teacher, mask=known, unit=1, unknown="skip")) == 1 + 5
-    assert float(dd.losses.pooled_l1(student, teacher, mask=known, unit=1)) == 1 + 3
-    with pytest.raises(dd.UserError, match="multiple of the student's size"):
-        dd.losses.pooled_l1(student, teacher[..., :3])
-    with pytest.raises(dd.UserError, match="zero' or 'skip"):
-        dd.losses.pooled_l1(student, teacher, unknown="mean")
