@@ -2,6 +2,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import threading
 import time
@@ -114,6 +115,26 @@ def test_augmentation_depends_on_seed_epoch_and_sample_whoever_loads_it(workers)
         for (number, index, epoch), noise in zip(sampler.batch(step), batch["noise"], strict=True):
             expected = np.random.default_rng([5, epoch, 6 * number + index]).standard_normal()
             assert noise.item() == pytest.approx(expected, abs=1e-6)
+
+
+class Drawn(Numbers):
+    """Draws from every global generator."""
+
+    def __getitem__(self, index):
+        drawn = random.random() + np.random.rand() + float(torch.rand(()))  # noqa: NPY002
+        return super().__getitem__(index) | {"drawn": drawn}
+
+
+def test_what_a_data_set_draws_from_global_generators_depends_on_seed_epoch_and_sample_alone():
+    def draw(seed, *keys):
+        mixture = Mixture([(Drawn(), None), (Drawn(), None)], seed=seed)
+        return [mixture[key]["drawn"] for key in keys]
+
+    random.seed(0)
+    found = draw(1, (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)) + draw(2, (0, 0, 0))
+    assert len(set(found)) == 5
+    assert draw(1, (0, 0, 1), (0, 0, 0)) == [found[3], found[0]]
+    assert random.random() == random.Random(0).random()  # the caller's stay as they were
 
 
 def test_loading_processes_stand_beside_a_gpu_alone():

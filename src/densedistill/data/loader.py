@@ -3,8 +3,10 @@ same."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
@@ -100,7 +103,8 @@ class StepSampler(Sampler[list[Key]]):
 class Mixture(Dataset[Sample]):
     """Several data sets as one, each with its augmentation; indexed by the sampler's keys.
 
-    The randomness of a sample is a function of (seed, epoch, position in the mixture), whoever loads it.
+    The randomness of a sample is a function of (seed, epoch, position in the mixture), whoever loads it, also
+    of what a data set of one's own draws from the global generators of Python, NumPy and torch.
     """
 
     def __init__(
@@ -133,10 +137,26 @@ class Mixture(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         number, index, epoch = key
         dataset, augment = self.parts[number]
-        sample = dataset[index]
-        if augment is None:
-            return sample
-        return augment(sample, np.random.default_rng([self.seed, epoch, int(self._offsets[number]) + index]))
+        place = [self.seed, epoch, int(self._offsets[number]) + index]
+        with _seeded(place):
+            sample = dataset[index]
+        return sample if augment is None else augment(sample, np.random.default_rng(place))
+
+
+@contextlib.contextmanager
+def _seeded(key: Sequence[int]) -> Iterator[None]:
+    """Seed the global generators (torch's of the CPU) by `key`, and leave them as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 class Unlabelled(Dataset[Sample]):
