@@ -32,7 +32,7 @@ from densedistill.training.checkpoint import load_checkpoint
 from densedistill.training.final import finish
 from densedistill.training.module import TrainingModule
 from densedistill.training.run import Run
-from densedistill.training.train import _quiet, make_objective
+from densedistill.training.train import _bfloat16, _quiet, in_float32, make_objective
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -144,7 +144,8 @@ def test_a_run_killed_at_any_step_and_resumed_ends_with_the_same_weights(
     assert all(torch.equal(moments[0][i]["exp_avg_sq"], moments[1][i]["exp_avg_sq"]) for i in moments[0])
 
 
-def test_own_networks_and_losses_may_draw_random_numbers_from_anywhere(tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_ones_own_may_draw_random_numbers_from_anywhere(tmp_path, monkeypatch, workers):
     def jittered(student, teacher, mask):
         return (student - teacher)[mask].abs().mean() * (random.random() + np.random.rand())  # noqa: NPY002
 
@@ -153,6 +154,13 @@ def test_own_networks_and_losses_may_draw_random_numbers_from_anywhere(tmp_path,
             super().__init__()
             self.head.bias.data.fill_(np.random.rand() + random.random())  # noqa: NPY002
 
+    class Shaken(toy.Dots):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            factor = (random.random() + np.random.rand() + float(torch.rand(()))) / 3  # noqa: NPY002
+            return sample | {view: (sample[view] * factor).byte() for view in ("left", "right")}
+
+    monkeypatch.setattr(toy, "Shaken", Shaken, raising=False)
     monkeypatch.setattr(toy, "jittered", jittered, raising=False)
     monkeypatch.setattr(toy, "Drawn", Drawn, raising=False)
     fields = toy.recipe(
@@ -160,6 +168,8 @@ def test_own_networks_and_losses_may_draw_random_numbers_from_anywhere(tmp_path,
         teachers={},
         objective={"own": {"loss": "toy:jittered", "of": "disparity", "to": "ground_truth"}},
         schedule={"steps": 6, "milestones": [100]},
+        data__train__name="toy:Shaken",
+        data__workers=workers,
     )
     whole = train(fields, run=tmp_path / "whole")
     parted = train(fields, run=tmp_path / "parted", overrides={"schedule.steps": 3})
@@ -468,6 +478,21 @@ def test_a_resolved_recipe_may_be_changed_and_has_no_twin(tmp_path):
 def test_bfloat16_trains_float32_weights(tmp_path):
     run = train(toy.recipe(trainer__precision="bf16"), run=tmp_path / "run")
     assert all(value.dtype == torch.float32 for value in weights(run).values() if value.is_floating_point())
+
+
+def test_bfloat16_that_an_accelerator_does_not_have_is_told():
+    def warned(**trainer):
+        return in_float32(
+            load_recipe(toy.recipe(**{f"trainer__{key}": value for key, value in trainer.items()}))
+        )
+
+    assert "on mps training is in float32" in warned(accelerator="mps", precision="bf16")[0]
+    assert warned(accelerator="mps", precision="float32") == []
+    assert warned(accelerator="mps", precision="auto") == []
+    assert warned(accelerator="cpu", precision="bf16") == []
+    for accelerator, wanted in (("mps", False), ("cpu", True)):
+        config = load_recipe(toy.recipe(trainer={"accelerator": accelerator, "precision": "bf16"})).trainer
+        assert _bfloat16(config) == wanted
 
 
 def test_two_data_sets_are_mixed_by_weight_and_terms_skip_samples_without_truth(tmp_path):

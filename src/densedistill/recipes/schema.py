@@ -200,7 +200,7 @@ class Trainer:
     """How training is run; nothing here changes what is computed but precision, clip, ema and accumulate.
 
     Args:
-        precision: `auto` is bf16 where that is faster on this machine, else float32.
+        precision: `auto` is bf16 where that is faster on this machine, else float32, as ever on Apple's GPU.
         accumulate: backward passes for one step; `batch_size` is that of the step.
         clip: largest norm of the gradient; null for none.
         ema: decay of the moving average of the weights, which is then what is validated and handed over.

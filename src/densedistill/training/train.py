@@ -24,7 +24,7 @@ from ..machine import keep_freed_memory, torch_threads
 from ..networks.precision import channels_last, fastest_dtype, trains_channels_last
 from ..networks.published import save_weights
 from ..networks.registry import MODELS, create_model
-from ..recipes import Recipe, Stages, load_recipe
+from ..recipes import Recipe, Stages, Trainer, load_recipe
 from ..tasks import get_task, task_of
 from .adversarial import AdversarialModule
 from .callbacks import AtOnce, Interrupted, Pilot
@@ -118,7 +118,7 @@ def train_one(recipe: Recipe, run: Run, changed: Sequence[tuple[Run, Recipe | St
     with torch_threads(recipe.trainer.threads), _quiet():
         datasets = open_validation(recipe)
         if is_first_process():
-            for warning in [*trained_on(recipe), *at_random(recipe)]:
+            for warning in [*trained_on(recipe), *at_random(recipe), *in_float32(recipe)]:
                 print(f"warning: {warning}", file=sys.stderr)
         log = RunLog(run.path, recipe.trainer.log_every, is_first_process(), counters.step)
         pictures, protocol = recipe.trainer.pictures, recipe.data.protocol
@@ -265,7 +265,7 @@ def _lightning(recipe: Recipe, run: Run, pilot: Pilot) -> Any:
             devices=devices,
             num_nodes=nodes,
             strategy="ddp" if several else "auto",
-            precision="bf16-mixed" if _bfloat16(config.precision, gpu) else "32-true",
+            precision="bf16-mixed" if _bfloat16(config) else "32-true",
             plugins=plugins,
             accumulate_grad_batches=config.accumulate,
             max_epochs=1,
@@ -288,10 +288,17 @@ def on_gpu(accelerator: str) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def _bfloat16(precision: str, gpu: bool) -> bool:
-    if precision == "auto":
-        return fastest_dtype("cuda" if gpu else "cpu") is torch.bfloat16
-    return precision in ("bf16", "bfloat16")
+def _bfloat16(config: Trainer) -> bool:
+    if _on_mps(config.accelerator):
+        return False
+    if config.precision == "auto":
+        return fastest_dtype("cuda" if on_gpu(config.accelerator) else "cpu") is torch.bfloat16
+    return config.precision == "bf16"
+
+
+def _on_mps(accelerator: str) -> bool:
+    """Return whether `accelerator` means Apple's GPU here."""
+    return accelerator == "mps" or (accelerator == "gpu" and torch.backends.mps.is_available())
 
 
 def rehearse(recipe: Recipe, stage: str = "") -> None:
@@ -320,6 +327,14 @@ def at_random(recipe: Recipe) -> list[str]:
         for name, teacher in recipe.teachers.items()
         if teacher.weights is None and ":" not in teacher.name and teacher.name in MODELS
     ]
+
+
+def in_float32(recipe: Recipe) -> list[str]:
+    """Return a warning where bf16 is wanted of Apple's GPU, for which Lightning has no such arithmetic."""
+    config = recipe.trainer
+    if config.precision != "bf16" or not _on_mps(config.accelerator):
+        return []
+    return [f"trainer.precision: on {config.accelerator} training is in float32; bf16 is for CPUs and CUDA"]
 
 
 def make_objective(recipe: Recipe) -> Objective:
@@ -363,7 +378,7 @@ def make_objective(recipe: Recipe) -> Objective:
 def _lay_out(recipe: Recipe, student: Any, teachers: Mapping[str, Any]) -> None:
     config = recipe.trainer
     gpu = on_gpu(config.accelerator)
-    dtype = torch.bfloat16 if _bfloat16(config.precision, gpu) else torch.float32
+    dtype = torch.bfloat16 if _bfloat16(config) else torch.float32
     learning = config.channels_last
     if learning is None:
         learning = trains_channels_last(student, dtype, "cuda" if gpu else "cpu")
