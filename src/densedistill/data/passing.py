@@ -4,9 +4,9 @@ of it."""
 from __future__ import annotations
 
 import errno
+import math
 import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -51,8 +51,7 @@ class Collate:
             tempfile.gettempdir()  # where the files that are handed over are asked for
         except OSError:
             return False
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit != resource.RLIM_INFINITY and self.batches * len(tensors) + _FILES > limit:
+        if self.batches * len(tensors) + _FILES > _most_files():
             return False
         size = sum(tensor.nbytes for tensor in tensors)
         try:
@@ -60,6 +59,16 @@ class Collate:
             return self.batches * self.processes * size <= shutil.disk_usage(SHARED).free
         except OSError:
             return True  # no Linux, whose shared memory is as large as any
+
+
+def _most_files() -> float:
+    """Return how many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows, which passes memory by its name
+        return math.inf
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if limit == resource.RLIM_INFINITY else limit
 
 
 class _Copied:
