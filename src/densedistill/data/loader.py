@@ -24,6 +24,9 @@ from .augment import Augmentation, Options, build_augmentation
 from .passing import AHEAD, Collate, require_processes
 from .sample import IMAGES, Sample, collate
 
+# What a terminal sends to every process in it: Ctrl-C, and that it was closed, which Windows does not say.
+FROM_TERMINAL = [number for number in signal.Signals if number.name in ("SIGINT", "SIGHUP")]
+
 Key = tuple[int, int, int]  # data set, sample in it, epoch
 
 
@@ -252,7 +255,7 @@ def make_loader(
 def _leave_signals(worker: int) -> None:
     """Let what reaches every process of a terminal or job, Ctrl-C, a closed window or the end of its time on
     a cluster, stop the training alone: it ends its workers."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in FROM_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent and hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 
+from ..data.loader import FROM_TERMINAL
 from .checkpoint import save_checkpoint, state_of
 from .log import RunLog
 from .module import TrainingModule
@@ -53,7 +54,7 @@ class Pilot(L.Callback):
         Lightning would turn the first into exit status 1. Were the second taken within its `fit`, its own
         handler would stay behind, hold the training in memory, and ignore termination.
         """
-        before = {number: self._listen(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {number: self._listen(number) for number in (*FROM_TERMINAL, signal.SIGTERM)}
         try:
             yield
         finally:
