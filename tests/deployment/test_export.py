@@ -203,9 +203,7 @@ def test_what_holds_for_the_traced_size_alone_is_found_out(tmp_path):
     network = Forgetful().eval()
     graph = Graph(deployable(network))
     assert doubtful_sizes(trace(graph), graph)
-    with pytest.raises(
-        UserError, match=r"differs from torch by .* % of the mean magnitude on average .* nothing was written"
-    ):
+    with pytest.raises(UserError, match=r"by .* % of the mean magnitude on average .* nothing was written"):
         export(network, tmp_path / "forgetful.onnx", check_sizes=[(64, 96)])
     assert not list(tmp_path.iterdir())
 

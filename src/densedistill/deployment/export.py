@@ -145,8 +145,9 @@ def finish(
     if not difference <= limit or difference == math.inf:
         worst = max(difference.rows, key=lambda row: row.mean)
         raise UserError(
-            f"{card.name} in {runtime.runtime} differs from torch by {worst.mean:.3g} {worst.unit} on average "
-            f"({worst.output} at {worst.size[0]}x{worst.size[1]}), more than {limit:g}; nothing was written"
+            f"{card.name} in {runtime.runtime} differs from torch by {worst.mean:.3g} {worst.unit} on "
+            f"average ({worst.output} at {worst.size[0]}x{worst.size[1]}), more than {limit:g}; nothing was "
+            "written"
         )
     artifact.save(path, dataclasses.replace(card, difference=difference.to_dict()))
     return difference
