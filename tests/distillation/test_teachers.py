@@ -7,6 +7,7 @@ from torch import nn
 
 import densedistill as dd
 from densedistill.distillation.teachers import EnsembleTeacher, NetworkTeacher, PredictorTeacher, Teacher
+from densedistill.networks.published import save_weights
 
 
 class Says(Teacher):
@@ -160,6 +161,22 @@ def test_an_ensemble_of_networks_by_name():
 def test_what_is_not_there_is_refused_with_the_nearest(options, message):
     with pytest.raises(dd.UserError, match=message):
         dd.create_teacher(**options)
+
+
+class Open(TinyStereo):
+    """Somebody's own network, which takes any option."""
+
+    def __init__(self, channels=4, **options):
+        super().__init__(channels)
+
+
+@pytest.mark.parametrize("name", ["test_teachers:Open", "tiny_stereo:TinyStereo"])
+def test_somebodys_own_network_gets_its_weights_as_a_student_does(name, tmp_path):
+    network = dd.create_model(name, channels=8)
+    file = str(save_weights(network, tmp_path / "own.safetensors"))
+    found = dd.create_teacher(name, weights=file, channels=8).network.state_dict()
+    for key, value in network.state_dict().items():
+        assert torch.equal(found[key], value)
 
 
 def test_a_registered_network_is_a_teacher():

@@ -210,6 +210,11 @@ def _nanmedian(values: Tensor) -> Tensor:
     return ((ordered.gather(0, low) + ordered.gather(0, high)) / 2)[0]
 
 
+def _is_network(make: Callable[..., Any]) -> bool:
+    """Return whether `make` is the class of a network, which is made, and gets its weights, as a student."""
+    return isinstance(make, type) and issubclass(make, nn.Module) and not issubclass(make, Teacher)
+
+
 class PredictorTeacher(Teacher):
     """Anything that is called like a `Predictor` as a teacher: a classical matcher, an exported network.
 
@@ -305,6 +310,8 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
         return NetworkTeacher(create_model(name, weights=weights, **options))
     make = TEACHERS[name]
     accepted = inspect.signature(make).parameters
+    if ":" in name and "weights" not in accepted and _is_network(make):
+        return NetworkTeacher(create_model(name, weights=weights, **options))
     open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     if weights is not None and ("weights" in accepted or open_ended):
         options["weights"], weights = weights, None
