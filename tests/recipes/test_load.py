@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,8 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
         ("data.workers", -1, "data.workers: must be at least 0, not -1"),
         ("data.train.weight", -1, "data.train.weight: must be at least 0, not -1"),
         ("data.train.weight", 0, "data.train: every data set has the weight 0"),
+        ("data.train.weight", "inf", "data.train.weight: a share of the samples, not inf"),
+        ("teachers", "acvnet_small", "teachers: fields are wanted here, not 'acvnet_small'"),
         ("data.validate.truth", False, "data.validate: nothing is measured without ground truth"),
         ("optimizer.lr", "nan", "optimizer.lr: must be at least 0, not nan"),
         ("optimizer.betas", [0.9], r"optimizer.betas: two numbers from 0 to below 1, not \[0.9\]"),
@@ -134,6 +137,32 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
 def test_a_wrong_field_is_named_with_the_nearest_valid_one(path, value, message):
     with pytest.raises(UserError, match=message):
         load_recipe("dsnet/sceneflow", overrides={path: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"twin": "small"}, "the recipe 'toy': twin is a mapping of fields, not 'small'"),
+        (
+            {"schedule": {"epochs": 0, "milestones": [20]}, "twin": {"schedule": {"steps": 0}}},
+            "schedule.steps: must be above 0, not 0",
+        ),
+        ({"schedule": {"epochs": 9, "milestones": 3}}, "schedule.milestones: a list is wanted, not 3"),
+        (
+            {"schedule": {"epochs": 9, "milestones": ["x"]}},
+            "schedule.milestones.0: a number is wanted, not 'x'",
+        ),
+        (
+            {"ladder": {"rungs": {"a": {}}, "seeds": 3}},
+            "the recipe 'toy': ladder.seeds is a list of seeds, not 3",
+        ),
+        ({"chain": [{"teachers": 5}]}, "stage 'stage1': teachers: fields are wanted here, not 5"),
+    ],
+)
+def test_a_wrong_kind_is_one_line_where_twins_and_stages_are_laid_over_each_other(fields, message):
+    base = {**load_recipe("dsnet/sceneflow").to_dict(), "name": "toy", "twin": {"schedule": {"steps": 5}}}
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_recipe({**base, **fields}, twin=True)
 
 
 def test_dotted_fields_override_and_lists_are_counted():

@@ -111,11 +111,18 @@ def _build(document: Document, title: str) -> Recipe:
         if isinstance(document.get(group), Mapping):
             # `volume: null` in a twin, a stage or a rung takes a term away.
             document[group] = {k: v for k, v in document[group].items() if v is not None}
-    for name, teacher in (document.get("teachers") or {}).items():
-        if isinstance(teacher, Mapping) and "name" not in teacher:
-            others = [other for other, entry in document["teachers"].items() if "name" in (entry or {})]
+    teachers = {k: v for k, v in _teachers(document).items() if isinstance(v, Mapping)}
+    for name, teacher in teachers.items():
+        if "name" not in teacher:
+            others = [other for other, entry in teachers.items() if "name" in entry]
             raise UserError(f"teachers.{name}: this teacher has no 'name'{if_close(name, others)}")
     return build(Recipe, document)
+
+
+def _teachers(document: Document) -> Mapping[str, Any]:
+    """Return the teachers of `document`; none where it says something else, which `build` refuses."""
+    teachers = document.get("teachers")
+    return teachers if isinstance(teachers, Mapping) else {}
 
 
 def _is_path(name: str | Path) -> bool:
@@ -200,13 +207,11 @@ def _change_unit(schedule: Document, over: Mapping[str, Any]) -> None:
     old = [unit for unit in UNITS if schedule.get(unit) is not None and unit not in new]
     if len(new) != 1 or not old:
         return
-    length = schedule.pop(old[0])
-    if (
-        schedule.get("milestones")
-        and isinstance(length, int | float)
-        and isinstance(over[new[0]], int | float)
-    ):
-        schedule["milestones"] = [m * over[new[0]] / length for m in schedule["milestones"]]
+    length, milestones = schedule.pop(old[0]), schedule.get("milestones")
+    if not isinstance(milestones, list) or not length:
+        return
+    if all(isinstance(number, int | float) for number in (length, over[new[0]], *milestones)):
+        schedule["milestones"] = [m * over[new[0]] / length for m in milestones]
 
 
 def override(document: Document, path: str, value: Any) -> None:
@@ -314,7 +319,7 @@ def _resolve(document: Document, twin: bool, title: str) -> Document:
     if twin:
         if "twin" not in document:
             raise UserError(f"the recipe '{title}' has no twin")
-        fields = merge(fields, document["twin"])
+        fields = _twinned(fields, document["twin"], title)
     chain, ladder = fields.pop("chain", None), fields.pop("ladder", None)
     if chain is None and ladder is None:
         return fields
@@ -335,7 +340,14 @@ def _stage(fields: Any, base: Document, twin: bool, title: str) -> Document:
             raise UserError(f"the recipe '{title}': its stage '{fields['recipe']}' is itself several recipes")
         base = {key: value for key, value in base.items() if key != "name"}
     stage = merge(base, own)
-    return merge(stage, fields["twin"]) if twin and "twin" in fields else stage
+    return _twinned(stage, fields["twin"], title) if twin and "twin" in fields else stage
+
+
+def _twinned(fields: Document, twin: Any, title: str) -> Document:
+    if not isinstance(twin, Mapping):
+        raise UserError(f"the recipe '{title}': twin is a mapping of fields, not {twin!r}")
+    merged: Document = merge(fields, twin)
+    return merged
 
 
 def _chain(stages: Any, base: Document, twin: bool, title: str) -> dict[str, Document]:
@@ -377,7 +389,7 @@ def _check_references(
 
 def _users(stage: Document) -> list[Document]:
     """Return the student and the teachers of a stage that are mappings."""
-    users = [stage.get("student"), *(stage.get("teachers") or {}).values()]
+    users = [stage.get("student"), *_teachers(stage).values()]
     return [user for user in users if isinstance(user, dict)]
 
 
@@ -393,6 +405,8 @@ def _ladder(
         if key not in known:
             raise UserError(f"the recipe has no field 'ladder.{key}'{nearest(key, known)}")
     seeds = ladder.get("seeds") or [None]
+    if not isinstance(seeds, list):
+        raise UserError(f"the recipe '{title}': ladder.seeds is a list of seeds, not {seeds!r}")
     resolved: dict[str, Document] = {}
     below = base
     for name, fields in ladder["rungs"].items():

@@ -110,6 +110,8 @@ class Data:
         _at_least("data", self, batch_size=1, workers=0)
         for entry in self.train:
             _at_least("data.train", entry, weight=0)
+            if entry.weight == math.inf:
+                raise UserError(f"data.train.weight: a share of the samples, not {entry.weight}")
         if self.train and all(entry.weight == 0 for entry in self.train):
             raise UserError("data.train: every data set has the weight 0; one must be above it")
         if not all(entry.truth for entry in self.validate):
