@@ -215,6 +215,12 @@ def test_a_missing_file_is_named(source):
         loaded(source)
 
 
+@pytest.mark.parametrize("source", ["", "."])
+def test_a_name_of_nothing_is_no_tag(source):
+    with pytest.raises(dd.UserError, match=f"has no shipped weights '{source}'"):
+        dd.load_weights(dd.create_model("dsnet_slim"), source)
+
+
 def test_shipped_weights_are_found_by_tag(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "SHIPPED", tmp_path)
     network = dd.create_model("dsnet_slim")

@@ -19,7 +19,7 @@ _NOT_WEIGHTS = re.compile(r"(^|/)(Adam(_\d+)?|Momentum|beta\d_power|global_step|
 
 def is_tensorflow_file(path: Path) -> bool:
     """Return whether `path` names a TensorFlow checkpoint (its prefix or index) or an .npz of variables."""
-    return path.suffix in (".npz", ".index") or path.with_name(path.name + ".index").is_file()
+    return path.suffix in (".npz", ".index") or Path(f"{path}.index").is_file()
 
 
 def read_variables(path: Path) -> dict[str, Tensor]:
