@@ -405,6 +405,12 @@ def test_in_evaluation_mode_the_final_output_stands_for_all_levels():
         ({"t": {**TRUTH, "weight": "much"}}, "the weight is a number, got 'much'"),
         ({"t": {**TRUTH, "levels": [0, 0]}}, "every level has weight 0"),
         ({"t": {**TRUTH, "levels": 3}}, "levels is a list of weights, got 3"),
+        ({"t": {**TRUTH, "levels": [-1, 1]}}, "the weight of a level is at least 0, got -1"),
+        ({"t": {**TRUTH, "loss": ["l1"]}}, r"a loss is its name, got \['l1'\]"),
+        (
+            {"t": {**TRUTH, "decay": {"epochs": [1], "factor": -1}}},
+            "the factor of decay is at least 0, got -1",
+        ),
         ({"t": {**TRUTH, "decay": {"epoch": [1]}}}, "decay is {epochs"),
         ({"t": {**TRUTH, "decay": 3}}, "decay is {epochs.*got 3"),
         ({"t": {**TRUTH, "decay": {"epochs": 3}}}, "decay is {epochs"),

@@ -579,6 +579,10 @@ def test_a_run_that_failed_before_its_first_step_may_be_begun_again(tmp_path):
         ({"teachers__teacher__name": "toy:recipe"}, "teacher 'toy:recipe' is a dict"),
         ({"student__name": ".toy:Tiny"}, "network '.toy:Tiny': a module is named from the top"),
         ({"data__protocol": "kiti2015"}, "there is no protocol 'kiti2015'; did you mean 'kitti2015'"),
+        (
+            {"objective__off": {"loss": "cosin", "of": "features", "to": "teacher", "weight": 0}},
+            "objective.off: there is no loss 'cosin'; did you mean 'cosine'",
+        ),
     ],
 )
 def test_what_cannot_match_is_refused_before_anything_is_written(tmp_path, changes, message):

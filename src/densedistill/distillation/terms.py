@@ -150,6 +150,8 @@ def _term(name: str, given: Any, outputs: Sequence[str]) -> Term:
                 (f" ('{o}' looks like it)" for o in options if nearest(o, [key]).startswith("; did")), ""
             )
             raise UserError(f"'{key}' is missing{hint}")
+    if not isinstance(values["loss"], str):
+        raise UserError(f"a loss is its name, got {values['loss']!r}")
     if isinstance(values["to"], str) and "." in values["to"]:
         values["to"], _, values["to_tap"] = values["to"].partition(".")
     if values.get("mask") is None:
@@ -216,12 +218,16 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
         check_adapter(term.adapter)
     if term.levels is not None and not any(term.levels):
         raise UserError("every level has weight 0")
+    if any(level < 0 for level in term.levels or ()):
+        raise UserError(f"the weight of a level is at least 0, got {min(term.levels or ()):g}")
     if term.decay is not None:
         epochs = term.decay.get("epochs") if isinstance(term.decay, Mapping) else None
         if not isinstance(epochs, list | tuple) or set(term.decay) - {"epochs", "factor"}:
             raise UserError(f"decay is {{epochs: [...], factor: 0.1}}, got {term.decay}")
         for number in (*epochs, term.decay.get("factor", 0.1)):
             _number("an epoch or factor of decay", number)
+        if not term.decay.get("factor", 0.1) >= 0:
+            raise UserError(f"the factor of decay is at least 0, got {term.decay['factor']}")
 
 
 def takes_mask(loss: Loss) -> bool:

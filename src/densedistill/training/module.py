@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..distillation.exact import exact_gradients
 from ..distillation.objective import Objective
 from ..distillation.recompute import recomputed_activations
+from ..distillation.terms import GROUND_TRUTH
 from ..errors import DataWarning, UserError
 from ..networks.input_spec import search_range
 from ..recipes import Recipe
@@ -171,7 +172,7 @@ class TrainingModule(L.LightningModule):
 
     def _learns_from(self, batch: Mapping[str, Any]) -> bool:
         targets = self.objective.task.targets.values()
-        taught = any(term["to"] != "ground_truth" for term in self.recipe.objective.values())
+        taught = any(term.to != GROUND_TRUTH for term in self.objective.terms)
         return taught or any(target in batch for target in targets)
 
     def configure_gradient_clipping(

@@ -17,6 +17,7 @@ import torch
 from ..data.loader import default_workers, make_loader, open_mixture, shares
 from ..distillation.objective import Objective
 from ..distillation.teachers import NetworkTeacher, create_teacher
+from ..distillation.terms import parse_terms
 from ..errors import UserError, nearest
 from ..files import locked
 from ..inference.protocols import get_protocol
@@ -308,7 +309,8 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
         UserError: naming the `stage`, if there is one, and the term; nothing was written.
     """
     try:
-        get_protocol(recipe.data.protocol, get_task(recipe.task))
+        task = get_task(recipe.task)
+        get_protocol(recipe.data.protocol, task)
         if recipe.teachers:
             recipe = copy.deepcopy(recipe)
             users: list[Any] = [recipe.student, *recipe.teachers.values()]
@@ -316,6 +318,7 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
                 if stage_of(user):
                     user.weights = None
             make_objective(recipe).check()
+        parse_terms(recipe.objective, task.outputs, list(recipe.teachers))  # those of weight 0, too
     except UserError as error:
         raise UserError(f"stage '{stage}': {error}" if stage else str(error)) from None
 
