@@ -1,5 +1,7 @@
 import torch
+from tiny_stereo import TinyStereo, stereo_batch
 
+import densedistill as dd
 from densedistill.distillation.remembering import _joined
 from densedistill.distillation.teachers import create_teacher
 
@@ -43,3 +45,16 @@ def test_a_teacher_that_remembers_answers_once_for_each_image(tmp_path):
         file.write_bytes(b"cut short")
     make()({"image": images})
     assert asked == [2, 1, 3, 3]
+
+
+def test_answers_in_a_folder_are_those_of_a_network_with_the_same_options(tmp_path):
+    torch.save(TinyStereo().state_dict(), tmp_path / "weights.pth")
+    options = {"network": "tiny_stereo:TinyStereo", "weights": str(tmp_path / "weights.pth"), "outputs": True}
+    far, near, again = (
+        dd.create_teacher("remember", **options, folder=str(tmp_path / "kept"), max_disparity=reach)
+        for reach in (16, 8, 16)
+    )
+    batch = stereo_batch()
+    found = [teacher(batch)["disparity"] for teacher in (far, near, again)]
+    assert not torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -508,8 +508,9 @@ def test_a_batch_in_which_nothing_has_truth_is_no_failure(tmp_path):
     train(toy.recipe(data__train__truth=False, schedule__steps=3), run=tmp_path / "run")
 
 
-def test_a_training_without_anything_to_learn_from_says_so(tmp_path):
-    fields = toy.recipe(data__train__truth=False, objective__features=None, schedule__steps=1)
+@pytest.mark.parametrize("teaching", [{"objective__features": None}, {"objective__features__weight": 0}])
+def test_a_training_without_anything_to_learn_from_says_so(tmp_path, teaching):
+    fields = toy.recipe(data__train__truth=False, schedule__steps=1, **teaching)
     with pytest.warns(DataWarning, match="every term is to the ground truth, and the first batch has none"):
         train(fields, run=tmp_path / "run")
 

@@ -16,7 +16,8 @@ from ..errors import UserError
 from ..files import write_bytes
 from ..networks import create_model
 from ..networks.precision import fastest_dtype
-from .taps import Spec
+from ..networks.registry import options_of
+from .taps import Spec, unwrap
 from .teachers import TEACHERS, NetworkTeacher
 
 Answer = dict[str, Tensor]
@@ -98,7 +99,9 @@ class RememberingTeacher(NetworkTeacher):
     def _fingerprint(self) -> str:
         """Return what tells this network, how it prepares images and what is read of it from all others."""
         found = hashlib.blake2b(digest_size=8)
-        found.update(repr((self.name, self.input_spec, self.outputs, sorted(self._taps or ()))).encode())
+        options = sorted(options_of(unwrap(self.network)).items())  # not all shape a weight: max_disparity
+        asked = (self.name, options, self.input_spec, self.outputs, sorted(self._taps or ()))
+        found.update(repr(asked).encode())
         for name, value in self.network.state_dict().items():
             found.update(name.encode())
             found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
