@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,13 +27,14 @@ from densedistill import cli
 from densedistill.data import formats
 from densedistill.distillation.replacement import ReplaceBlock
 from densedistill.errors import DataWarning, UserError
+from densedistill.networks.layers.packed import PackedConv2d
 from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
-from densedistill.training.checkpoint import load_checkpoint
+from densedistill.training.checkpoint import Counters, load_checkpoint
 from densedistill.training.final import finish
 from densedistill.training.module import TrainingModule
 from densedistill.training.run import Run
-from densedistill.training.train import _bfloat16, _quiet, in_float32, make_objective
+from densedistill.training.train import _assemble, _bfloat16, _quiet, in_float32, make_objective
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -340,6 +342,18 @@ def test_normalisation_of_teachers_is_folded_but_where_a_term_reads_it():
     teacher = make_objective(plan).teachers["teacher"].network
     left = [path for path, module in teacher.named_modules() if isinstance(module, nn.BatchNorm3d)]
     assert left == [path]
+
+
+def test_a_rehearsal_before_several_processes_does_not_settle_how_teachers_compute(tmp_path):
+    trainer = SimpleNamespace(
+        world_size=2, global_rank=0, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    fields = toy.recipe(student__unused=True, trainer__precision="bf16")
+    module, _ = _assemble(load_recipe(fields), Run(tmp_path), Counters(), trainer)
+    assert not module.student.unused.weight.requires_grad  # the rehearsal found that nothing reaches it
+    packed = [m for m in module.objective.teachers["teacher"].modules() if isinstance(m, PackedConv2d)]
+    assert packed
+    assert all(layer.packed is None for layer in packed)
 
 
 def test_the_teacher_is_in_no_checkpoint_and_everything_in_it_is_plain(tmp_path):

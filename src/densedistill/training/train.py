@@ -180,7 +180,7 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
 
 def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tuple[TrainingModule, Any]:
     """Return the module and this process's loader, both standing where `counters` says."""
-    objective = make_objective(recipe)
+    objective = _build_objective(recipe)
     mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
     for teacher in objective.teachers.values():
         mixture.suit(teacher.suit)
@@ -212,6 +212,7 @@ def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tup
         # DistributedDataParallel waits for a gradient of every parameter that asks for one.
         for name in objective.unreachable_parameters():
             objective.student.get_parameter(name).requires_grad_(False)
+    _fold(objective)  # after that rehearsal, which is not under autocast
     if config.compile:
         objective.student.compile()
     kind = TrainingModule
@@ -341,7 +342,14 @@ def in_float32(recipe: Recipe) -> list[str]:
 
 
 def make_objective(recipe: Recipe) -> Objective:
-    """Return the recipe's objective over its new student and the teachers that its terms name."""
+    """Return the recipe's objective over its new student and the teachers that its terms name, whose first
+    answer settles how they compute: under autocast or not."""
+    objective = _build_objective(recipe)
+    _fold(objective)
+    return objective
+
+
+def _build_objective(recipe: Recipe) -> Objective:
     seed_all(recipe.seed)
     config = recipe.student
     student = create_model(config.name, weights=config.weights, **config.options)
@@ -369,13 +377,15 @@ def make_objective(recipe: Recipe) -> Objective:
             )
     borrow(student, config.borrow, teachers)
     _lay_out(recipe, student, teachers)
-    objective = Objective(terms, student, teachers)
-    # After the objective has attached its taps, which folding leaves as they are.
-    for teacher in teachers.values():
+    return Objective(terms, student, teachers)
+
+
+def _fold(objective: Objective) -> None:
+    """Fold its teachers, but where taps are attached."""
+    for teacher in objective.teachers.values():
         for module in teacher.modules():
             if isinstance(module, NetworkTeacher):
                 module.fold()
-    return objective
 
 
 def _lay_out(recipe: Recipe, student: Any, teachers: Mapping[str, Any]) -> None:
