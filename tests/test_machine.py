@@ -10,7 +10,9 @@ import sys
 import pytest
 import torch
 
-from densedistill.machine import torch_threads
+from densedistill import machine
+from densedistill.data.loader import default_workers
+from densedistill.machine import torch_threads, usable_cores
 
 # How many bytes of a tensor of 20 MB glibc maps for it alone, in a process that has made none before.
 MAPPED = """
@@ -61,3 +63,41 @@ def test_threads_are_as_before_behind_the_block_also_after_a_fault(count, within
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_processors_that_a_process_may_not_run_on_are_not_counted(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    assert default_workers(cuda=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),  # docker run --cpus 1.5
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 16),
+        ("0::/jobs/mine\n", {"jobs/cpu.max": "400000 100000\n", "jobs/mine/cpu.max": "max 100000\n"}, 4),
+        ("0::/\n", {"cpu.max": "10000 100000\n"}, 1),
+        (
+            "5:cpuset:/\n4:cpu,cpuacct:/docker/1f\n0::/\n",  # the container's own group is mounted at the top
+            {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            3,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        ("0::/../odd:name\n", {}, 16),
+        (None, {}, 16),
+    ],
+)
+def test_a_container_counts_the_processors_that_it_is_given_time_of(
+    tmp_path, monkeypatch, groups, files, cores
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    monkeypatch.setattr(machine, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
+    if groups is not None:
+        files = {**{f"cgroup/{name}": text for name, text in files.items()}, "proc/self/cgroup": groups}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores() == cores

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from typing import Any
 
-from .machine import cpu_flags, cpu_model
+from .machine import cpu_flags, cpu_model, usable_cores
 
 
 def environment() -> dict[str, Any]:
@@ -41,7 +40,7 @@ def environment() -> dict[str, Any]:
         "packages": packages,
         "cpu": {
             "model": cpu_model(),
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "flags": cpu_flags(),
         },

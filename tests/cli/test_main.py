@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from densedistill import __version__, cli
+from densedistill.cli import doctor
 from densedistill.cli.doctor import EXTRAS
 from densedistill.errors import UserError
 
@@ -243,3 +244,9 @@ def test_doctor_measures_and_says_what_to_install(capsys):
     assert "float32" in said
     for extra, modules in found["extras"].items():
         assert all(modules.values()) or f"densedistill[{extra}]" in said
+
+
+def test_doctor_says_where_torch_has_more_threads_than_a_container_has_processors():
+    said = "torch takes 64 threads, which wait for each other on 2 cores: set OMP_NUM_THREADS=2"
+    assert [line.split(maxsplit=1)[1] for line in doctor._too_many(64, 2)] == [said]
+    assert doctor._too_many(2, 2) == doctor._too_many(1, 2) == []

@@ -27,6 +27,7 @@ from densedistill import cli
 from densedistill.data import formats
 from densedistill.distillation.replacement import ReplaceBlock
 from densedistill.errors import DataWarning, UserError
+from densedistill.machine import usable_cores
 from densedistill.networks.layers.packed import PackedConv2d
 from densedistill.recipes import load_recipe
 from densedistill.training import Interrupted, open_run, train
@@ -667,7 +668,7 @@ def test_the_run_says_what_it_was_trained_with(tmp_path):
     run = train(toy.recipe(schedule__steps=1), run=tmp_path / "run")
     environment = json.loads((run.path / "environment.json").read_text())
     assert torch.__version__.startswith(environment["packages"]["torch"])
-    assert environment["cpu"]["cores"] == os.cpu_count()
+    assert environment["cpu"]["cores"] == usable_cores()
 
 
 def test_a_second_training_in_one_directory_is_refused(tmp_path):

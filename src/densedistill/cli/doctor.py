@@ -122,6 +122,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         f"packages      {versions}",
         f"processor     {', '.join(processor)}",
         f"convolutions  {rates}: `precision: auto` takes {found['auto']} on the CPU",
+        *_too_many(found["threads"], cpu["cores"]),
         "GPU           " + (", ".join(found["gpus"]) or "none that this torch can use"),
         "runtimes      "
         + ", ".join(
@@ -136,3 +137,11 @@ def describe(found: dict[str, Any]) -> list[str]:
     if found["missing"]:
         lines += ["", f"missing: pip install {' '.join(found['missing'])}"]
     return lines
+
+
+def _too_many(threads: int, cores: int) -> list[str]:
+    """Return what to do where torch computes on more threads than a container has processors for."""
+    if threads <= cores:
+        return []
+    wait = f"torch takes {counted(threads, 'thread')}, which wait for each other on {counted(cores, 'core')}"
+    return [f"threads       {wait}: set OMP_NUM_THREADS={cores}"]

@@ -14,6 +14,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 from ..errors import UserError, nearest
+from ..machine import usable_cores
 from ..registry import construct
 from .datasets import DATASETS
 from .datasets._base import ROLES, FilesOnDisk
@@ -125,7 +126,7 @@ def _survey(samples: FilesOnDisk, fast: bool, progress: Callable[[str, int, int]
 
 def _broken(samples: FilesOnDisk, whole: list[int], progress: Callable[[int], Any]) -> list[tuple[str, str]]:
     broken = []
-    pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves Python's lock
+    pool = ThreadPoolExecutor(usable_cores())  # decoding leaves Python's lock
     try:
         for done, (index, reason) in enumerate(
             zip(whole, pool.map(lambda i: _reason(samples, i), whole), strict=True)

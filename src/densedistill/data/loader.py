@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from ..machine import usable_cores
 from . import datasets
 from .augment import OPTIONS as AUGMENTATIONS
 from .augment import Augmentation, Options, build_augmentation
@@ -274,4 +275,4 @@ def _end_with(parent: int | None) -> None:
 def default_workers(cuda: bool) -> int:
     """Return the loading processes of one training process: none on a CPU, which is busy, up to 8 beside a
     GPU."""
-    return min(8, max(1, (os.cpu_count() or 1) - 1)) if cuda else 0
+    return min(8, max(1, usable_cores() - 1)) if cuda else 0
