@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from ..errors import UserError, counted
+from ..processes import WorkerPool
 from .engine import Job, Settings
 
 RESTARTS = 3
@@ -47,12 +48,9 @@ def _on_processes(
     settings: Settings, numbers: Sequence[int], processes: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     left = list(numbers)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit OpenCV's and torch's threads
-    begun = context.Value("i", 0)
+    begun = multiprocessing.get_context("spawn").Value("i", 0)
     for _ in range(RESTARTS):
-        pool = concurrent.futures.ProcessPoolExecutor(
-            processes, context, _begin, (settings, processes, begun)
-        )
+        pool = WorkerPool(processes, _begin, settings, processes, begun)
         try:
             futures = {pool.submit(_make, number): number for number in left}
             for future in concurrent.futures.as_completed(futures):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from ...errors import UserError, unknown
 from ...files import write_text
+from ...processes import WorkerPool
 from .. import formats
 from .cache import VERSION
 from .render import check_options, check_seed, render
@@ -123,11 +123,7 @@ def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[None]:
             _write(*job)
             yield
         return
-    # Not forked: a process that has run torch's threads must not fork.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with WorkerPool(workers, torch.set_num_threads, 1) as pool:
         # A few jobs ahead only, so that Ctrl-C does not wait for thousands.
         waiting, queue = set(), iter(jobs)
         for job in queue:
