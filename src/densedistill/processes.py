@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
+#: Why one of them may have died.
+WHY_DEAD = 'out of memory, or started by a script that lacks `if __name__ == "__main__":`?'
+
 
 class WorkerPool(ProcessPoolExecutor):
     """Processes that leave Ctrl-C and a closed terminal to the one that started them, and do not outlive it.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import densedistill as dd
@@ -151,9 +152,19 @@ def test_half_precision_is_stored_small_and_loaded_into_float32(tmp_path):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-def test_saved_file_carries_name_and_metadata(tmp_path):
-    from safetensors import safe_open
+def test_equal_weights_are_equal_files(tmp_path):
+    net = dd.create_model("dsnet_slim").eval()
+    metadata = {"zürich": "8", "seed": "1", "steps": "2", "recipe": "mine"}
+    files = [save_weights(net, tmp_path / "w.safetensors", metadata).read_bytes() for _ in range(8)]
+    assert len(set(files)) == 1
+    assert int.from_bytes(files[0][:8], "little") % 8 == 0
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata() == {"network": "dsnet_slim", "options": "{}", **metadata}
+    for key, value in load_file(tmp_path / "w.safetensors").items():
+        assert torch.equal(value, net.state_dict()[key])
 
+
+def test_saved_file_carries_name_and_metadata(tmp_path):
     path = save_weights(dd.create_model("dsnet_slim"), tmp_path / "a.safetensors", {"seed": 1})
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"network": "dsnet_slim", "options": "{}", "seed": "1"}

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 
 from ..errors import UserError, counted
-from ..processes import WorkerPool
+from ..processes import WHY_DEAD, WorkerPool
 from .engine import Job, Settings
 
 RESTARTS = 3
@@ -63,8 +63,7 @@ def _on_processes(
         finally:
             pool.shutdown(cancel_futures=True)
     raise UserError(
-        f"{RESTARTS} times a labelling process died (out of memory?); "
-        f"{counted(len(left), 'shard')} left to do"
+        f"{RESTARTS} times a labelling process died ({WHY_DEAD}); {counted(len(left), 'shard')} left to do"
     )
 
 

@@ -154,8 +154,19 @@ def save_weights(
         **({"class_names": json.dumps(names)} if (names := class_names(network)) else {}),
         **(metadata or {}),
     }
-    write_bytes(path, save(entries, {key: str(value) for key, value in metadata.items()}))
+    write_bytes(path, _ordered(save(entries, {key: str(value) for key, value in metadata.items()})))
     return Path(path)
+
+
+def _ordered(file: bytes) -> bytes:
+    """Return the safetensors `file` with its metadata sorted, which the library writes in any order: equal
+    weights are equal files."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the entries are aligned
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(file)[end:]])
 
 
 def bare(network: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from densedistill.data import create_dataset
 from densedistill.data.world import cache, render
 from densedistill.data.world.write import write_dataset
 from densedistill.errors import DataWarning, UserError
+from densedistill.processes import WorkerPool
 
 OPTIONS = {"size": [48, 80], "max_disparity": 24}
 
@@ -117,3 +119,13 @@ def test_several_processes_write_what_one_does(tmp_path):
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.p[nf]*"))
     assert len(files) == 12
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
+
+
+def test_a_rendering_process_that_dies_is_one_line(tmp_path, monkeypatch):
+    class Dying(WorkerPool):
+        def submit(self, *work):
+            return super().submit(os._exit, 1)
+
+    monkeypatch.setattr("densedistill.data.world.write.WorkerPool", Dying)
+    with pytest.raises(UserError, match=r"renders has died .* the same again goes on, 3 pairs left"):
+        write_dataset(tmp_path, length=3, size=(64, 128), workers=1)

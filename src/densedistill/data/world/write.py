@@ -6,14 +6,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import UserError, unknown
+from ...errors import UserError, counted, unknown
 from ...files import write_text
-from ...processes import WorkerPool
+from ...processes import WHY_DEAD, WorkerPool
 from .. import formats
 from .cache import VERSION
 from .render import check_options, check_seed, render
@@ -51,7 +52,8 @@ def write_dataset(
         The folder.
 
     Raises:
-        UserError: an unknown layout, split or option, a folder of other options, a full disk.
+        UserError: an unknown layout, split or option, a folder of other options, a full disk,
+            a process that died.
     """
     if layout not in LAYOUTS:
         raise unknown("layout to write", layout, LAYOUTS)
@@ -70,10 +72,16 @@ def write_dataset(
         if not all(path.is_file() for path in _paths(root, split.upper(), number).values())
     ]
     done = length - len(jobs)
-    for _ in _run(jobs, workers):
-        done += 1
-        if progress is not None:
-            progress(done, length)
+    try:
+        for _ in _run(jobs, workers):
+            done += 1
+            if progress is not None:
+                progress(done, length)
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process that renders has died ({WHY_DEAD}); the same again goes on, "
+            f"{counted(length - done, 'pair')} left"
+        ) from None
     return root
 
 
