@@ -1,9 +1,12 @@
 import torch
 from tiny_stereo import TinyStereo, stereo_batch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 import densedistill as dd
-from densedistill.distillation.remembering import _joined
+from densedistill.distillation.remembering import RememberingTeacher, _joined
 from densedistill.distillation.teachers import create_teacher
+from densedistill.networks import InputSpec
 
 
 def test_what_was_kept_is_given_on_the_device_of_the_images():
@@ -58,3 +61,34 @@ def test_answers_in_a_folder_are_those_of_a_network_with_the_same_options(tmp_pa
     found = [teacher(batch)["disparity"] for teacher in (far, near, again)]
     assert not torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+class Counting(nn.Module):
+    """Finds as many boxes in an image as its first level says."""
+
+    task = "detection"
+    input_spec = InputSpec(mean=(0, 0, 0), std=(1, 1, 1), multiple=1)
+
+    def forward(self, image):
+        counts = (255 * image[:, 0, 0, 0]).round().int().tolist()
+        boxes = [torch.arange(4.0 * count).view(-1, 4) for count in counts]
+        classes = [torch.arange(count) for count in counts]
+        return {
+            "boxes": pad_sequence(boxes, batch_first=True),
+            "scores": pad_sequence([torch.ones(count) for count in counts], batch_first=True),
+            "classes": pad_sequence(classes, batch_first=True, padding_value=-1),
+        }
+
+
+def test_what_is_remembered_of_a_detector_is_its_answer(tmp_path):
+    images = torch.tensor([2, 0, 5], dtype=torch.uint8).view(3, 1, 1, 1).repeat(1, 3, 4, 6)
+    wanted = Counting()(images / 255)
+    for keeps in (None, str(tmp_path)):
+        teacher = RememberingTeacher(Counting(), outputs=True, folder=keeps)
+        for image in images:
+            teacher({"image": image[None]})
+        later = teacher if keeps is None else RememberingTeacher(Counting(), outputs=True, folder=keeps)
+        found = later({"image": images})
+        for key, value in wanted.items():
+            assert found[key].dtype == value.dtype
+            torch.testing.assert_close(found[key], value)

@@ -21,7 +21,7 @@ from .taps import Spec, unwrap
 from .teachers import TEACHERS, NetworkTeacher
 
 Answer = dict[str, Tensor]
-"""What is kept for an image: `outputs/KEY` and `taps/KEY/LEVEL`, in half precision, on the CPU."""
+"""What is kept for an image, on the CPU: `outputs/KEY` and `taps/KEY/LEVEL`, floats in half precision."""
 
 
 class RememberingTeacher(NetworkTeacher):
@@ -124,11 +124,16 @@ def _part(answer: Mapping[str, Any], index: int, count: int, outputs: bool) -> A
         for level, tensor in enumerate(tensors):
             if len(tensor) != count:
                 raise UserError(f"teacher 'remember': the tap {name} has not one entry an image")
-            part[f"taps/{name}/{level}"] = tensor[index].half().contiguous().cpu()
+            part[f"taps/{name}/{level}"] = _kept(tensor[index])
     if outputs:
         kept = {key: value for key, value in answer.items() if isinstance(value, Tensor)}
-        part |= {f"outputs/{key}": value[index].half().contiguous().cpu() for key, value in kept.items()}
+        part |= {f"outputs/{key}": _kept(value[index]) for key, value in kept.items()}
     return part
+
+
+def _kept(value: Tensor) -> Tensor:
+    """Return what is kept of `value`: floats in half precision, masks and numbers of classes as they are."""
+    return (value.half() if value.is_floating_point() else value).contiguous().cpu()
 
 
 def _joined(parts: list[Answer], device: torch.device) -> dict[str, Any]:
@@ -136,8 +141,9 @@ def _joined(parts: list[Answer], device: torch.device) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     levels: dict[str, dict[int, Tensor]] = {}
     for key in parts[0]:
-        together = torch.stack([part[key] for part in parts]).to(device).float()
         kind, _, name = key.partition("/")
+        together = _stacked([part[key] for part in parts], -1 if name == "classes" else 0).to(device)
+        together = together.float() if together.is_floating_point() else together
         if kind == "outputs":
             answer[name] = together
         else:
@@ -145,6 +151,13 @@ def _joined(parts: list[Answer], device: torch.device) -> dict[str, Any]:
             levels.setdefault(tap, {})[int(level)] = together
     answer["taps"] = {tap: tuple(found[i] for i in sorted(found)) for tap, found in levels.items()}
     return answer
+
+
+def _stacked(values: list[Tensor], fill: int) -> Tensor:
+    """Return the images' values as a batch; lists of boxes, of differing lengths, end in `fill`."""
+    if len({value.shape for value in values}) == 1:
+        return torch.stack(values)
+    return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
 
 
 @TEACHERS.register("remember")
