@@ -84,3 +84,15 @@ def test_label_ids_are_written_from_train_ids(tmp_path):
     with pytest.raises(dd.UserError, match="19 classes; the network predicts class 20"):
         writer.write(tmp_path / "y.png", Predicted({"logits": other}, image))
     assert not (tmp_path / "y.png").exists()
+
+
+def test_classes_that_8_bits_cannot_tell_from_unknown_are_refused(tmp_path):
+    image, writer = np.zeros((1, 1, 3), np.uint8), get_task("segmentation").writers["png"]
+    for number in (254, 255, 299):
+        logits = np.eye(300, dtype=np.float32)[number].reshape(300, 1, 1)
+        if number == 254:
+            writer.write(tmp_path / "254.png", Predicted({"logits": logits}, image))
+            assert np.asarray(Image.open(tmp_path / "254.png")).tolist() == [[254]]
+        else:
+            with pytest.raises(dd.UserError, match=f"255 is unknown; the map has {number}"):
+                writer.write(tmp_path / "x.png", Predicted({"logits": logits}, image))

@@ -326,6 +326,38 @@ def test_files_hold_what_is_known_and_say_where_nothing_is(tmp_path):
         write_files(tmp_path, [("a", arrays)])
 
 
+@pytest.mark.parametrize("key", ["disparity", "disparity_next", "depth"])
+def test_a_label_that_is_not_above_0_is_unknown_in_a_file_though_a_teacher_vouches_for_it(key, tmp_path):
+    values = np.array([[[0.0, -3.0, 1 / 512, 2.0]]], np.float32)
+    arrays = {key: (values, "fixed"), f"{key}_valid": (np.ones_like(values, bool), "mask")}
+    (name,) = write_files(tmp_path, [("a", arrays)])["files"]
+    assert formats.read_raster(tmp_path / name).tolist() == [[0, 0, 1, 512]]
+
+
+@pytest.mark.parametrize("beyond", [-512.5, 512.0])
+def test_flow_beyond_what_a_file_can_tell_is_refused_unless_it_is_rejected(beyond, tmp_path):
+    flow = np.array([[[511.98, beyond]], [[-511.98, 1.0]]], np.float32)
+    arrays = {"flow": (flow, "fixed"), "flow_valid": (np.array([[[True, False]]]), "mask")}
+    write_files(tmp_path, [("a", arrays)])
+    found, valid = formats.read_flow_png(tmp_path / "flow" / "a.png")
+    np.testing.assert_allclose(found[0, 0], flow[:, 0, 0], atol=1 / 128)
+    assert valid.tolist() == [[True, False]]
+    arrays["flow_valid"] = np.array([[[True, True]]]), "mask"
+    with pytest.raises(dd.UserError, match=r"KITTI's PNG holds flow of at most 511\.98 px"):
+        write_files(tmp_path, [("a", arrays)])
+
+
+def test_more_classes_than_a_file_can_tell_are_refused_where_they_occur(tmp_path):
+    logits = np.zeros((300, 1, 2), np.float32)
+    logits[254, 0, 0] = logits[299, 0, 1] = 1
+    arrays = {"logits": (logits, "half"), "logits_valid": (np.array([[[True, False]]]), "mask")}
+    write_files(tmp_path, [("a", arrays)])
+    assert formats.read_raster(tmp_path / "labels" / "a.png").tolist() == [[254, 255]]
+    arrays["logits_valid"] = np.array([[[True, True]]]), "mask"
+    with pytest.raises(dd.UserError, match="an 8-bit PNG holds classes 0 to 254, 255 is unknown"):
+        write_files(tmp_path, [("a", arrays)])
+
+
 def test_a_video_and_a_store_with_images_are_frames_too(pairs, tmp_path):
     video = str(tmp_path / "clip.avi")
     writer = cv2.VideoWriter(video, cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))

@@ -1,5 +1,7 @@
 """Scene flow's files and pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,15 @@ def test_a_point_that_does_not_move_has_no_motion_and_one_that_comes_nearer_move
         _, along = motion_cloud(disparity, disparity, moved, RIG)
         np.testing.assert_allclose(along[:, axis], 3 * points[:, 2] / focal, rtol=1e-4)
         np.testing.assert_allclose(along[:, 1 - axis], 0, atol=1e-6)
+
+
+def test_what_lies_behind_the_camera_or_moves_nobody_knows_where_is_no_point():
+    disparity, flow = np.full((1, 4), 4.0), np.zeros((2, 1, 4))
+    disparity[0, 1] = 2.0  # of a right image whose centre lies 3 px to the left: behind the camera
+    flow[1, 0, 3] = np.nan
+    points, motion = motion_cloud(disparity, disparity[:, ::-1], flow, replace(RIG, doffs=-3.0))
+    assert points.shape == motion.shape == (1, 3)
+    assert points[0, 2] > 0
 
 
 def test_what_comes_straight_at_the_camera_has_a_hue(predicted, tmp_path, monkeypatch):

@@ -187,6 +187,23 @@ def write_image(path: PathLike, image: np.ndarray) -> None:
     write_bytes(path, encoded.tobytes(), sync=False)
 
 
+def write_labels_png(
+    path: PathLike, labels: NDArray[np.integer], valid: NDArray[np.bool_] | None = None
+) -> None:
+    """Write the classes' numbers (H, W) as 8-bit PNG, atomically; 255 = unknown.
+
+    Raises:
+        UserError: a valid number above 254, which the format cannot hold.
+    """
+    valid = np.ones(labels.shape, bool) if valid is None else valid
+    largest = labels.max(where=valid, initial=0)
+    if largest > 254:
+        raise UserError(
+            f"cannot write {path}: an 8-bit PNG holds classes 0 to 254, 255 is unknown; the map has {largest}"
+        )
+    write_image(path, np.where(valid, labels, 255).astype(np.uint8))
+
+
 # PFM
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..data import formats
-from ..data.sample import IGNORE_LABEL
 from ..data.store import checksum
 from ..errors import UserError
 
@@ -28,7 +27,8 @@ def write_files(out: Path, frames: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Write the labels of some frames and return `files` (path to checksum), `bytes` and `frames`.
 
     Disparity and flow become KITTI's 16-bit PNG, depth KITTI's, classes 8-bit PNG with 255 for unknown,
-    confidence 8-bit PNG in `confidence/`. What filters reject is unknown in the file.
+    confidence 8-bit PNG in `confidence/`. What filters reject is unknown in the file, and so
+    is a disparity or depth that is not above 0.
 
     Raises:
         UserError: a value that the format cannot hold, or a full disk.
@@ -58,14 +58,16 @@ def _write(path: Path, key: str, values: np.ndarray, valid: np.ndarray) -> None:
     if key in ("disparity", "disparity_next"):
         formats.write_disparity_png(path, values[0], valid & (values[0] > 0))
     elif key == "flow":
+        _require(path, np.abs(values).max(0), valid, 512, "flow of at most 511.98 px")
         formats.write_flow_png(path, values.transpose(1, 2, 0), valid)
     elif key == "depth":
-        metres = values[0]
-        if metres.max(where=valid, initial=0) * _DEPTH_SCALE >= 65535.5:
-            raise UserError(
-                f"cannot write {path}: KITTI's PNG holds at most 255.99 m; --write shards, or a filter range"
-            )
-        levels = np.clip(np.rint(metres * _DEPTH_SCALE), 1, 65535)
-        formats.write_image(path, np.where(valid, levels, 0).astype(np.uint16))
+        _require(path, values[0], valid, 65535.5 / _DEPTH_SCALE, "at most 255.99 m")
+        formats.write_depth_png(path, np.where(valid, values[0], 0), _DEPTH_SCALE)
     else:
-        formats.write_image(path, np.where(valid, values.argmax(0), IGNORE_LABEL).astype(np.uint8))
+        formats.write_labels_png(path, values.argmax(0), valid)
+
+
+def _require(path: Path, values: np.ndarray, valid: np.ndarray, limit: float, holds: str) -> None:
+    """Refuse a label beyond what the format can tell: at its end it would teach a wrong value."""
+    if values.max(where=valid, initial=0) >= limit:
+        raise UserError(f"cannot write {path}: KITTI's PNG holds {holds}; --write shards, or a filter range")

@@ -39,19 +39,20 @@ def motion_cloud(
     flow: NDArray[np.floating],
     calibration: Calibration,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the points (N, 3) at t0 and their motion (N, 3) to t1, metres in the camera's frame.
+    """Return the points (N, 3) at t0 and their motion (N, 3) to t1, metres in the camera's frame, of the
+    pixels that have disparities of 1 px or more and lie in front of the camera.
 
     Args:
         disparity, disparity_next: (H, W) px, both on the grid of the left image at t0.
         flow: (2, H, W) px.
         calibration: of the rig, which does not change between the times.
     """
-    kept = np.isfinite(disparity) & (disparity >= 1) & np.isfinite(disparity_next) & (disparity_next >= 1)
+    depths = calibration.depth(np.stack((disparity, disparity_next)))
+    kept = (np.minimum(disparity, disparity_next) >= 1) & (depths > 0).all(0) & np.isfinite(flow).all(0)
     rows, columns = np.nonzero(kept)
     moved = flow[:, kept]
-    now = _backproject(columns, rows, calibration.depth(disparity)[kept], calibration)
-    after = calibration.depth(disparity_next)[kept]
-    return now, _backproject(columns + moved[0], rows + moved[1], after, calibration) - now
+    now = _backproject(columns, rows, depths[0, kept], calibration)
+    return now, _backproject(columns + moved[0], rows + moved[1], depths[1, kept], calibration) - now
 
 
 def _backproject(x: Any, y: Any, z: Any, calibration: Calibration) -> NDArray[np.float32]:

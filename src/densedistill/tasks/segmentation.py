@@ -14,7 +14,7 @@ from .task import Task
 
 
 def _png(path: Path, predicted: Predicted) -> None:
-    formats.write_image(path, labels_of(predicted.outputs["logits"]).astype(np.uint8))
+    formats.write_labels_png(path, labels_of(predicted.outputs["logits"]))
 
 
 def _overlay(path: Path, predicted: Predicted) -> None:
