@@ -41,7 +41,8 @@ def train(
     Raises:
         UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
             training is at work in the directory.
-        Interrupted: Ctrl-C or a termination signal; everything up to then is in the checkpoint.
+        Interrupted: Ctrl-C, a termination signal or a closed terminal; everything up to then is in the
+            checkpoint.
     """
     from . import training
     from .training.launch import is_first_process

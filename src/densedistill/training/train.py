@@ -49,21 +49,9 @@ def train(
     twin: bool = False,
     overrides: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Train what `recipe` says, or go on with the run in `resume`, and return the run.
+    """Train what `recipe` says, or go on with the run in `resume`, and return the run, not evaluated.
 
-    Args:
-        recipe: a resolved recipe, or what `load_recipe` takes.
-        run: the directory; None for `runs/RECIPE`, numbered when taken.
-        resume: the directory of a run that was stopped; its own recipe is used.
-        twin: the recipe at CPU size.
-        overrides: dotted fields to values, also for a resumed run: other devices, a longer schedule, by which
-            a finished one goes on, too.
-
-    Raises:
-        UserError: the recipe, its data or weights have a fault, the loss is no number any more, or another
-            training is at work in the directory.
-        Interrupted: Ctrl-C, a termination signal or a closed terminal; everything up to then is in the
-            checkpoint.
+    Arguments and errors are those of `densedistill.verbs.train`, which evaluates, too.
     """
     if resume is not None:
         directory = open_run(resume)
@@ -318,7 +306,7 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
             for user in users:
                 if stage_of(user):
                     user.weights = None
-            make_objective(recipe).check()
+            _build_objective(recipe).check()
         parse_terms(recipe.objective, task.outputs, list(recipe.teachers))  # those of weight 0, too
     except UserError as error:
         raise UserError(f"stage '{stage}': {error}" if stage else str(error)) from None
