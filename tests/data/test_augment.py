@@ -64,7 +64,13 @@ def source_coordinates(view):
 # Geometry
 
 
-@pytest.mark.parametrize("options", GEOMETRY.values(), ids=GEOMETRY)
+DRAWN = {
+    "drawn anew": {"warp_right": (20, 60)},
+    "drawn anew, all": {"warp_right": (20, 60), **GEOMETRY["all"]},
+}
+
+
+@pytest.mark.parametrize("options", [*GEOMETRY.values(), *DRAWN.values()], ids=[*GEOMETRY, *DRAWN])
 def test_the_truth_still_warps_the_right_image_on_to_the_left(motorcycle, options, warp_error):
     augment = build_augmentation({"crop": [256, 384], **options})
     for seed in range(3):
@@ -480,6 +486,8 @@ def test_single_options_override_the_preset():
         ({"flip_vertical": "often"}, "probability from 0 to 1, got often"),
         ({"scale": [0, "large"]}, "scale is two numbers"),
         ({"scale": [float("nan"), 1]}, "scale is two numbers"),
+        ({"warp_right": 60}, "warp_right is two numbers, got 60"),
+        ({"warp_right": [0, 60]}, r"warp_right is \[least, largest\], above 0"),
         ({"decalibrate": [-1, 0]}, r"decalibrate is \[px, degrees\], 0 or more"),
     ],
 )

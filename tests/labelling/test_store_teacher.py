@@ -137,6 +137,7 @@ def test_a_scaled_frame_gets_the_answer_scaled_in_value_too(store, live, frames)
         ([], {"flip_vertical": 0.5}, "upright frames: set augment.flip_vertical 0"),
         ([], {"rotate": 1.0}, "upright frames: set augment.rotate 0"),
         ([], {"keep_focal": True}, "the frames' own depth"),
+        ([], {"warp_right": (8, 32)}, "of the pairs themselves: set augment.warp_right null"),
         ([], {"frame": "nyu"}, r"set augment.frame whole, and read the part that was labelled \(part: nyu\)"),
         (["features"], {"flip_horizontal": 0.5, "crop": (32, 48)}, "taps of mirrored frames are not stored"),
         (["features"], {"scale": (-0.2, 0.4), "crop": (32, 48)}, "unscaled frames"),

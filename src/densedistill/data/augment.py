@@ -19,6 +19,7 @@ from .augment_depth import cut, rotate
 from .augment_depth import relight as light_by_channel
 from .datasets._depth import FRAMES
 from .sample import IMAGES, Sample
+from .warp import warp_right
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -88,6 +89,8 @@ class Options:
         permute: probability that the channels change places.
         jpeg: lowest JPEG quality, 1-95; 0: none; every second view is compressed.
         snap: crop offsets are multiples of this, px, as stored taps of a teacher need.
+        warp_right: (least, most) px; the right view is drawn anew from the left one and a dense disparity
+            (`warp.warp_right`), whose largest is drawn between these; None keeps the pair as it is.
     """
 
     augment: str = "none"
@@ -112,6 +115,7 @@ class Options:
     tint: tuple[float, float] | None = None
     permute: float = 0.0
     snap: int = 1
+    warp_right: tuple[float, float] | None = None
 
     def snapped(self, stride: int) -> Options:
         """Return these options with crop offsets that are multiples of `stride`, too."""
@@ -142,7 +146,10 @@ def build_augmentation(
     preset = config.get("augment", "none")
     if preset not in PRESETS:
         raise unknown("augmentation", str(preset), PRESETS)
-    return Augmentation(_checked(replace(Options(**PRESETS[preset]), **config)), task)
+    options = _checked(replace(Options(**PRESETS[preset]), **config))
+    if options.warp_right is not None and task != "stereo":
+        raise UserError(f"augmentation warp_right draws stereo pairs, not samples of {task}; leave it out")
+    return Augmentation(options, task)
 
 
 def _is_number(value: Any) -> bool:
@@ -153,14 +160,18 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
 
 
-_PAIRS = ("crop", "scale", "decalibrate", "gamma", "brightness", "tint")
+_PAIRS = ("crop", "scale", "decalibrate", "gamma", "brightness", "tint", "warp_right")
 # Options, what they are, and whether a value is that; None does for a pair.
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (_PAIRS, "two numbers", _is_pair),
     (("crop",), "[height, width] in px", lambda v: all(isinstance(side, int) and side > 0 for side in v)),
     (("scale",), "[least, largest] exponent of two", lambda v: v[0] <= v[1]),
     (("decalibrate",), "[px, degrees], 0 or more", lambda v: min(v) >= 0),
-    (("gamma", "brightness", "tint"), "[least, largest], above 0", lambda v: 0 < v[0] <= v[1]),
+    (
+        ("gamma", "brightness", "tint", "warp_right"),
+        "[least, largest], above 0",
+        lambda v: 0 < v[0] <= v[1],
+    ),
     (
         ("asymmetric", "flip_vertical", "flip_horizontal", "permute"),
         "a probability from 0 to 1",
@@ -196,6 +207,8 @@ class Augmentation:
 
     def __call__(self, sample: Sample, rng: Generator) -> Sample:
         """Return the sample augmented; UserError if it is smaller than the crop and may not be scaled."""
+        if self.options.warp_right is not None:
+            sample = warp_right(sample, self.options.warp_right, rng)
         if self.options.rotate and "right" not in sample:
             sample = rotate(sample, rng.uniform(-self.options.rotate, self.options.rotate))
         if self.options.frame != "whole":

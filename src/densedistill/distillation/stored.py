@@ -89,6 +89,8 @@ class StoreTeacher(Teacher):
                 f"{where} are of frames as they are read: set augment.frame whole, and read the part that "
                 f"was labelled (part: {augmentation.frame})"
             )
+        if augmentation.warp_right is not None:
+            raise UserError(f"{where} are of the pairs themselves: set augment.warp_right null")
         if augmentation.keep_focal:
             raise UserError(f"{where} are of the frames' own depth: set augment.keep_focal false")
         if augmentation.flip_horizontal and (self.watched or not self.store.manifest.get("mirrored")):
