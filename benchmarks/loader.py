@@ -66,8 +66,8 @@ def measure(name: str, root: str | None, options: argparse.Namespace) -> dict[st
     dataset, _ = mixture.parts[0]
     count = len(dataset)
     read = median_seconds(lambda i: dataset[i % count], options.repeats)
-    whole = median_seconds(lambda i: mixture[(0, i % count, 0)], options.repeats)
-    samples = [mixture[(0, i % count, 0)] for i in range(options.batch)]
+    whole = median_seconds(lambda i: mixture[(0, i % count, 0, 0)], options.repeats)
+    samples = [mixture[(0, i % count, 0, 0)] for i in range(options.batch)]
     joined = median_seconds(lambda _: collate(samples), options.repeats)
     figures: dict[str, Any] = {
         "data": name,

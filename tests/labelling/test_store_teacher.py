@@ -178,7 +178,7 @@ def test_the_training_set_learns_of_the_snap(store, frames):
     store.watch(["features"])
     mixture = Mixture([(frames, build_augmentation({"crop": [32, 48]}))], seed=1)
     mixture.suit(store.suit)
-    corners = [mixture[0, i, e]["meta"]["view"]["crop"][:2] for i in range(5) for e in range(6)]
+    corners = [mixture[0, i, e, 0]["meta"]["view"]["crop"][:2] for i in range(5) for e in range(6)]
     assert all(top % 4 == left % 4 == 0 for top, left in corners)
     assert len(set(corners)) > 3
 

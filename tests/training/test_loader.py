@@ -35,7 +35,7 @@ def test_iterating_from_any_step_gives_what_iterating_from_the_first_gives(lengt
 @given(length=st.integers(1, 40), batch=st.integers(1, 8))
 def test_an_epoch_shows_every_sample_at_most_once_and_drops_only_the_last_partial_batch(length, batch):
     sampler = StepSampler([length], batch)
-    indices = [index for keys in steps(sampler, sampler.steps_per_epoch) for _, index, _ in keys]
+    indices = [index for keys in steps(sampler, sampler.steps_per_epoch) for _, index, *_ in keys]
     if length >= batch:
         assert len(set(indices)) == len(indices) == length // batch * batch
     else:
@@ -46,8 +46,8 @@ def test_an_epoch_shows_every_sample_at_most_once_and_drops_only_the_last_partia
 def test_epochs_are_shuffled_differently_and_counted():
     sampler = StepSampler([12], 4)
     first, second = ([sampler.batch(step) for step in range(epoch * 3, epoch * 3 + 3)] for epoch in range(2))
-    assert {epoch for keys in first for _, _, epoch in keys} == {0}
-    assert {epoch for keys in second for _, _, epoch in keys} == {1}
+    assert {epoch for keys in first for _, _, epoch, _ in keys} == {0}
+    assert {epoch for keys in second for _, _, epoch, _ in keys} == {1}
     assert [k[1] for keys in first for k in keys] != [k[1] for keys in second for k in keys]
     assert sampler.epoch(5) == 1
 
@@ -68,10 +68,21 @@ def test_processes_and_parts_together_see_the_batch_of_one(processes, parts):
 
 def test_the_order_of_a_seed_is_what_it_always_was():
     """Runs are resumed, and compared with earlier ones, by it."""
-    assert StepSampler([7], 3, seed=1).batch(0) == [(0, 5, 0), (0, 0, 0), (0, 1, 0)]
-    assert StepSampler([7], 3, seed=2).batch(3) == [(0, 3, 1), (0, 6, 1), (0, 5, 1)]
+    assert StepSampler([7], 3, seed=1).batch(0) == [(0, 5, 0, 0), (0, 0, 0, 0), (0, 1, 0, 0)]
+    assert StepSampler([7], 3, seed=2).batch(3) == [(0, 3, 1, 0), (0, 6, 1, 0), (0, 5, 1, 0)]
     mixed = StepSampler([4, 6], 5, seed=1, weights=[1, 1]).batch(1)
-    assert mixed == [(1, 2, 0), (1, 5, 0), (1, 4, 0), (0, 2, 0), (0, 3, 0)]
+    assert mixed == [(1, 2, 0, 0), (1, 5, 0, 0), (1, 4, 0, 0), (0, 2, 0, 0), (0, 3, 0, 0)]
+    first = Mixture([(Numbers(), noisy)], seed=5)[0, 4, 2, 0]["noise"].item()
+    assert first == pytest.approx(np.random.default_rng([5, 2, 4]).standard_normal())
+
+
+@pytest.mark.parametrize(("lengths", "batch", "weights"), [([3], 8, None), ([2, 30], 4, [1.0, 1.0])])
+def test_a_sample_that_an_epoch_has_again_is_augmented_anew(lengths, batch, weights):
+    sampler = StepSampler(lengths, batch, weights)
+    keys = [key for step in range(3 * sampler.steps_per_epoch) for key in sampler.batch(step)]
+    assert len(set(keys)) == len(keys)
+    mixture = Mixture([(Numbers(), noisy)] * len(lengths), seed=5)
+    assert len({mixture[key]["noise"].item() for key in keys}) == len(keys)
 
 
 def test_data_sets_are_mixed_in_every_batch():
@@ -83,8 +94,8 @@ def test_data_sets_are_mixed_in_every_batch():
 def test_weights_are_shares_of_the_samples():
     sampler = StepSampler([10, 1000], 10, weights=[3.0, 1.0])
     keys = [key for step in range(sampler.steps_per_epoch) for key in sampler.batch(step)]
-    assert np.mean([number == 0 for number, _, _ in keys]) == pytest.approx(0.75, abs=0.01)
-    assert {index for number, index, _ in keys if number == 0} == set(range(10))
+    assert np.mean([number == 0 for number, *_ in keys]) == pytest.approx(0.75, abs=0.01)
+    assert {index for number, index, *_ in keys if number == 0} == set(range(10))
     assert shares([None, None]) is None
     with pytest.raises(UserError, match="every data set a weight, or none"):
         shares([1.0, None])
@@ -112,8 +123,8 @@ def test_augmentation_depends_on_seed_epoch_and_sample_whoever_loads_it(workers)
     for expected, got in zip(batches[2:], resumed, strict=True):
         assert torch.equal(expected["noise"], got["noise"])
     for step, batch in enumerate(batches):
-        for (number, index, epoch), noise in zip(sampler.batch(step), batch["noise"], strict=True):
-            expected = np.random.default_rng([5, epoch, 6 * number + index]).standard_normal()
+        for (number, index, epoch, before), noise in zip(sampler.batch(step), batch["noise"], strict=True):
+            expected = np.random.default_rng([5, epoch, 6 * number + index, before]).standard_normal()
             assert noise.item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -131,9 +142,9 @@ def test_what_a_data_set_draws_from_global_generators_depends_on_seed_epoch_and_
         return [mixture[key]["drawn"] for key in keys]
 
     random.seed(0)
-    found = draw(1, (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)) + draw(2, (0, 0, 0))
+    found = draw(1, (0, 0, 0, 0), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0)) + draw(2, (0, 0, 0, 0))
     assert len(set(found)) == 5
-    assert draw(1, (0, 0, 1), (0, 0, 0)) == [found[3], found[0]]
+    assert draw(1, (0, 0, 1, 0), (0, 0, 0, 0)) == [found[3], found[0]]
     assert random.random() == random.Random(0).random()  # the caller's stay as they were
 
 
@@ -162,7 +173,7 @@ def test_augmentation_of_a_data_set_is_laid_over_the_common_one():
         DataSet(name="toy:Dots"),
     ]
     mixture = open_mixture(entries, {"crop": [16, 24]}, "stereo", seed=1)
-    assert [tuple(mixture[number, 0, 0]["left"].shape[1:]) for number in range(3)] == [
+    assert [tuple(mixture[number, 0, 0, 0]["left"].shape[1:]) for number in range(3)] == [
         (8, 16),
         (4, 8),
         (16, 24),
@@ -176,7 +187,7 @@ def test_ground_truth_can_be_taken_away_from_one_data_set_alone():
     world = {"length": 2, "size": [32, 64], "max_disparity": 16}
     entries = [DataSet(name="world", options=world, truth=truth, crop=[32, 32]) for truth in (True, False)]
     mixture = pickle.loads(pickle.dumps(open_mixture(entries, {}, "stereo", seed=1)))  # as a worker has it
-    known, hidden = mixture[0, 1, 0], mixture[1, 1, 0]
+    known, hidden = mixture[0, 1, 0, 0], mixture[1, 1, 0, 0]
     assert {"disparity", "disparity_valid"} <= known.keys()
     assert hidden.keys() == {"left", "right", "meta"}
     assert hidden["left"].shape == known["left"].shape == (3, 32, 32)

@@ -28,7 +28,7 @@ from .sample import IMAGES, Sample, collate
 # What a terminal sends to every process in it: Ctrl-C, and that it was closed, which Windows does not say.
 FROM_TERMINAL = [number for number in signal.Signals if number.name in ("SIGINT", "SIGHUP")]
 
-Key = tuple[int, int, int]  # data set, sample in it, epoch
+Key = tuple[int, int, int, int]  # data set, sample in it, epoch, how often the epoch had it before
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -82,7 +82,7 @@ class StepSampler(Sampler[list[Key]]):
         epoch, place = divmod(step, self.steps_per_epoch)
         share = self.batch_size // (self.world_size * self.parts)
         first = place * self.batch_size + (part * self.world_size + self.rank) * share
-        return [(d, i, epoch) for d, i in self._order(epoch)[first : first + share].tolist()]
+        return [(d, i, epoch, before) for d, i, before in self._order(epoch)[first : first + share].tolist()]
 
     def _make_order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
@@ -90,11 +90,13 @@ class StepSampler(Sampler[list[Key]]):
         for number, (length, count) in enumerate(zip(self.lengths, self._counts, strict=True)):
             rounds = [rng.permutation(length) for _ in range(-(-count // length))]
             indices = np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
-            parts.append(np.stack([np.full(count, number), indices], axis=1))
+            parts.append(np.stack([np.full(count, number), indices, np.arange(count) // length], axis=1))
         order = np.concatenate(parts)
         if len(parts) > 1:
             order = order[rng.permutation(len(order))]
-        return np.tile(order, (-(-self.batch_size // len(order)), 1))
+        again = np.array([0, 0, order[:, 2].max() + 1])
+        copies = -(-self.batch_size // len(order))
+        return np.concatenate([order + copy * again for copy in range(copies)])
 
     def __iter__(self) -> Iterator[list[Key]]:
         step = self.start
@@ -107,8 +109,9 @@ class StepSampler(Sampler[list[Key]]):
 class Mixture(Dataset[Sample]):
     """Several data sets as one, each with its augmentation; indexed by the sampler's keys.
 
-    The randomness of a sample is a function of (seed, epoch, position in the mixture), whoever loads it, also
-    of what a data set of one's own draws from the global generators of Python, NumPy and torch.
+    The randomness of a sample is a function of (seed, epoch, position in the mixture, how often the epoch had
+    it before), whoever loads it, also of what a data set of one's own draws from the global generators of
+    Python, NumPy and torch.
     """
 
     def __init__(
@@ -139,9 +142,9 @@ class Mixture(Dataset[Sample]):
         return sum(self.lengths)
 
     def __getitem__(self, key: Key) -> Sample:
-        number, index, epoch = key
+        number, index, epoch, before = key
         dataset, augment = self.parts[number]
-        place = [self.seed, epoch, int(self._offsets[number]) + index]
+        place = [self.seed, epoch, int(self._offsets[number]) + index, before]
         with _seeded(place):
             sample = dataset[index]
         return sample if augment is None else augment(sample, np.random.default_rng(place))
