@@ -104,6 +104,12 @@ def test_the_scale_that_a_runs_weights_were_made_with_is_kept(runs):
     assert load_predictor(f"{runs}/first@3").input_spec.scale == 1.5
 
 
+def test_the_directory_of_a_run_may_have_any_letters_in_its_name(runs):
+    run = (runs / "first").rename(runs / "lr=0.1@a")
+    assert load_predictor(f"{run}@3").input_spec.scale == 3
+    assert load_predictor(f"dsnet_slim@3={run}/student.safetensors").input_spec.scale == 3
+
+
 @pytest.fixture
 def exported(tmp_path, monkeypatch):
     """A file that stands for one exported to search 96 px."""

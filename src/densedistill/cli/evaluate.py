@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from ._arguments import add_running_arguments, data_options
 
@@ -81,8 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON."""
-    from pathlib import Path
-
     from rich.console import Console
 
     from ..errors import UserError
@@ -121,8 +120,8 @@ def _roots(given: list[str]) -> str | dict[str, str] | None:
     """Return one directory, or a mapping from data set to directory."""
     from ..errors import UserError
 
-    named = dict(root.split("=", 1) for root in given if "=" in root)
-    plain = [root for root in given if "=" not in root]
+    plain = [root for root in given if "=" not in root or Path(root).is_dir()]
+    named = dict(root.split("=", 1) for root in given if root not in plain)
     if len(plain) > 1 or (plain and named):
         raise UserError(
             "several roots need the name of their data set: --root kitti2015=DIR --root eth3d=DIR"

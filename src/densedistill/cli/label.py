@@ -126,10 +126,11 @@ def _teacher(text: str, options: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(fields, dict) or "name" not in fields:
             raise UserError(f"{text} describes no teacher: it needs a field 'name'")
         return {**fields, **options}
-    name, _, weights = text.partition("=")
     from ..networks.published import shipped_weights
     from ..networks.registry import MODELS
+    from ..runtimes import is_exported
 
+    name, _, weights = (text, "", "") if is_exported(text) else text.partition("=")
     if not weights and "weights" not in options and ":" not in name and name in MODELS:
         if "shipped" not in shipped_weights(name):
             raise UserError(f"no weights ship for network '{name}', so name a file: {name}=FILE")

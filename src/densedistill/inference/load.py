@@ -218,8 +218,12 @@ def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
     """
     if _is_run(network):
         return network, None
-    named, equals, weights = str(network).partition("=")
-    base, at, factor = named.rpartition("@")
+    base, at, factor = str(network).rpartition("@")
+    weights = ""
+    if not _is_run(base):  # whose directory may have any letters in its name
+        named, equals, file = str(network).partition("=")
+        base, at, factor = named.rpartition("@")
+        weights = equals + file
     if not at:
         return network, None
     if is_exported(base):
@@ -232,7 +236,7 @@ def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
         raise UserError(
             f"behind @ stands the factor on the size of images, as in {base}@2, got '{factor}' in '{network}'"
         )
-    return type(network)(f"{base}{equals}{weights}"), scale
+    return type(network)(f"{base}{weights}"), scale
 
 
 def create_named(
