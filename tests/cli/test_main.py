@@ -187,6 +187,26 @@ def test_a_reader_that_has_enough_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_work_goes_on_when_nobody_reads_its_output(verb, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+            monkeypatch.setattr(sys, name, pipe)
+        verb(lambda args: [print("tracing", file=out, flush=True) for out in (sys.stdout, sys.stderr)] and 1)
+        assert cli.main(["probe"]) == 1
+
+
+def test_a_full_disk_below_the_output_is_one_line():
+    code = f"{sys.executable} -m densedistill --version > /dev/full"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        code, shell=True, env={**environment, "PYTHONPATH": SOURCE}, capture_output=True, text=True
+    )
+    words = "densedistill: the disk is full; make room and start again\n"
+    assert (done.returncode, done.stderr) == (2, words)
+
+
 def test_recipes_are_listed_and_printed_resolved(capsys):
     assert cli.main(["recipes"]) == 0
     listed = capsys.readouterr().out

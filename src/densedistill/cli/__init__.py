@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import DataWarning, UserError, nearest
 from ..machine import keep_freed_memory
@@ -50,15 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         sys.path.append("")
     keep_freed_memory()
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed, as >&- does
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
-            # A name that the locale has no letters for is escaped, rather than end the work.
-            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _lasting(getattr(sys, name)))
     usual, warnings.formatwarning = warnings.formatwarning, _in_one_line
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()  # a full disk is said here, not at exit
+        return status
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 2
     except UserError as error:
@@ -67,10 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"densedistill: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has enough; what is still buffered must not raise at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         said = _what_failed(error)
         if said is None:
@@ -79,6 +72,40 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     finally:
         warnings.formatwarning = usual
+
+
+class _Lasting(io.FileIO):
+    """An output whose reader may leave (head, less): the work goes on, and the rest is not written.
+
+    Nor is it after another error, which is raised once, and not again at exit.
+    """
+
+    ended = False
+
+    def write(self, data: Any, /) -> int:
+        if not self.ended:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.ended = True
+                if not isinstance(error, BrokenPipeError):
+                    raise
+        return len(data)
+
+
+def _lasting(stream: Any) -> Any:
+    """Return `stream`, or one in its place, so that neither its reader nor its letters end the work."""
+    if stream is None:  # closed, as >&- does
+        return open(os.devnull, "w", encoding="utf-8")
+    if stream in (sys.__stdout__, sys.__stderr__):
+        stream.flush()
+        lasting = io.BufferedWriter(_Lasting(stream.fileno(), "w", closefd=False))
+        buffering = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        stream = io.TextIOWrapper(lasting, stream.encoding, **buffering)
+    if isinstance(stream, io.TextIOWrapper):
+        # A name that the locale has no letters for is escaped, rather than end the work.
+        stream.reconfigure(errors="backslashreplace")
+    return stream
 
 
 def _what_failed(error: OSError) -> str | None:
