@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -355,6 +356,12 @@ def test_a_missing_runtime_says_what_to_install(files, monkeypatch):
         with pytest.raises(UserError, match=r"is not installed: pip install 'densedistill\[export\]'"):
             load_runtime(files[suffix])
     assert read_card(files[".onnx"]).name == "tiny"
+
+
+def test_onnxruntime_reports_to_nobody(monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    importlib.reload(dd.runtimes)
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_a_file_of_another_task_is_refused(files, tmp_path):
