@@ -123,7 +123,7 @@ def label(
     chosen = settings if isinstance(settings, Settings) else Settings(**settings)
     with progress_bar(progress) as advance:
         done = engine.label(chosen, processes, cluster, lambda now, total: advance("shards", str(now), total))
-    frames = engine.open_frames(chosen.frames, get_task(done.manifest["task"]))
+    frames = engine.open_frames(chosen.frames, get_task(done.manifest["task"]), done.out)
     write_summary(done.out, done.manifest, frames)
     return done
 

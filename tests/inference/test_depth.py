@@ -195,6 +195,13 @@ def test_a_folder_is_predicted_under_its_names(tmp_path):
     assert (tmp_path / "out/sub/a.png").is_file()
 
 
+def test_outputs_inside_the_folder_of_images_are_no_images(tmp_path):
+    picture(tmp_path / "a.png")
+    for skipped in (0, 1):
+        assert predict(Ramp(), tmp_path, tmp_path / "out", write=["png"]).skipped == skipped
+    assert predict(Ramp(), tmp_path / "out", tmp_path / "other", write=["pfm"]).written[0].name == "a.pfm"
+
+
 def test_a_video_is_predicted_frame_by_frame(tmp_path):
     path = tmp_path / "drive.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))

@@ -152,12 +152,21 @@ def test_other_settings_are_refused_on_the_same_folder(labelled, pairs, tmp_path
     with pytest.raises(dd.UserError, match="labelled with other filters"):
         label(settings(pairs, labelled[0]))
     chosen = [("texture", {"threshold": 1.0})]
-    rows = [f"{pairs}/left/{number:06d}.png {pairs}/right/{number:06d}.png" for number in (1, 0, 2, 3, 4)]
-    (tmp_path / "pairs.txt").write_text("\n".join(rows))
-    with pytest.raises(dd.UserError, match="labelled with other frames"):
-        label(settings(tmp_path / "pairs.txt", labelled[0], filters=chosen))
+    for order in ((1, 0, 2, 3, 4), (0, 1, 2, 3)):
+        rows = [f"{pairs}/left/{number:06d}.png {pairs}/right/{number:06d}.png" for number in order]
+        (tmp_path / "pairs.txt").write_text("\n".join(rows))
+        with pytest.raises(dd.UserError, match="labelled with other frames"):
+            label(settings(tmp_path / "pairs.txt", labelled[0], filters=chosen))
     with pytest.raises(dd.UserError, match="labelled with another teacher"):
         label(settings(pairs, labelled[0], teacher={"name": GREY, "after": 3}, filters=chosen))
+
+
+def test_labels_inside_the_folder_of_frames_are_no_frames(tmp_path):
+    formats.write_image(tmp_path / "a.png", np.full((64, 96, 3), 90, np.uint8))
+    teacher = {"name": "depth_slim", "weights": "shipped"}
+    for found in (0, 1):
+        done = dd.label(settings(tmp_path, tmp_path / "labels", teacher=teacher, write="files"))
+        assert (done.frames, done.found) == (1, found)
 
 
 def test_other_taps_are_refused_on_the_same_folder(pairs, tmp_path):

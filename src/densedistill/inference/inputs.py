@@ -54,23 +54,32 @@ class Input:
         return images
 
 
-def inputs_from(task: Task, source: Any) -> Iterable[Input]:
+def inputs_from(task: Task, source: Any, out: PathLike | None = None) -> Iterable[Input]:
     """Return the inputs of `task` that `source` means: a folder, a list file, an image or video, the number
     of a camera, or an iterable of paths (of as many at a time as the task has inputs).
+
+    Args:
+        out: where outputs go; see `images_from`.
 
     Raises:
         UserError: nothing there, or a view without its other.
     """
-    return {"pair": _pairs, "image": images_from, "sequence": sequences_from}[task.takes](source)
+    if task.takes == "image":
+        return images_from(source, out)
+    return {"pair": _pairs, "sequence": sequences_from}[task.takes](source)
 
 
 def _pairs(source: Any) -> list[Input]:
     return [Input(pair.name, (pair.left, pair.right)) for pair in pairs_from(source)]
 
 
-def images_from(source: Any) -> Iterable[Input]:
+def images_from(source: Any, out: PathLike | None = None) -> Iterable[Input]:
     """Return single images: a file, all at or below a folder, the first column of a list file, paths, or the
-    frames of a video file or a camera (by its number)."""
+    frames of a video file or a camera (by its number).
+
+    Args:
+        out: where outputs go: where that is inside the folder, images there are outputs of before.
+    """
     if isinstance(source, int) or (
         isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() in VIDEO_SUFFIXES
     ):
@@ -79,6 +88,8 @@ def images_from(source: Any) -> Iterable[Input]:
         path = Path(source)
         if path.is_dir():
             files = images_of(path.rglob("*"))
+            if out is not None and _is_inside(out, path):
+                files = [file for file in files if not _is_inside(file, out)]
             if not files:
                 raise UserError(f"there is no image in {path}")
             return [Input(str(p.relative_to(path).with_suffix("")), (p,)) for p in files]
@@ -86,6 +97,10 @@ def images_from(source: Any) -> Iterable[Input]:
     else:
         files = [Path(p) for p in source]
     return [Input(name, (p,)) for p, name in zip(files, names_of(files), strict=True)]
+
+
+def _is_inside(path: PathLike, folder: PathLike) -> bool:
+    return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 
 def frames_from(source: PathLike | int) -> Iterator[Input]:

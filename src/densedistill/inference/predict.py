@@ -92,7 +92,7 @@ def predict(
             "to rectify takes a calibration with both cameras, K1, D1, K2, D2, R and T (OpenCV's)"
         )
     work.calibration = _read(calibration, single=task.takes == "image")
-    inputs = inputs_from(task, source)
+    inputs = inputs_from(task, source, out)
     if isinstance(inputs, list):
         if not inputs:
             raise UserError(f"there is no {task.takes} to predict")

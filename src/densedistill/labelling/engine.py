@@ -30,6 +30,7 @@ Advance = Callable[[int, int], None]
 #: What a folder was labelled with, where it is not just "another KEY".
 _OTHERWISE = {
     "filters": "other filters",
+    "frames": "other frames",
     "frames_sha256": "other frames",
     "images": "other images",
     "mirrored": "other --mirrored",
@@ -101,7 +102,7 @@ class Job:
         self.task = get_task(task or "stereo")
         if self.task.name == "detection":
             raise UserError("labels are maps: disparity, depth, flow or classes of pixels; not boxes")
-        self.frames: Frames = open_frames(settings.frames, self.task)
+        self.frames: Frames = open_frames(settings.frames, self.task, self.out)
         self.names = list(self.frames.names)
         self.labeller = Labeller(
             self.teacher, self.task, settings.filters, settings.mirrored, settings.taps, settings.images

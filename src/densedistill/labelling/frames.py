@@ -31,13 +31,14 @@ class Frames(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-def open_frames(source: Mapping[str, Any], task: Task) -> Frames:
+def open_frames(source: Mapping[str, Any], task: Task, out: Path | None = None) -> Frames:
     """Return the frames that `source` means.
 
     Args:
         source: `{"data": NAME, "root": …, …}` for a data set, else `{"frames": PATH}` for a folder, a list
             file, an image, a video, or a store with images.
         task: whose inputs the frames need.
+        out: where labels go; what lies there is no frame.
 
     Raises:
         UserError: nothing there, two frames of one name, frames out of order, or one missing.
@@ -52,7 +53,7 @@ def open_frames(source: Mapping[str, Any], task: Task) -> Frames:
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             frames = VideoFrames(path, task)
         else:
-            inputs = list(inputs_from(task, path))
+            inputs = list(inputs_from(task, path, out))
             if task.takes == "sequence":
                 check_order(inputs)
             frames = FileFrames(inputs, task)
