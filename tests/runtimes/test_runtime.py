@@ -329,6 +329,28 @@ def test_a_file_answers_inside_autocast_as_outside(files, pair, suffix):
         assert torch.equal(runtime(*pair)["disparity"], expected)
 
 
+class Deep(Tiny):
+    """A network with a convolution of one small volume."""
+
+    def __init__(self):
+        super().__init__(SPEC, "stereo")
+        self.volume = torch.nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, left, right):
+        volume = self.volume(torch.cat((left, right), 1)[:, None])
+        return {"disparity": super().forward(left, right)["disparity"] + volume.mean(2)}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+def test_one_dnn_computes_the_small_volumes_of_a_package(pair, tmp_path):
+    export(network := Deep().eval(), tmp_path / "deep.pt2", check_sizes=[(16, 24)])
+    predict, one = dd.Predictor(load_runtime(tmp_path / "deep.pt2")), [image[:1] for image in pair]
+    with torch.profiler.profile() as profile:
+        found = predict(*one)["disparity"]
+    assert "aten::slow_conv3d_forward" not in {event.key for event in profile.key_averages()}
+    torch.testing.assert_close(found, dd.Predictor(network)(*one)["disparity"], rtol=0, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_file_is_on_the_cpu_where_onnxruntime_does_not_start_cuda(files, monkeypatch):
     """It has a provider for CUDA, and does without when CUDA's libraries are missing."""
