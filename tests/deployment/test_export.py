@@ -82,6 +82,13 @@ def test_no_file_tells_where_the_source_lies_on_this_machine(tmp_path, suffix):
             assert str(Path(path).parent).encode() not in file.read_bytes()
 
 
+def test_ranges_of_sizes_lie_in_one_order_so_that_equal_networks_are_equal_files():
+    """torch keeps them in a set of words, whose order is another in every process."""
+    ranges = [str(one) for one in trace(Graph(deployable(Tiny().eval()))).range_constraints.items()]
+    assert len(ranges) > 2
+    assert ranges == sorted(ranges)
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_the_metadata_holds_what_others_need(student, files, suffix):
     card = read_card(files[suffix])

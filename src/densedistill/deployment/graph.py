@@ -196,7 +196,7 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     for shape in shapes:
         try:
             with torch.no_grad():
-                return _without_paths(
+                return _without_accidents(
                     torch.export.export(graph, images, dynamic_shapes=(shape,) * len(images), strict=False)
                 )
         except UserError:
@@ -208,12 +208,13 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
     raise UserError(f"torch.export cannot trace {name}: {line}") from reason
 
 
-def _without_paths(program: ExportedProgram) -> ExportedProgram:
-    """Remove the lines of source that each operation came from: files would tell where it lies on this
-    machine."""
+def _without_accidents(program: ExportedProgram) -> ExportedProgram:
+    """Remove the lines of source that each operation came from, since files would tell where it lies on this
+    machine, and order the ranges of sizes, which come out of a set: equal networks are equal files."""
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, GraphModule) else ():
             node.meta.pop("stack_trace", None)
+    program._range_constraints = dict(sorted(program.range_constraints.items(), key=str))
     return program
 
 
