@@ -189,6 +189,8 @@ def write_raw_rig(folder, size=(240, 320), depth=2.0):
     }
     for name, value in entries.items():
         storage.write(name, value)
+    storage.write("image_width", width)
+    storage.write("image_height", height)
     storage.release()
 
 
@@ -208,6 +210,23 @@ def test_a_raw_pair_is_rectified_before(tmp_path):
         for row in range(-3, 4)
     }
     assert min(unlike, key=unlike.get) == 0
+
+
+def test_a_raw_pair_of_another_size_than_its_calibrations_is_rectified_by_the_scaled_one(tmp_path):
+    write_raw_rig(tmp_path, size=(480, 640))
+    pair = [(tmp_path / "l.png", tmp_path / "r.png")]
+    for path in pair[0]:
+        half = cv2.resize(formats.read_image(path), (320, 240), interpolation=cv2.INTER_AREA)
+        formats.write_image(path, half)
+    rig = tmp_path / "stereo.yml"
+    said = []
+    predict(SGBM(48), pair, tmp_path / "out", write=["depth"], rectify_by=rig, on_warning=said.append)
+    assert said == ["the calibration is for 640x480 px and scaled to 320x240"]
+    depth = np.load(tmp_path / "out" / "l.depth.npy")
+    assert np.median(depth[60:-60, 80:-80]) == pytest.approx(2.0, rel=0.02)
+    rig.write_text(rig.read_text().replace("image_height: 480", "image_height: 360"))
+    with pytest.raises(UserError, match=r"calibration is for 640x360 px, .*l\.png is 320x240, of another"):
+        predict(SGBM(48), pair, tmp_path / "else", write=["depth"], rectify_by=rig)
 
 
 def test_rectifying_takes_both_cameras(folder, tmp_path, constant):

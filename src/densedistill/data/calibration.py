@@ -61,6 +61,11 @@ class RawRig:
     rotation: Matrix
     translation: Matrix
 
+    def resized(self, y: float, x: float) -> RawRig:
+        """Return the cameras of images `y` times as high and `x` times as wide."""
+        pixels = np.array([[x, 0, 0.5 * x - 0.5], [0, y, 0.5 * y - 0.5], [0, 0, 1]])
+        return replace(self, left=pixels @ self.left, right=pixels @ self.right)
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -108,7 +113,7 @@ class Calibration:
             cy=(self.cy + 0.5) * y - 0.5,
             doffs=self.doffs * x,
             size=(height, width),
-            raw=None,
+            raw=self.raw and self.raw.resized(y, x),
         )
 
 

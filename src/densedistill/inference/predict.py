@@ -154,8 +154,10 @@ class _Work:
     def one(self, run: Predicts, one: Input) -> None:
         images = one.read(photographs=self.task.takes == "image")
         geometry = self.geometry(one, images[0].shape[:2])
-        if self.rig is not None and self.rig.raw is not None:
-            images, geometry = self.rectified(one, images, self.rig.raw)
+        if self.rig is not None:
+            rig = self.fitted(self.rig, one, images[0].shape[:2]).raw
+            assert rig is not None  # as `predict` has seen to
+            images, geometry = self.rectified(one, images, rig)
         if "right" in self.task.inputs:
             self.check_order(one, *images[:2])
         outputs = unbatch(run(*images))
@@ -191,14 +193,19 @@ class _Work:
             kinds = [kind for kind, writer in self.task.writers.items() if writer.metric]
             need = f"{' and '.join(kinds)} need{'s' if len(kinds) == 1 else ''}"
             raise UserError(f"{need} a calibration; there is none beside {first}, so name its file")
-        if size is None or found.size is None or found.size == tuple(size):
+        return found if size is None else self.fitted(found, one, size)
+
+    def fitted(self, found: Calibration, one: Input, size: tuple[int, ...]) -> Calibration:
+        """Return the calibration for images of `size`; UserError where that is of another shape than its
+        own."""
+        if found.size is None or found.size == tuple(size):
             return found
         (height, width), (calibrated_height, calibrated_width) = size, found.size
         calibrated = f"the calibration is for {calibrated_width}x{calibrated_height} px"
         if abs(calibrated_height * width - calibrated_width * height) > max(
             calibrated_height, calibrated_width
         ):
-            raise UserError(f"{calibrated}, {first} is {width}x{height}, of another shape")
+            raise UserError(f"{calibrated}, {one.files[0]} is {width}x{height}, of another shape")
         self.warn(f"{calibrated} and scaled to {width}x{height}")
         return found.resized(height, width)
 
