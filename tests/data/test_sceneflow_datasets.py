@@ -262,6 +262,8 @@ def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
     assert first["disparity"].unique().tolist() == [3 * 4 + 32 / 64 + 128 / 16384]
     assert (first["flow_valid"].sum(), first["flow_nonoccluded"].sum()) == (47, 42)
     assert not {"right", "right_next", "disparity"} & second.keys(), "its next frame has no right view"
+    (base / "outofframe").mkdir()
+    assert "flow_nonoccluded" not in dd.create_dataset("sintel", root=tmp_path)[0], "the archive's own masks"
     base.rename(tmp_path / "test")
     assert "flow" not in dd.create_dataset("sintel", root=tmp_path, split="test")[0]
 

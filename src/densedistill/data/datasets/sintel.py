@@ -27,7 +27,8 @@ class Sintel(SequenceFiles):
     """MPI-Sintel: 1,041 training and 552 test pairs of consecutive frames of the left camera.
 
     With the stereo archive (`clean_left`, `clean_right`, `disparities`) in the same folder, pairs and
-    disparity, too.
+    disparity, too. It has `occlusions` of its own, of the disparity, that replace the flow's: beside its
+    `outofframe` that folder is not read, and `flow_nonoccluded` is unknown.
 
     Args:
         root: the folder that holds `training/` and `test/`, or one of these.
@@ -77,10 +78,11 @@ class Sintel(SequenceFiles):
                 files |= {"right": right[stem], "right_next": right[after]}
             optional = {
                 "flow": base / "flow" / scene / f"{stem}.flo",
-                "nonoccluded_flow": base / "occlusions" / scene / f"{stem}.png",
                 "invalid": base / "invalid" / scene / f"{stem}.png",
                 "disparity": base / "disparities" / scene / f"{stem}.png",
             }
+            if not (base / "outofframe").is_dir():
+                optional["nonoccluded_flow"] = base / "occlusions" / scene / f"{stem}.png"
             if self.split == "train":
                 files["flow"] = optional["flow"]
                 files |= {role: path for role, path in optional.items() if self.index.has(path)}
