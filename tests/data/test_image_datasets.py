@@ -89,6 +89,11 @@ def test_missing_labels_damaged_labels_and_a_missing_folder_are_told(camvid):
     (camvid / "trainannot" / "1.png").write_bytes(b"no picture")
     with pytest.raises(dd.UserError, match=r"cannot read labels from .*1\.png"):
         create_dataset("camvid", root=camvid, split="train")[1]
+    data = bytearray((camvid / "trainannot" / "0.png").read_bytes())
+    data[data.index(b"IDAT") + 12] ^= 1
+    (camvid / "trainannot" / "1.png").write_bytes(data)
+    with pytest.raises(dd.UserError, match=r"1\.png is damaged"):
+        create_dataset("camvid", root=camvid, split="train")[1]
     (camvid / "trainannot" / "1.png").unlink()
     with pytest.raises(dd.UserError, match=r"1 has no labels, .* is missing.*labelled: false"):
         create_dataset("camvid", root=camvid, split="train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,7 +137,7 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(BytesIO(formats.check_image(path))) as picture:
             if picture.mode not in ("L", "P", "1", "I", "I;16"):
                 raise UserError(
                     f"{path} is a {picture.mode} image; labels are numbers in one channel, or give colours"
