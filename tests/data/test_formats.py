@@ -176,6 +176,9 @@ def test_views_of_fewer_bits_in_16_bit_files_are_scaled_alike(tmp_path, bits):
     if bits < 16:  # one more than white is of the next depth
         formats.write_image(tmp_path / "left.png", np.array([[0, white + 1]], np.uint16))
         assert formats.read_image(tmp_path / "left.png").max() == 64
+    opaque = np.array([[[white, white // 4, 0, 65535]]], np.uint16)
+    cv2.imwrite(str(tmp_path / "left.png"), opaque)
+    assert formats.read_image(tmp_path / "left.png").tolist() == [[[0, 64, 255]]], "alpha is no brightness"
 
 
 def test_jpeg_is_read_as_pillow_reads_it(tmp_path):
@@ -326,7 +329,11 @@ def test_a_pfm_whose_scale_is_no_number_is_named(scale, tmp_path):
         formats.read_pfm(tmp_path / "a.pfm")
 
 
-def test_an_archive_that_calls_itself_npy_is_named(tmp_path):
-    (tmp_path / "a.npy").write_bytes(b"PK\x03\x04 and no more")
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"PK\x03\x04 and no more", lambda data: data.replace(b"}", b" ")]
+)
+def test_a_damaged_npy_is_named(damage, tmp_path):
+    formats.write_npy(tmp_path / "a.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "a.npy").write_bytes(damage((tmp_path / "a.npy").read_bytes()))
     with pytest.raises(UserError, match="no whole NPY file"):
         formats.read_disparity(tmp_path / "a.npy")

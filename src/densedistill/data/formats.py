@@ -13,7 +13,6 @@ import contextlib
 import os
 import re
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +123,7 @@ def read_grey(path: PathLike) -> np.ndarray:
     raster = read_raster(path)
     if raster.ndim == 2:
         return raster
-    colours = raster[..., : 3 if raster.shape[2] >= 3 else 1]
+    colours = _opaque(raster)
     if (colours != colours[..., :1]).any():
         raise UserError(f"{path} is a colour picture; a map of values has one channel")
     return np.ascontiguousarray(colours[..., 0])
@@ -146,7 +145,7 @@ def read_images(*paths: PathLike) -> list[NDArray[np.uint8]]:
     16-bit files of industrial cameras often hold 10, 12 or 14 bits; the least of these depths that holds
     every view's brightest value is taken as white, so that both views keep their relative exposure.
     """
-    rasters = [read_raster(path) for path in paths]
+    rasters = [_opaque(read_raster(path)) for path in paths]
     deep = [int(raster.max()) for raster in rasters if raster.dtype == np.uint16]
     white = next((2**bits - 1 for bits in (10, 12, 14) if max(deep, default=0) < 2**bits), 2**16 - 1)
     return [_to_rgb(raster, white, path) for raster, path in zip(rasters, paths, strict=True)]
@@ -173,7 +172,12 @@ def _to_rgb(raster: np.ndarray, white: int, path: PathLike) -> NDArray[np.uint8]
         raise UserError(f"{path} holds {raster.dtype} values; images of 8 or 16 bits can be read")
     if raster.ndim == 2:
         return np.asarray(cv2.cvtColor(raster, cv2.COLOR_GRAY2RGB), np.uint8)
-    return np.ascontiguousarray(raster[..., :3] if raster.shape[2] >= 3 else raster[..., :1].repeat(3, 2))
+    return np.ascontiguousarray(raster if raster.shape[2] == 3 else raster.repeat(3, 2))
+
+
+def _opaque(raster: np.ndarray) -> np.ndarray:
+    """Return an image (H, W) or (H, W, C) without its alpha."""
+    return raster if raster.ndim == 2 else raster[..., : 3 if raster.shape[2] >= 3 else 1]
 
 
 def write_image(path: PathLike, image: np.ndarray) -> None:
@@ -329,7 +333,7 @@ def _read_npy(path: PathLike) -> FloatArray:
     read_bytes(path)
     try:
         values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile):
+    except Exception:  # whatever NumPy's reading of a damaged header as Python comes upon
         raise UserError(f"{path} is no whole NPY file of numbers") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
         raise UserError(f"{path} is no NPY file of numbers")
