@@ -343,6 +343,23 @@ def test_a_label_that_is_not_above_0_is_unknown_in_a_file_though_a_teacher_vouch
     assert formats.read_raster(tmp_path / name).tolist() == [[0, 0, 1, 512]]
 
 
+@pytest.mark.parametrize(
+    ("output", "data", "key", "options"),
+    [
+        ("depth", "depth_folder", "depth", {"depth_scale": 256}),
+        ("logits", "labelled_folder", "labels", {"classes": ["a", "b", "c"]}),
+    ],
+)
+def test_files_of_single_images_are_read_beside_these(output, data, key, options, tmp_path):
+    stored = np.array([[[0.5, 2.0, 3.0, 1.0]], [[1.0, 1.0, 4.0, 9.0]], [[0.0, 3.0, 3.0, 0.0]]], np.float32)
+    stored = stored[:1] if output == "depth" else stored
+    known = np.array([[[True, True, True, False]]])
+    write_files(tmp_path, [("a", {output: (stored, "fixed"), f"{output}_valid": (known, "mask")})])
+    formats.write_image(tmp_path / "images" / "a.png", np.zeros((1, 4, 3), np.uint8))
+    read = dd.create_dataset(data, root=tmp_path, **options)[0][key]
+    assert read.flatten().tolist() == ([0.5, 2, 3, 0] if key == "depth" else [1, 2, 1, 255])
+
+
 @pytest.mark.parametrize("beyond", [-512.5, 512.0])
 def test_flow_beyond_what_a_file_can_tell_is_refused_unless_it_is_rejected(beyond, tmp_path):
     flow = np.array([[[511.98, beyond]], [[-511.98, 1.0]]], np.float32)

@@ -12,7 +12,7 @@ from ..data import formats
 from ..data.store import checksum
 from ..errors import UserError
 
-# KITTI's names, so that `kitti_proxy` and anybody's loader for KITTI read the labels as they are.
+# KITTI's names, so that `kitti2015_multiview` and anybody's loader for KITTI read the labels as they are.
 FOLDERS = {
     "disparity": "disp_0",
     "disparity_next": "disp_1",

@@ -18,8 +18,9 @@ _DEPTHS = ("depth", "depths", "gt")
 class DepthFolder(DepthFiles):
     """Images of a folder: `image/NAME.png` (or `rgb/`, `color/`), and `depth/NAME.png` where it is known.
 
-    Depth is 16-bit PNG (millimetres, or `depth_scale` to the metre), PFM or NPY (metres). Folders inside are
-    read too. Images may lack it, as those of a folder without any depth do.
+    Depth is 16-bit PNG (millimetres, or `depth_scale` to the metre: 256 for KITTI's and for what `label` and
+    `predict` write), PFM or NPY (metres). Folders inside are read too. Images may lack it, as those of a
+    folder without any depth do.
 
     Args:
         root: the folder.
