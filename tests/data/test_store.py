@@ -123,12 +123,15 @@ def test_what_is_missing_or_damaged_is_one_line(tmp_path):
     with pytest.raises(dd.UserError, match="no 'flow' of frame 'scene/0'; it has disparity"):
         Store(tmp_path).read("scene/0", ["flow"])
     shard = tmp_path / "shards" / "000000.zip"
-    data = bytearray(shard.read_bytes())
-    data[45] ^= 255
-    shard.write_bytes(data)
-    with pytest.raises(dd.UserError, match=r"000000\.zip is damaged.*label again") as caught:
-        Store(tmp_path).read("scene/0")
-    assert "\n" not in str(caught.value)
+    whole = shard.read_bytes()
+    listed = whole.index(b"PK\x01\x02")  # the first entry of the list at its end: flags 8, compression 10
+    for place in (45, listed + 8, listed + 10):
+        data = bytearray(whole)
+        data[place] ^= 255
+        shard.write_bytes(data)
+        with pytest.raises(dd.UserError, match=r"000000\.zip is damaged.*label again") as caught:
+            Store(tmp_path).read("scene/0")
+        assert "\n" not in str(caught.value)
     shard.write_bytes(data[:40])
     with pytest.raises(dd.UserError, match="is damaged"):
         Store(tmp_path).read("scene/0")

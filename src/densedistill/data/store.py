@@ -41,6 +41,8 @@ MANIFEST = "manifest.json"
 _INDEX = "index.json"
 _OPEN_SHARDS = 16
 _LARGEST_EXPONENT = 12
+# What reading a damaged zip raises; RuntimeError for one that calls itself encrypted, or packed otherwise.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, RuntimeError)
 
 
 # One array
@@ -240,7 +242,7 @@ class Store:
                 found[key] = torch.from_numpy(
                     decode(archive.read(_member(entries["place"], key)), entries[key])
                 )
-            except (zipfile.BadZipFile, zlib.error, OSError, ValueError, KeyError) as error:
+            except _DAMAGE as error:
                 raise UserError(
                     f"{archive.filename} is damaged ({error}); label again, which redoes that shard"
                 ) from None
@@ -259,7 +261,7 @@ class Store:
             try:
                 archive = zipfile.ZipFile(path)
                 known = archive, json.loads(archive.read(_INDEX)), os.getpid()
-            except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+            except _DAMAGE as error:
                 raise UserError(
                     f"{path} is damaged ({error}); label again, which redoes that shard"
                 ) from None
