@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -37,6 +37,8 @@ class Boxes(ImageFiles):
     """
 
     task = "detection"
+    #: Px that a side is longer than.
+    least_side: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Boxes(ImageFiles):
                     f"{where} holds an object of class '{thing.label}', which data set '{self.name}' does "
                     f"not have{nearest(thing.label, self.classes)}"
                 )
-            fault = _fault(thing.box, image.shape)
+            fault = self._fault(thing.box, image.shape)
             if fault and self.bad_boxes == "refuse":
                 raise UserError(
                     f"{where}: the box {_sides(thing.box)} of a '{thing.label}' {fault}; mend it, or set "
@@ -73,13 +75,24 @@ class Boxes(ImageFiles):
         ignored = [
             thing
             for thing in objects
-            if thing.ignored and thing.label in self.classes and not _fault(thing.box, image.shape)
+            if thing.ignored and thing.label in self.classes and not self._fault(thing.box, image.shape)
         ]
         if ignored:
             numbers = [self.classes.index(thing.label) for thing in ignored]
             aside = _arrays([thing.box for thing in ignored], numbers, image)
             truth |= {f"ignored_{key}": value for key, value in aside.items()}
         return truth
+
+    def _fault(self, box: Sequence[float], shape: Sequence[int]) -> str:
+        """Return what is wrong with `box` in an image of `shape`, or nothing."""
+        left, top, right, bottom = box
+        # Nor has one size whose side is no number.
+        if not (right - left > self.least_side and bottom - top > self.least_side):
+            return "has no size"
+        height, width = shape[:2]
+        if left < -SLACK or top < -SLACK or right > width + SLACK or bottom > height + SLACK:
+            return f"lies outside its image of {width}x{height} px"
+        return ""
 
 
 class XmlBoxes(Boxes):
@@ -89,6 +102,8 @@ class XmlBoxes(Boxes):
         difficult: objects that are marked difficult count like any other; else they are ignored.
         **options: as every data set of boxes.
     """
+
+    least_side = 1.0  # of a box whose last pixel is its first, which is how tools write one without size
 
     def __init__(
         self,
@@ -153,17 +168,6 @@ def _arrays(
         "boxes": np.clip(np.array(boxes, np.float32).reshape(-1, 4), 0, limits),
         "classes": np.array(classes, np.int64),
     }
-
-
-def _fault(box: Sequence[float], shape: Sequence[int]) -> str:
-    """Return what is wrong with `box` in an image of `shape`, or nothing."""
-    left, top, right, bottom = box
-    if not (right - left > SLACK and bottom - top > SLACK):  # nor has one whose side is no number
-        return "has no size"
-    height, width = shape[:2]
-    if left < -SLACK or top < -SLACK or right > width + SLACK or bottom > height + SLACK:
-        return f"lies outside its image of {width}x{height} px"
-    return ""
 
 
 def _sides(box: Sequence[float]) -> str:
