@@ -229,6 +229,14 @@ def test_cameras_the_other_way_round_are_refused():
             "the baseline is -0.4.* stands to the left",
         ),
         (
+            "a.json",
+            '{"P1": {"type_id": "opencv-matrix", "rows": 3, "cols": 4, "dt": "d", "data": '
+            "[7, 0, 6, 0, 0, 7, 2, 0, 0, 0, 1, 0]}, "
+            '"P2": {"type_id": "opencv-matrix", "rows": 3, "cols": 4, "dt": "d", "data": '
+            "[7, 0, 6, 0, 0, 7, 2, -3, 0, 0, 1, 0]}}",
+            "the baseline is 0 m; the cameras of a pair stand side by side",
+        ),
+        (
             "a.txt",
             "P0: 0 0 6 0 0 0 2 0 0 0 1 0\nP1: 0 0 6 0 0 0 2 0 0 0 1 0\n",
             "focal length is above 0 px, got 0 and 0",

@@ -143,7 +143,8 @@ def read_calibration(
         raise UserError(f"{path} is no whole {what}: {reason}") from None
     if not 0 < min(found.fx, found.fy) < np.inf:
         raise UserError(f"{path}: a focal length is above 0 px, got {found.fx:g} and {found.fy:g}")
-    # A single camera has none.
+    if found.baseline_m == 0 and not single:
+        raise UserError(f"{path}: the baseline is 0 m; the cameras of a pair stand side by side")
     if not 0 <= found.baseline_m < np.inf:
         raise UserError(
             f"{path}: the baseline is {found.baseline_m:g} m, the right camera stands to the left"
