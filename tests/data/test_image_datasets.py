@@ -295,7 +295,7 @@ def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
         "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
         "images": [{"id": 1, "file_name": "000000000001.jpg"}, {"id": 2, "file_name": "000000000002.jpg"}],
         "annotations": [
-            {"image_id": 1, "category_id": 90, "bbox": [10, 5, 20, 30]},
+            {"image_id": 1, "category_id": 90, "bbox": ["10", "5", "20", "30"]},  # as some tools do
             {"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "iscrowd": 1},
             {"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 0]},
             {"image_id": 1, "category_id": 1, "bbox": [10, 5, 0.5, 4]},

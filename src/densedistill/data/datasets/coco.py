@@ -60,7 +60,7 @@ class COCO(Boxes):
             categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
             pictures = {p["id"]: folder / p["file_name"] for p in content["images"]}
             for thing in content["annotations"]:
-                left, top, width, height = thing["bbox"]
+                left, top, width, height = map(float, thing["bbox"])
                 box = (left, top, left + width, top + height)
                 self.objects.setdefault(pictures[thing["image_id"]], []).append(
                     Annotated(categories[thing["category_id"]], box, bool(thing.get("iscrowd")))
