@@ -9,7 +9,7 @@ from densedistill.errors import UserError
 def test_a_point_lies_where_the_camera_sees_its_pixel():
     camera = Calibration(50, 80, 3.0, 1.5, 0.2, doffs=2.0)
     disparity = np.random.default_rng(0).uniform(2, 9, (5, 7)).astype(np.float32)
-    disparity[0, :3] = (0.5, np.nan, np.inf)
+    disparity[0, :3] = (0, np.nan, np.inf)
     xyz, kept = points(disparity, camera)
     assert kept.sum() == len(xyz) == 32
     rows, columns = np.nonzero(kept)
@@ -22,6 +22,8 @@ def test_a_point_lies_where_the_camera_sees_its_pixel():
 
 def test_points_without_a_disparity_to_speak_of_are_left_out(tmp_path):
     disparity = np.array([[0.0, 0.5, 2.0, np.nan]], np.float32)
+    for doffs, seen in ((1.0, [False, True, True, False]), (-1.5, [False] * 4)):
+        assert points(disparity, Calibration(10, 10, 0, 0, 1.0, doffs))[1].tolist() == [seen]
     xyz, kept = points(disparity, Calibration(10, 10, 0, 0, 1.0))
     assert kept.tolist() == [[False, False, True, False]]
     np.testing.assert_allclose(xyz, [[1, 0, 5]])

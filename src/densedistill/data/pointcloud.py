@@ -31,10 +31,10 @@ def points(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return where each pixel of the left image lies, (N, 3) metres, and which pixels (H, W) these N are.
 
-    Camera frame: x right, y down, z forward. Pixels with a disparity below `least` px are left out: an error
-    of a pixel there is an error of the whole depth.
+    Camera frame: x right, y down, z forward. Pixels whose disparity from infinity, which is seen at
+    -`doffs`, is below `least` px are left out: an error of a pixel there is an error of the whole depth.
     """
-    kept = np.isfinite(disparity) & (disparity >= least)
+    kept = np.isfinite(disparity) & (disparity + calibration.doffs >= least)
     depth = calibration.depth(disparity)
     return points_of_depth(np.where(kept, depth, 0), calibration)
 
