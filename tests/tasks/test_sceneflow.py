@@ -33,8 +33,9 @@ def test_a_point_that_does_not_move_has_no_motion_and_one_that_comes_nearer_move
 
 
 def test_what_lies_behind_the_camera_or_moves_nobody_knows_where_is_no_point():
-    disparity, flow = np.full((1, 4), 4.0), np.zeros((2, 1, 4))
-    disparity[0, 1] = 2.0  # of a right image whose centre lies 3 px to the left: behind the camera
+    disparity, flow = np.full((1, 6), 4.0), np.zeros((2, 1, 6))
+    disparity[0, 5] = 3.5  # of a right image whose centre lies 3 px to the left: all but infinitely far
+    disparity[0, 1] = 2.0  # and behind the camera
     flow[1, 0, 3] = np.nan
     points, motion = motion_cloud(disparity, disparity[:, ::-1], flow, replace(RIG, doffs=-3.0))
     assert points.shape == motion.shape == (1, 3)

@@ -40,7 +40,8 @@ def motion_cloud(
     calibration: Calibration,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the points (N, 3) at t0 and their motion (N, 3) to t1, metres in the camera's frame, of the
-    pixels that have disparities of 1 px or more and lie in front of the camera.
+    pixels whose disparities are 1 px or more from infinity's, which is -`doffs`, and that lie in front of the
+    camera.
 
     Args:
         disparity, disparity_next: (H, W) px, both on the grid of the left image at t0.
@@ -48,7 +49,8 @@ def motion_cloud(
         calibration: of the rig, which does not change between the times.
     """
     depths = calibration.depth(np.stack((disparity, disparity_next)))
-    kept = (np.minimum(disparity, disparity_next) >= 1) & (depths > 0).all(0) & np.isfinite(flow).all(0)
+    apart = np.minimum(disparity, disparity_next) + calibration.doffs
+    kept = (apart >= 1) & (depths > 0).all(0) & np.isfinite(flow).all(0)
     rows, columns = np.nonzero(kept)
     moved = flow[:, kept]
     now = _backproject(columns, rows, depths[0, kept], calibration)
