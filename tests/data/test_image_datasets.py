@@ -85,10 +85,13 @@ def test_labels_that_do_not_fit_are_refused_in_one_line(camvid, values, says):
     assert "0.png" in str(refused.value)
 
 
-def test_missing_labels_damaged_labels_and_a_missing_folder_are_told(camvid):
+def test_missing_labels_damaged_labels_and_a_missing_folder_are_told(camvid, monkeypatch):
     (camvid / "trainannot" / "1.png").write_bytes(b"no picture")
     with pytest.raises(dd.UserError, match=r"cannot read labels from .*1\.png"):
         create_dataset("camvid", root=camvid, split="train")[1]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(dd.UserError, match=r"cannot read labels from .*0\.png: Image size .* exceeds limit"):
+        create_dataset("camvid", root=camvid, split="train")[0]
     data = bytearray((camvid / "trainannot" / "0.png").read_bytes())
     data[data.index(b"IDAT") + 12] ^= 1
     (camvid / "trainannot" / "1.png").write_bytes(data)

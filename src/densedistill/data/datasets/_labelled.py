@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,16 +133,17 @@ class ClassMaps(ImageFiles):
 
 def read_indices(path: Path) -> NDArray[np.uint8]:
     """Return the indices of a one-channel or palette PNG, (H, W) uint8; UserError when it has colours."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    formats.check_image(path)
     try:
-        with Image.open(BytesIO(formats.check_image(path))) as picture:
+        with Image.open(path) as picture:
             if picture.mode not in ("L", "P", "1", "I", "I;16"):
                 raise UserError(
                     f"{path} is a {picture.mode} image; labels are numbers in one channel, or give colours"
                 )
             values = np.asarray(picture)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read labels from {path}: {str(error).splitlines()[0]}") from None
     if values.max(initial=0) > IGNORE_LABEL:
         raise UserError(f"{path} holds label {values.max()}; labels are 0 to 254, 255 is void")
