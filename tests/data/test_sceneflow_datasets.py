@@ -262,6 +262,12 @@ def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
     assert first["disparity"].unique().tolist() == [3 * 4 + 32 / 64 + 128 / 16384]
     assert (first["flow_valid"].sum(), first["flow_nonoccluded"].sum()) == (47, 42)
     assert not {"right", "right_next", "disparity"} & second.keys(), "its next frame has no right view"
+    formats.write_image(base / "disparities/cave_2/frame_0001.png", coded[..., 0])
+    with pytest.raises(
+        dd.UserError, match=r"0001\.png is no 8-bit colour PNG \(it is uint8, \(6, 8\)\)"
+    ):
+        dd.create_dataset("sintel", root=tmp_path)[0]
+    formats.write_image(base / "disparities/cave_2/frame_0001.png", coded)
     (base / "outofframe").mkdir()
     assert "flow_nonoccluded" not in dd.create_dataset("sintel", root=tmp_path)[0], "the archive's own masks"
     base.rename(tmp_path / "test")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import unknown
+from ...errors import UserError, unknown
 from .. import formats
 from . import DATASETS
 from ._base import Frame
@@ -90,9 +90,11 @@ class Sintel(SequenceFiles):
         return frames
 
     def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
-        red, green, blue = np.moveaxis(
-            formats.read_raster(frame.files["disparity"]).astype(np.float32), -1, 0
-        )
+        path = frame.files["disparity"]
+        raster = formats.read_raster(path)
+        if raster.ndim != 3 or raster.dtype != np.uint8:
+            raise UserError(f"{path} is no 8-bit colour PNG (it is {raster.dtype}, {raster.shape})")
+        red, green, blue = np.moveaxis(raster[..., :3].astype(np.float32), -1, 0)
         return {"disparity": red * 4 + green / 64 + blue / 16384}  # as the benchmark's own reader decodes it
 
     def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
