@@ -226,6 +226,18 @@ def test_the_disparity_at_t1_is_read_alone_too(tmp_path, kitti):
         assert not {"disparity", "flow"} & sample.keys()
 
 
+@pytest.mark.parametrize("folder", ["disparity", "disparity_change"])
+@pytest.mark.parametrize(
+    ("shape", "says"), [((3, 8), "is 8x3 px, its image 8x6"), ((*SIZE, 3), r"is \(H, W\)")]
+)
+def test_a_disparity_or_its_change_of_another_size_is_named(folder, shape, says, tmp_path):
+    things_full(tmp_path)
+    (path,) = (tmp_path / folder).rglob("0006.pfm")
+    formats.write_pfm(path, np.ones(shape, np.float32))
+    with pytest.raises(dd.UserError, match=f"{path} .*{says}"):
+        dd.create_dataset("flyingthings3d", root=tmp_path)[0]
+
+
 def test_flow_of_one_channel_or_no_number_is_told_or_masked(tmp_path):
     things_full(tmp_path)
     path = tmp_path / "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm"
@@ -263,9 +275,7 @@ def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
     assert (first["flow_valid"].sum(), first["flow_nonoccluded"].sum()) == (47, 42)
     assert not {"right", "right_next", "disparity"} & second.keys(), "its next frame has no right view"
     formats.write_image(base / "disparities/cave_2/frame_0001.png", coded[..., 0])
-    with pytest.raises(
-        dd.UserError, match=r"0001\.png is no 8-bit colour PNG \(it is uint8, \(6, 8\)\)"
-    ):
+    with pytest.raises(dd.UserError, match=r"0001\.png is no 8-bit colour PNG \(it is uint8, \(6, 8\)\)"):
         dd.create_dataset("sintel", root=tmp_path)[0]
     formats.write_image(base / "disparities/cave_2/frame_0001.png", coded)
     (base / "outofframe").mkdir()

@@ -60,7 +60,7 @@ class SequenceFiles(StereoFiles):
                 )
             sample[view] = image_tensor(image)
         if self.want & {"disparity", "disparity_next"} and "disparity" in frame.files:
-            found = self.read_disparities(frame)
+            found = self.read_disparities(frame, size)
             for key, values in ((key, found[key]) for key in found if key in self.want):
                 formats.check_size(frame.files.get(key, frame.files["disparity"]), values, size)
                 sample[key], sample[f"{key}_valid"] = disparity_tensors(values)
@@ -76,8 +76,9 @@ class SequenceFiles(StereoFiles):
                     sample[f"{key}_nonoccluded"] = torch.from_numpy(mask)[None] & sample[f"{key}_valid"]
         return self._with_the_rest(sample, frame, size)
 
-    def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
-        """Return `disparity`, and `disparity_next` where it is known, (H, W) px; 0 is unknown."""
+    def read_disparities(self, frame: Frame, size: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
+        """Return `disparity`, and `disparity_next` where it is known, (H, W) px, of images of `size`; 0 is
+        unknown."""
         keys = [key for key in ("disparity", "disparity_next") if key in self.want and key in frame.files]
         return {key: self.read_disparity(frame.files[key]) for key in keys}
 

@@ -129,13 +129,11 @@ class FlyingThings3D(SequenceFiles):
         )
         return {role: views[view].get(name, folder / view / f"{name}.png") for role, view, name in roles}
 
-    def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
-        disparity = formats.read_pfm(frame.files["disparity"])
+    def read_disparities(self, frame: Frame, size: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
+        disparity = _map(frame.files["disparity"], size)
         found = {"disparity": self.sign * disparity}
         if "disparity_next" in self.want and "disparity_next" in frame.files:
-            found["disparity_next"] = self.sign * (
-                disparity + formats.read_pfm(frame.files["disparity_next"])
-            )
+            found["disparity_next"] = self.sign * (disparity + _map(frame.files["disparity_next"], size))
         return {key: np.asarray(values, np.float32) for key, values in found.items()}
 
     def read_flow(self, frame: Frame) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -150,6 +148,13 @@ class FlyingThings3D(SequenceFiles):
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
         path = frame.files.get("nonoccluded_flow")
         return {} if path is None else {"flow": formats.read_grey(path) == 0}
+
+
+def _map(path: Path, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the disparity or its change in `path`; UserError where it has not the `size` of its image."""
+    values = formats.read_disparity(path)
+    formats.check_size(path, values, size)
+    return values
 
 
 def _sign(path: Path) -> float:

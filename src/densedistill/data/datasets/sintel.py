@@ -89,7 +89,7 @@ class Sintel(SequenceFiles):
             frames.append(Frame(f"{scene}/{stem}", files))
         return frames
 
-    def read_disparities(self, frame: Frame) -> dict[str, NDArray[np.float32]]:
+    def read_disparities(self, frame: Frame, size: tuple[int, ...]) -> dict[str, NDArray[np.float32]]:
         path = frame.files["disparity"]
         raster = formats.read_raster(path)
         if raster.ndim != 3 or raster.dtype != np.uint8:
