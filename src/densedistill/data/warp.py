@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .occlusion import seen_in_both
 from .sample import Sample, disparity_tensors, image_tensor
 
 # Neighbours whose disparities differ by less, px, lie on one surface.
@@ -21,7 +23,7 @@ def warp_right(sample: Sample, largest: tuple[float, float], rng: Generator) -> 
     """Return the pair that a camera beside the left one would see of the left view's surfaces.
 
     Of the photographed pair an estimated disparity is wrong in places, and silent about others; of the drawn
-    pair it is true everywhere, at edges and behind them, with the textures and the light of a photograph
+    pair it is true everywhere, at edges, too, with the textures and the light of a photograph
     (Watson et al., Learning Stereo from Single Images, ECCV 2020). Unknown disparities are filled from the
     row's farther side, blurred edges sharpened, and all multiplied by one factor, as by another baseline.
     Every left pixel is brought to its place in the right view, the nearest last; where none comes to, another
@@ -34,7 +36,8 @@ def warp_right(sample: Sample, largest: tuple[float, float], rng: Generator) -> 
         rng: what is drawn comes from it.
 
     Returns:
-        `left`, the drawn `right`, `disparity` (known everywhere), `disparity_right` and their masks, `meta`.
+        `left`, the drawn `right`, `disparity`, `disparity_right` and their masks, `meta`. A disparity that
+        was filled in counts where both views see it; where one does not, it would teach the filling.
 
     Raises:
         UserError: the sample has no disparity.
@@ -52,6 +55,7 @@ def warp_right(sample: Sample, largest: tuple[float, float], rng: Generator) -> 
     drawn: Sample = {"left": sample["left"], "right": image_tensor(_draw(left, disparity_right, rng))}
     for key, known in (("disparity", disparity), ("disparity_right", disparity_right)):
         drawn[key], drawn[f"{key}_valid"] = disparity_tensors(known)
+    drawn["disparity_valid"] &= torch.from_numpy(valid | seen_in_both(disparity, disparity_right))
     return drawn | {"meta": sample["meta"]}
 
 
