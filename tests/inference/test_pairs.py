@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import densedistill as dd
+from densedistill.data.datasets.folder import VIEWS
 from densedistill.errors import UserError
 from densedistill.inference.inputs import inputs_from
 from densedistill.inference.pairs import Pair, pairs_from
@@ -26,6 +28,21 @@ def test_two_folders_are_paired_by_name(tmp_path, folders):
         Pair(tmp_path / left / f"{frame}.png", tmp_path / right / f"{frame}.png", frame)
         for frame in ("000_10", "000_11")
     ]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        *(tuple(f"{view}/{name}.png" for view in views for name in "ab") for views in VIEWS),
+        ("image_02/data/1.png", "image_03/data/1.png"),
+        ("left/day/1.png", "left/night/1.png", "right/day/1.png", "right/night/1.png"),
+        ("Piano/im0.png", "Piano/im1.png", "b/Pipes/im0.png", "b/Pipes/im1.png"),
+    ],
+)
+def test_what_is_predicted_for_and_labelled_is_what_is_trained_on(tmp_path, files):
+    touch(*(tmp_path / file for file in files))
+    frames = dd.create_dataset("folder", root=tmp_path).frames
+    assert pairs_from(tmp_path) == [Pair(f.files["left"], f.files["right"], f.name) for f in frames]
 
 
 def test_the_two_views_may_have_different_suffixes(tmp_path):
@@ -111,6 +128,7 @@ def test_two_views_of_one_name_are_refused(tmp_path):
         (("000000_10", "000000_11", "000001_10", "000001_11"), ["000000_10", "000001_10"]),
         (("000000_10", "000000_11", "000001_12"), ["000000_10"]),
         (("000000_10", "000000_12", "000000_13"), ["000000_12"]),
+        (("day/1", "day/2", "night/3"), ["day/1"]),
     ],
 )
 def test_the_next_pair_is_of_the_same_scene_and_the_next_time(tmp_path, names, found):

@@ -199,11 +199,11 @@ def test_a_raw_pair_is_rectified_before(tmp_path):
     pair = [(tmp_path / "l.png", tmp_path / "r.png")]
     out = tmp_path / "out"
     result = predict(SGBM(48), pair, out, write=["depth"], rectify_by=tmp_path / "stereo.yml")
-    assert {path.name for path in result.written} == {"l.left.png", "l.right.png", "l.depth.npy"}
+    assert result.written == [out / "left" / "l.png", out / "right" / "l.png", out / "l.depth.npy"]
     assert result.warnings == []
     depth = np.load(out / "l.depth.npy")
     assert depth[60:-60, 80:-80].mean() == pytest.approx(2.0, rel=0.02)
-    left, right = (formats.read_image(out / f"l.{side}.png").astype(int) for side in ("left", "right"))
+    left, right = (formats.read_image(out / side / "l.png").astype(int) for side in ("left", "right"))
     shift = round(300 * 0.12 / 2.0)
     unlike = {
         row: np.abs(left[60:-60, 80:-80] - right[60 + row : row - 60, 80 - shift : -80 - shift]).mean()
@@ -227,6 +227,31 @@ def test_a_raw_pair_of_another_size_than_its_calibrations_is_rectified_by_the_sc
     rig.write_text(rig.read_text().replace("image_height: 480", "image_height: 360"))
     with pytest.raises(UserError, match=r"calibration is for 640x360 px, .*l\.png is 320x240, of another"):
         predict(SGBM(48), pair, tmp_path / "else", write=["depth"], rectify_by=rig)
+
+
+def test_what_was_rectified_is_a_folder_to_go_on_with(tmp_path):
+    write_raw_rig(tmp_path)
+    pair = [(tmp_path / "l.png", tmp_path / "r.png")]
+    out, rectify_by = tmp_path / "out", tmp_path / "stereo.yml"
+    predict(SGBM(48), pair, out, write=["depth"], rectify_by=rectify_by)
+    (sample,) = dd.create_dataset("folder", root=out)
+    assert sample["meta"]["calibration"].baseline_m == pytest.approx(0.12, rel=0.01)
+    predict(SGBM(48), out, tmp_path / "again", write=["depth"])
+    np.testing.assert_allclose(
+        np.load(tmp_path / "again" / "l.depth.npy"), np.load(out / "l.depth.npy"), rtol=1e-5
+    )
+    with pytest.raises(UserError, match=r"left/l\.png is an image to predict for"):
+        predict(SGBM(48), out, out, write=["npy"], rectify_by=rectify_by)
+    (out / "calib.txt").write_text(MIDDLEBURY)
+    with pytest.raises(UserError, match=r"calib\.txt is another calibration; name another folder"):
+        predict(SGBM(48), pair, out, write=["npy"], rectify_by=rectify_by)
+
+
+@pytest.mark.parametrize("file", ["calib.txt", "left/calib.txt"])
+def test_a_calibration_in_the_folder_of_the_views_is_found(file, folder, tmp_path, constant):
+    (folder / file).write_text(MIDDLEBURY)
+    predict(constant(8), folder, tmp_path / "out", write=["depth"])
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "0.depth.npy"), 100 * 0.5 / (8 + 2))
 
 
 def test_rectifying_takes_both_cameras(folder, tmp_path, constant):

@@ -161,7 +161,7 @@ def test_an_answer_to_a_frame_of_another_size_is_refused(store, frames):
 
 
 def test_samples_without_an_answer_are_refused_before_training(store):
-    with pytest.raises(dd.UserError, match="none for 1 of 2 training samples, the first is 'else'"):
+    with pytest.raises(dd.UserError, match=r"1 of 2 .* the first is 'else'; stored are '000000'"):
         store.suit(Options(), ["000001", "else"])
 
 

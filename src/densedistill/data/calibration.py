@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..files import write_bytes
 from .formats import PathLike, read_bytes
 
 Matrix = NDArray[np.float64]
@@ -163,6 +164,24 @@ def _read(
     if re.search(r"^P(_rect_)?0?[0-3]:", text, re.M):
         return _kitti(path, text, cameras)
     raise UserError(f"{path} is no calibration of KITTI (P0: …), Middlebury (cam0=[…]) or OpenCV (YAML, XML)")
+
+
+def write_calibration(path: PathLike, calibration: Calibration) -> None:
+    """Write a rectified pair's geometry as Middlebury's `calib.txt`.
+
+    Raises:
+        UserError: another calibration is there.
+    """
+    left, right = calibration.cx, calibration.cx + calibration.doffs
+    fx, fy, cy = calibration.fx, calibration.fy, calibration.cy
+    lines = [f"cam{n}=[{fx} 0 {cx}; 0 {fy} {cy}; 0 0 1]" for n, cx in enumerate((left, right))]
+    lines += [f"doffs={calibration.doffs}", f"baseline={1000 * calibration.baseline_m}"]
+    if calibration.size is not None:
+        lines += [f"width={calibration.size[1]}", f"height={calibration.size[0]}"]
+    text = "".join(f"{line}\n" for line in lines)
+    if Path(path).is_file() and read_bytes(path) != text.encode():
+        raise UserError(f"{path} is another calibration; name another folder for the outputs")
+    write_bytes(path, text.encode())
 
 
 def _middlebury(path: PathLike, text: str) -> Calibration:

@@ -113,7 +113,7 @@ class StoreTeacher(Teacher):
         if unknown:
             raise UserError(
                 f"{where} have none for {len(unknown)} of {len(names or ())} training samples, the first is "
-                f"'{unknown[0]}'"
+                f"'{unknown[0]}'; stored are '{next(iter(self.store.names))}' and the like"
             )
         return augmentation
 

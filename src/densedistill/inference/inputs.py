@@ -152,6 +152,8 @@ def _consecutive(folder: Path) -> list[Input]:
     for now, later, first, second in zip(pairs[:-1], pairs[1:], times[:-1], times[1:], strict=True):
         if first and second and (first[1] != second[1] or int(second[2]) != int(first[2]) + 1):
             continue
+        if Path(now.name).parent != Path(later.name).parent:
+            continue
         found.append(Input(now.name, (now.left, now.right, later.left, later.right)))
     if not found:
         raise UserError(f"no pair in {folder} has a next one; a sequence takes two or more")

@@ -8,22 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.datasets.folder import FILES, VIEWS, short_names
 from ..data.formats import IMAGE_SUFFIXES
 from ..errors import UserError
 
 PathLike = str | os.PathLike[str]
-
-# Folders of the left and the right view, as rigs and benchmarks call them.
-FOLDERS = (
-    ("left", "right"),
-    ("image_0", "image_1"),
-    ("image_2", "image_3"),
-    ("colored_0", "colored_1"),
-    ("image_left", "image_right"),
-    ("cam0", "cam1"),
-)
-# Names of the two files where every pair has a folder of its own.
-FILES = (("im0", "im1"), ("left", "right"), ("im2", "im6"), ("view1", "view5"))
 
 
 @dataclass(frozen=True)
@@ -58,13 +47,13 @@ def pairs_in_folder(folder: Path) -> list[Pair]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    for left, right in FOLDERS:
+    for left, right in VIEWS:
         if (folder / left).is_dir() and (folder / right).is_dir():
             return _side_by_side(folder / left, folder / right)
     scenes = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
     found = [pair for scene in scenes if (pair := _scene(scene))]
     if not found:
-        names = ", ".join(f"{left}/ and {right}/" for left, right in FOLDERS[:3])
+        names = ", ".join(f"{left}/ and {right}/" for left, right in VIEWS[:3])
         raise UserError(f"no pairs in {folder}; expected {names}, or im0.png and im1.png in a folder a pair")
     called = names_of([left for left, _ in found])
     return [Pair(left, right, name) for (left, right), name in zip(found, called, strict=True)]
@@ -117,12 +106,13 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
 
 
 def _side_by_side(left: Path, right: Path) -> list[Pair]:
-    """Pair the files of two folders by their name less the suffix."""
+    """Pair the files at or below two folders by their path less the suffix."""
     views: list[dict[str, Path]] = [{}, {}]
     for folder, named in zip((left, right), views, strict=True):
-        for path in images_of(folder.iterdir()):
-            if named.setdefault(path.stem, path) is not path:
-                raise UserError(f"{named[path.stem]} and {path} have one name; rename or remove one")
+        for path in images_of(folder.rglob("*")):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if named.setdefault(name, path) is not path:
+                raise UserError(f"{named[name]} and {path} have one name; rename or remove one")
     alone = sorted(views[0].keys() ^ views[1].keys())
     if alone:
         name = alone[0]
@@ -148,15 +138,8 @@ def images_of(paths: Iterable[Path]) -> list[Path]:
 
 
 def names_of(paths: list[Path]) -> list[str]:
-    """Return each path's stem, with as many parent folders before it as it takes to tell them apart."""
-    if not paths:
-        return []
-    usual = {left for left, _ in FILES}
-    names = [p.parent.name if p.stem.lower() in usual and p.parent.name else p.stem for p in paths]
-    for depth in range(2, max(len(path.parts) for path in paths) + 1):
-        if len(set(names)) == len(names):
-            break
-        names = ["_".join([*path.parts[-depth:-1], path.stem]).strip("/") for path in paths]
+    """Return the paths' `short_names`; UserError where one is given twice, or two would have one name."""
+    names = short_names(paths)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         one, other = [path for path, name in zip(paths, names, strict=True) if name == repeated[0]][:2]

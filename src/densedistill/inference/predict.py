@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..data import formats
-from ..data.calibration import Calibration, RawRig, read_calibration, rectify
+from ..data.calibration import Calibration, RawRig, read_calibration, rectify, write_calibration
+from ..data.datasets.folder import CALIBRATIONS
 from ..data.order import looks_swapped
 from ..errors import UserError, unknown
 from ..tasks import Task
@@ -65,9 +66,9 @@ def predict(
         out: folder of the outputs, called by the input's name.
         write: kinds of output, of the task's writers; None for its usual ones.
         calibration: file (KITTI, Middlebury, OpenCV; OpenCV's may be two) for `depth` and `ply`; None to look
-            for `calib.txt` beside the images and KITTI's `calib/NNNNNN.txt`.
+            for `calib.txt` (and the like) beside the images or their folder and KITTI's `calib/NNNNNN.txt`.
         rectify_by: OpenCV calibration of a raw rig: the pairs are rectified first, and the rectified views
-            written.
+            written to `left/` and `right/` in `out`, with their `calib.txt`: a folder to train on.
         max_disparity: search range of a network given by name, or of a run's, px.
         device, precision: where and in which arithmetic the network runs.
         runtime: of an exported file; None for the usual one of its suffix.
@@ -132,17 +133,21 @@ class _Work:
         return {kind: self.task.writers[kind] for kind in self.kinds}
 
     def is_done(self, one: Input) -> bool:
-        return all(path.is_file() for path in self.paths(one).values())
+        return all(path.is_file() for path in (*self.paths(one).values(), *self.views(one)))
 
     def paths(self, one: Input) -> dict[str, Path]:
         return {kind: self.out / writer.file.format(one.name) for kind, writer in self.writers.items()}
+
+    def views(self, one: Input) -> list[Path]:
+        """Return where the rectified views go; none where nothing is rectified."""
+        return [] if self.rig is None else [self.out / key / f"{one.name}.png" for key in self.task.inputs]
 
     def refuse_clashes(self, inputs: Sequence[Input]) -> None:
         """Refuse an output that would replace an image it is made of, or the output of another input."""
         given = {file.resolve() for one in inputs for file in one.files}
         taken: dict[Path, Input] = {}
         for one in inputs:
-            for path in self.paths(one).values():
+            for path in (*self.paths(one).values(), *self.views(one)):
                 if path.resolve() in given:
                     raise UserError(f"{path} is an image to predict for; name another folder for the outputs")
                 other = taken.setdefault(path, one)
@@ -167,15 +172,15 @@ class _Work:
             self.result.written.append(path)
 
     def rectified(self, one: Input, images: list[Any], rig: RawRig) -> tuple[list[Any], Calibration]:
-        """Return the views, two by two, as a rectified rig sees them, and write them beside the outputs."""
+        """Return the views, two by two, as a rectified rig sees them, and write them with its calibration."""
         found: list[Any] = []
         for first in range(0, len(images), 2):
             left, right, geometry = rectify(rig, *images[first : first + 2])
             found += [left, right]
-        for key, view in zip(self.task.inputs, found, strict=True):
-            path = self.out / f"{one.name}.{key}.png"
+        for path, view in zip(self.views(one), found, strict=True):
             formats.write_image(path, view)
             self.result.written.append(path)
+        write_calibration(self.out / CALIBRATIONS[0], geometry)
         return found, geometry
 
     def check_order(self, one: Input, left: Any, right: Any) -> None:
@@ -188,7 +193,7 @@ class _Work:
         if self.rig is not None or not any(writer.metric for writer in self.writers.values()):
             return None
         first = one.files[0]
-        found = self.calibration or _beside(first)
+        found = self.calibration or _beside(first, one.name)
         if found is None:
             kinds = [kind for kind, writer in self.task.writers.items() if writer.metric]
             need = f"{' and '.join(kinds)} need{'s' if len(kinds) == 1 else ''}"
@@ -224,12 +229,13 @@ def _read(
     return read_calibration(*paths, single=single)
 
 
-def _beside(left: Path) -> Calibration | None:
-    """Return the calibration where benchmarks keep it, or None."""
+def _beside(left: Path, name: str) -> Calibration | None:
+    """Return the calibration where rigs and benchmarks keep it, or None; `name` may begin with folders."""
     frame = left.stem.partition("_")[0]
     cameras = (0, 1) if left.parent.name == "image_0" else None  # KITTI's grey cameras
+    folders = left.absolute().parents[: name.count("/") + 2]
     for place in (
-        left.parent / "calib.txt",
+        *(folder / file for folder in folders for file in CALIBRATIONS),
         left.parent.parent / "calib" / f"{frame}.txt",
         left.parent.parent / "calib_cam_to_cam" / f"{frame}.txt",
     ):

@@ -91,6 +91,10 @@ class FolderIndex:
         self._scan(folder)
         return [folder / name for name in self._folders[folder]]
 
+    def walk(self, folder: Path) -> list[Path]:
+        """Return `folder` and all folders below it, hidden ones left out."""
+        return [folder, *(below for inside in self.folders(folder) for below in self.walk(inside))]
+
     def has(self, path: Path) -> bool:
         """Return whether the file `path` is there."""
         self._scan(path.parent)

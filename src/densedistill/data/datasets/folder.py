@@ -22,6 +22,8 @@ VIEWS = (
     ("image_left", "image_right"),
     ("left_images", "right_images"),
 )
+# Names of the two files where every pair has a folder of its own.
+FILES = (("im0", "im1"), ("left", "right"), ("im2", "im6"), ("view1", "view5"))
 TRUTHS = ("disparity", "disparities", "disp", "disp_occ_0", "disp_occ", "disp_0", "disp0", "gt")
 CALIBRATIONS = (
     "calib.txt",
@@ -35,12 +37,13 @@ CALIBRATIONS = (
 
 @DATASETS.register("folder")
 class Folder(StereoFiles):
-    """Pairs of a folder: `left/NAME.png` with `right/NAME.png`, or `image_0/` with `image_1/`, and the like.
+    """Pairs of a folder: `left/NAME.png` with `right/NAME.png`, or `image_0/` with `image_1/`, and the like;
+    or a folder a pair, `NAME/im0.png` with `NAME/im1.png`.
 
-    Folders inside those two are read too. Ground truth lies in `disparity/` (`disparity/left/`) under the
+    Folders inside those are read too. Ground truth lies in `disparity/` (`disparity/left/`) under the
     same name as PFM, NPY (px) or 16-bit PNG (256ths of a pixel); right disparity in `disparity_right/`
     (`disparity/right/`). Pairs may lack it. A calibration file in the folder (`calib.txt` or OpenCV's
-    `calibration.yml`) holds for all pairs.
+    `calibration.yml`) holds for all pairs, one beside the views for these.
 
     Args:
         root: the folder.
@@ -90,32 +93,54 @@ class Folder(StereoFiles):
     def _scanned(self) -> list[Frame]:
         choices = VIEWS if self.views is None else (self.views,)
         views = next((v for v in choices if any((self.root / name).is_dir() for name in v)), None)
-        if views is None:
+        if views is None and self.views is not None:
             return []
-        left, right = (self.index.tree(self.root / view) for view in views)
-        truth = self._truth_folder("left", TRUTHS if self.truth is None else (self.truth,))
-        truth_right = self._truth_folder("right", ("disparity_right", "disparity"))
-        calibration = next(
-            (self.root / name for name in CALIBRATIONS if self.index.has(self.root / name)), None
-        )
+        pairs = self._scenes() if views is None else self._side_by_side(*views)
+        truths = {
+            "disparity": self._truth_folder("left", TRUTHS if self.truth is None else (self.truth,)),
+            "disparity_right": self._truth_folder("right", ("disparity_right", "disparity")),
+        }
         frames = []
-        for stem in sorted(left.keys() | right.keys()):
-            # A left without its right is listed with the file that should be there, so that the lack is told.
-            files = {
-                "left": left.get(stem, self.root / views[0] / f"{stem}.png"),
-                "right": right.get(stem, self.root / views[1] / f"{stem}.png"),
-            }
-            for role, folder in (("disparity", truth), ("disparity_right", truth_right)):
+        for stem, files in pairs:
+            for role, folder in truths.items():
                 if folder is not None:
                     path = self.index.first(
                         *(folder / f"{stem}{suffix}" for suffix in (".pfm", ".npy", ".png"))
                     )
                     if self.index.has(path):
                         files[role] = path
-            if calibration is not None:
-                files["calibration"] = calibration
+            for folder in (files["left"].parent, self.root):
+                found = [folder / name for name in CALIBRATIONS if self.index.has(folder / name)]
+                if found:
+                    files["calibration"] = found[0]
+                    break
             frames.append(Frame(stem, files))
         return frames
+
+    def _side_by_side(self, left_folder: str, right_folder: str) -> list[tuple[str, dict[str, Path]]]:
+        """Return the pairs of two folders: name and views."""
+        left, right = (self.index.tree(self.root / view) for view in (left_folder, right_folder))
+        # A left without its right is listed with the file that should be there, so that the lack is told.
+        return [
+            (
+                stem,
+                {
+                    "left": left.get(stem, self.root / left_folder / f"{stem}.png"),
+                    "right": right.get(stem, self.root / right_folder / f"{stem}.png"),
+                },
+            )
+            for stem in sorted(left.keys() | right.keys())
+        ]
+
+    def _scenes(self) -> list[tuple[str, dict[str, Path]]]:
+        """Return the pairs that have a folder each: name and views."""
+        found = []
+        for scene in self.index.walk(self.root):
+            images = {stem.lower(): path for stem, path in self.index.stems(scene).items()}
+            names = next((names for names in FILES if images.keys() >= set(names)), None)
+            if names is not None:
+                found.append({"left": images[names[0]], "right": images[names[1]]})
+        return list(zip(short_names([views["left"] for views in found]), found, strict=True))
 
     def _truth_folder(self, side: str, names: tuple[str, ...]) -> Path | None:
         for name in names:
@@ -127,3 +152,14 @@ class Folder(StereoFiles):
         if self.truth is not None and side == "left":
             raise UserError(f"data set 'folder': there is no folder {self.root / self.truth}")
         return None
+
+
+def short_names(paths: list[Path]) -> list[str]:
+    """Return each path's stem, with as many parent folders before it as it takes to tell them apart."""
+    usual = {left for left, _ in FILES}
+    names = [p.parent.name if p.stem.lower() in usual and p.parent.name else p.stem for p in paths]
+    for depth in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        if len(set(names)) == len(names):
+            break
+        names = ["_".join([*path.parts[-depth:-1], path.stem]).strip("/") for path in paths]
+    return names
