@@ -19,10 +19,11 @@ from tiny import Tiny
 import densedistill as dd
 from densedistill import cli
 from densedistill.deployment import measure
-from densedistill.deployment.benchmark import Benchmark, Row, _call, _memory, _variants, benchmark
+from densedistill.deployment.benchmark import Benchmark, Row, _call, _memory, _row, _variants, benchmark
 from densedistill.deployment.export import export
 from densedistill.deployment.measure import MemoryMeter, measure_latency, peak_rates, percentile
 from densedistill.errors import UserError
+from densedistill.inference.load import load_predictor
 from densedistill.report import speed
 from densedistill.report.speed import pareto_chart, write_speed
 
@@ -126,7 +127,28 @@ def test_figures_are_written_as_json_and_as_a_page(measured, tmp_path):
     page = write_speed(measured, tmp_path / "speed.html").read_text()
     assert page.count("<circle") == 2
     assert "tiny.onnx" in page
+    assert f"{measured.what}, {measured.where}, {measured.date}" in page
     assert not re.search(r"(src|href)=\"http", page)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "said"),
+    [
+        ((64, 64), "1 x 8x12 px, disparities up to 64 px"),
+        ((64, 192), "1 x 8x12 px, disparities up to 64 px (a), disparities up to 192 px (b)"),
+        ((None, None), "1 x 8x12 px"),
+    ],
+)
+def test_a_table_says_how_far_each_row_searched(ranges, said):
+    rows = [Row(name, "", "", (8, 12), 1, max_disparity=px) for name, px in zip("ab", ranges, strict=True)]
+    result = Benchmark(rows, {"cpu": {"model": "Abacus"}, "threads": 2}, {}, "")
+    assert result.what == said
+    assert " ".join(str(result).split()).startswith(said)
+
+
+def test_a_network_seen_larger_searches_in_the_pixels_of_the_image():
+    rows = [_row(load_predictor(name), name, (32, 32), 1) for name in ("coex_slim", "coex_slim@2", "sgbm")]
+    assert [row.max_disparity for row in rows] == [96, 96, 192]
 
 
 def test_tables_have_milliseconds_megabytes_millions_billions_and_per_cent():

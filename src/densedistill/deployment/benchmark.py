@@ -28,6 +28,7 @@ from ..inference.classical import SGBM
 from ..inference.load import run_label, short_path
 from ..inference.predictor import Predictor
 from ..networks.counting import count
+from ..networks.input_spec import search_range
 from ..networks.registry import name_of
 from ..runtimes import RUNTIMES, Runtime, is_exported
 from ..runtimes.runtime import SUFFIXES
@@ -48,6 +49,7 @@ class Row:
         name, runtime, precision, device: what ran, in what, in which arithmetic, and where.
         size: (height, width) of the images.
         batch: samples a call.
+        max_disparity: how far it searches, px of the image; None for what searches none.
         p50, p90, p99, mean: seconds a call, images in and predictions out.
         throughput: samples a second, at p50.
         memory: bytes at most while loading and running, beyond a process that has torch loaded.
@@ -69,6 +71,7 @@ class Row:
     mean: float = math.nan
     calls: int = 0
     throughput: float = math.nan
+    max_disparity: int | None = None
     memory: int | None = None
     parameters: int | None = None
     macs: int | None = None
@@ -119,13 +122,25 @@ class Benchmark:
                 found.append(f"{self.environment['cpu']['model']}, {threads}")
         return " and ".join(dict.fromkeys(found))
 
+    @property
+    def what(self) -> str:
+        """Samples and size of a call, and how far the rows searched, where they search at all."""
+        sizes = dict.fromkeys(f"{r.batch} x {r.size[0]}x{r.size[1]}" for r in self.rows)
+        ranges: dict[int | None, dict[str, None]] = {}
+        for row in self.rows:
+            ranges.setdefault(row.max_disparity, {})[row.name] = None
+        reach = [
+            f"disparities up to {px} px" + (f" ({', '.join(names)})" if len(ranges) > 1 else "")
+            for px, names in ranges.items()
+            if px is not None
+        ]
+        return ", ".join([f"{', '.join(sizes)} px", *reach])
+
     def table(self) -> Table:
         """Return the rows as a table."""
         peak = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in self.peak.items())
-        sizes = dict.fromkeys(f"{r.batch} x {r.size[0]}x{r.size[1]}" for r in self.rows)
-        table = Table(
-            title=f"{', '.join(sizes)} px, {self.where}, {self.date}", caption=f"peak, measured: {peak}"
-        )
+        title = f"{self.what}, {self.where}, {self.date}"
+        table = Table(title=title, caption=f"peak, measured: {peak}")
         for heading in ("network", "runtime", "arithmetic"):
             table.add_column(heading)
         for heading in self.rows[0].figures(self.metric):
@@ -306,6 +321,7 @@ def _row(predict: Any, network: Any, size: tuple[int, int], batch: int) -> Row:
         size,
         batch,
         str(getattr(predict, "device", "cpu")).removesuffix(":0"),  # which "cuda" is
+        max_disparity=search_range(net or predict),
     )
     source = getattr(predict, "counted", net)
     if isinstance(source, torch.nn.Module) and not isinstance(source, Runtime):

@@ -29,7 +29,8 @@ def write_speed(result: Benchmark, path: str | os.PathLike[str]) -> Path:
         "A call takes 8-bit images and returns predictions of their size. Calls took turns.",
         "Share of peak: of the rate that a large 3x3 convolution reaches on this machine.",
     ]
-    page = document("Speed", header("Speed", f"{result.where}, {result.date}", notes), sections)
+    heading = header("Speed", f"{result.what}, {result.where}, {result.date}", notes)
+    page = document("Speed", heading, sections)
     write_text(path, page)
     return Path(path)
 
