@@ -7,7 +7,9 @@ import torch
 import yaml
 
 import densedistill as dd
+from densedistill.data import collate
 from densedistill.deployment.benchmark import benchmark
+from densedistill.distillation.teachers import create_teacher
 from densedistill.errors import UserError
 from densedistill.inference import load
 from densedistill.inference.load import load_predictor, load_predictors, run_label, task_of_network
@@ -75,6 +77,17 @@ def test_a_run_is_called_by_its_directory(runs):
     assert list(load_predictors({"mine": runs / "first"})) == ["mine"]
     rows = benchmark([*given, "dsnet_slim@2"], size=(32, 64), rounds=1, memory=False, max_disparity=64).rows
     assert [row.name for row in rows] == [*list(load_predictors(given)), "dsnet_slim@2"]
+
+
+def test_a_run_teaches_what_it_predicts(runs):
+    teacher = create_teacher(str(runs / "first"))
+    pair = collate([dd.create_dataset("world", length=1, size=[32, 64], max_disparity=32)[0]])
+    predicted = load_predictor(runs / "first")(pair["left"], pair["right"])
+    torch.testing.assert_close(teacher(pair)["disparity"], predicted["disparity"], atol=1e-3, rtol=1e-3)
+    assert create_teacher(str(runs / "first"), max_disparity=96).max_disparity == 96
+    (runs / "first" / "student.safetensors").unlink()
+    with pytest.raises(UserError, match="first is not finished"):
+        create_teacher(str(runs / "first"))
 
 
 def test_of_a_chain_the_last_student_is_meant(runs):

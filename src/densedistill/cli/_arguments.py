@@ -20,6 +20,18 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: an accelerator if there is one)")
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add which part of labelled data, and how it is read."""
+    parser.add_argument("--split", help="part of the data set, as its reader names it")
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the data set, for example resolution=Q or classes=[sky,road]; may be repeated",
+    )
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Return (height, width) for text such as 256x512; UserError for anything else."""
     height, _, width = text.partition("x")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._arguments import parse_size
+from ._arguments import add_data_arguments, data_options, parse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--data", metavar="NAME", help="labelled data for accuracy, or 'samples'")
     parser.add_argument("--root", metavar="DIR", help="where that data lies")
+    add_data_arguments(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="only N samples of the data")
     parser.add_argument("--json", metavar="FILE", help="write every figure")
     parser.add_argument("--html", metavar="FILE", help="write a page: table, accuracy against latency")
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         memory=not args.no_memory,
         data=args.data,
         root=args.root,
+        split=args.split,
+        options=data_options(args.data_option),
         limit=args.limit,
         on_progress=lambda stage: say(stage, stderr=True),
     )

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ._arguments import add_running_arguments, data_options
+from ._arguments import add_data_arguments, add_running_arguments, data_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "networks",
         nargs="*",
         metavar="NETWORK[@SCALE][=WEIGHTS]",
-        help="a network with its shipped weights or those of a file, which sees images SCALE times as large; "
-        "an exported file; 'sgbm' is OpenCV's",
+        help="a network with its shipped weights or those of a file, or a run, which sees images SCALE times "
+        "as large; an exported file; 'sgbm' is OpenCV's",
     )
     parser.add_argument(
         "--run",
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="the student of a run, which the table calls by its directory; may be repeated",
+        help="a run, as among the networks; may be repeated",
     )
     parser.add_argument(
         "--data",
@@ -46,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]DIR",
         help="where the data lies; may be repeated",
     )
-    parser.add_argument("--split", help="part of the data set, as its reader names it")
-    parser.add_argument(
-        "--data-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of the data set, for example resolution=Q; may be repeated",
-    )
+    add_data_arguments(parser)
     parser.add_argument(
         "--protocol", metavar="NAME", help="what is measured and how it is averaged (default: plain)"
     )

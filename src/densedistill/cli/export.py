@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._arguments import parse_size
+from ._arguments import add_data_arguments, data_options, parse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --int8: labelled data, for figures before and after ('samples')",
     )
     parser.add_argument("--root", metavar="DIR", help="where that data lies")
+    add_data_arguments(parser)
     parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the network searches")
     parser.add_argument(
         "--tolerance",
@@ -70,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     size = parse_size(args.size) if args.size else None
     if args.int8 and args.weights != "float32":
         raise UserError("--int8 says how weights are stored; leave --weights out")
-    if (args.data or args.root) and not args.int8:
-        raise UserError("--data and --root are for the figures of --int8")
+    if (args.data or args.root or args.split or args.data_option) and not args.int8:
+        raise UserError("--data and what says where and how it is read are for the figures of --int8")
     check_format(path)
     predict = load_predictor(args.network, args.max_disparity)
     if not isinstance(predict, Predictor) or not list(predict.net.parameters()):
@@ -80,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     if args.int8:
         from ..deployment.quantise import quantise
 
-        options = {"root": args.root, "max_disparity": args.max_disparity} if args.data else {}
+        given = {"root": args.root, "split": args.split, "options": data_options(args.data_option)}
+        options = {**given, "max_disparity": args.max_disparity} if args.data else {}
         result = quantise(
             predict.net,
             path,

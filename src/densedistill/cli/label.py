@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "teacher",
         metavar="TEACHER[=WEIGHTS]",
-        help="a network, sgbm, dis, raft, onnx, parts, store; or a YAML file with a teacher's fields",
+        help="a network, a run, an exported file, sgbm, dis, raft, parts, store; or a YAML file with a "
+        "teacher's fields",
     )
     parser.add_argument(
         "--teacher-option", nargs="+", default=[], metavar="KEY=VALUE", help="of the teacher, as in a recipe"

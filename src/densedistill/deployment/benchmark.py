@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,8 @@ def benchmark(
     memory: bool = True,
     data: Any = None,
     root: Any = None,
+    split: str | None = None,
+    options: Mapping[str, Any] | None = None,
     limit: int | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Benchmark:
@@ -223,7 +225,7 @@ def benchmark(
         device: where torch runs, and other runtimes where they can; None for where the network is.
         rounds, warm_up, seconds: as `measure_latency` takes them.
         memory: measure peak memory, each in a process of its own; only of what is given by name or file.
-        data, root, limit: labelled data, as `evaluate` takes it, for the task's first metric.
+        data, root, split, options, limit: labelled data, as `evaluate` takes it, for the task's first metric.
         on_progress: gets a word on each stage.
 
     Raises:
@@ -262,7 +264,15 @@ def benchmark(
 
             say("evaluating")
             pairs = {row.label: predict for row, predict, _ in predictors}
-            found = evaluate(pairs, data, root=root, limit=limit, max_disparity=max_disparity)
+            found = evaluate(
+                pairs,
+                data,
+                root=root,
+                split=split,
+                options=options,
+                limit=limit,
+                max_disparity=max_disparity,
+            )
             metric = task_of(predictors[0][1]).metrics[0]
             for row, _, _ in predictors:
                 values = [one for one in found.rows if one["name"] == row.label and metric in one]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data.augment import Options
 from ..errors import UserError, nearest, unknown
+from ..inference.load import is_run, student_of
 from ..networks import InputSpec, create_model, list_models
 from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import search_range
@@ -289,10 +291,11 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
             `max_disparity`, and `fill` to have its holes filled); `store`, answers that `label` wrote (option
             `path`); `dis` and `raft`, optical flow; `parts`, scene flow from `stereo` and `flow`;
             `package.module:Name` for a class or function of your own that returns a teacher or a network; the
-            path of an exported file (.onnx, .xml, .pt2, .engine; options `runtime`, `device`, `precision`,
-            `threads`); `depth_anything`, a depth network of the Hugging Face hub (options `model`, a folder
-            or hub id, `kind`, `align`); `ensemble`, with options `members` (a list of mappings of this
-            function's arguments) and `reduce` (mean, median or confidence).
+            directory of a run, whose student teaches; the path of an exported file (.onnx, .xml, .pt2,
+            .engine; options `runtime`, `device`, `precision`, `threads`); `depth_anything`, a depth network
+            of the Hugging Face hub (options `model`, a folder or hub id, `kind`, `align`); `ensemble`, with
+            options `members` (a list of mappings of this function's arguments) and `reduce` (mean, median or
+            confidence).
         weights: of a network, as `create_model` takes them.
         **options: to the network or the teacher, for example `max_disparity=192`.
 
@@ -303,6 +306,9 @@ def create_teacher(name: str, weights: str | None = None, **options: Any) -> Tea
         if weights is not None:
             raise UserError(f"teacher '{name}' brings its own weights; leave 'weights' out")
         return _exported(name, options)
+    if is_run(name):
+        student, trained, made_with = student_of(Path(name))
+        return create_teacher(student, weights or trained, **{**made_with, **options})
     if ":" not in name and name not in TEACHERS:
         networks = list_models()
         if name not in networks:

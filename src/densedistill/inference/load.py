@@ -70,7 +70,7 @@ def load_predictor(
         return Predictor(network, device, precision)
     if isinstance(network, str | Path):
         named, scale = split_scale(network)
-        if isinstance(named, Path) or _is_run(named):
+        if isinstance(named, Path) or is_run(named):
             return Predictor(_load_run(Path(named), max_disparity, scale), device, precision, fold=True)
         name, _, weights = named.partition("=")
         if name == SGBM.name:
@@ -103,7 +103,7 @@ def task_of_network(network: Any) -> Task:
         return get_task(_card_of(network).task)
     if isinstance(network, str | Path):
         network = split_scale(network)[0]
-    if isinstance(network, str) and not _is_run(network):
+    if isinstance(network, str) and not is_run(network):
         name = network.partition("=")[0]
         if name == SGBM.name or ":" in name:
             return task_of(SGBM if name == SGBM.name else MODELS[name])
@@ -159,7 +159,7 @@ def run_label(network: Any) -> str | None:
     weights that ship; None for what is no run."""
     if not isinstance(network, (str, Path)) or is_exported(network):
         return None
-    return short_path(network) if _is_run(split_scale(network)[0]) else None
+    return short_path(network) if is_run(split_scale(network)[0]) else None
 
 
 def short_path(word: str | Path) -> str:
@@ -196,7 +196,8 @@ def _card_of(file: str | os.PathLike[str]) -> Card:
     return read_card(Path(file))
 
 
-def _is_run(network: str | Path) -> bool:
+def is_run(network: str | Path) -> bool:
+    """Return whether `network` is the directory of a run."""
     return (Path(network) / "recipe.yaml").is_file()
 
 
@@ -216,7 +217,7 @@ def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
     Raises:
         UserError: what stands behind the last `@` is not a number above 0.
     """
-    if _is_run(network):
+    if is_run(network):
         return network, None
     base, at, factor = str(network).rpartition("@")
     weights = ""
@@ -331,7 +332,17 @@ def _recipe_of_run(run: Path) -> Any:
 
 def _load_run(run: Path, max_disparity: int | None, scale: float | None) -> nn.Module:
     """Return the student that the directory of a run holds, made as its recipe says."""
+    name, weights, options = student_of(run)
+    return create_named(name, weights, max_disparity, scale, options)
+
+
+def student_of(run: Path) -> tuple[str, str, dict[str, Any]]:
+    """Return name, weights file and options of the student that the directory of a run holds.
+
+    Raises:
+        UserError: a run of several trainings, or one that is not finished.
+    """
     student, weights = _recipe_of_run(run).student, run / "student.safetensors"
     if not weights.is_file():
         raise UserError(f"{run} is not finished: there is no {weights.name} in it; resume it first")
-    return create_named(student.name, str(weights), max_disparity, scale, student.options)
+    return student.name, str(weights), student.options
