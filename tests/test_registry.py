@@ -4,7 +4,10 @@ import sys
 import threading
 import time
 
-from densedistill.registry import Registry
+import pytest
+
+from densedistill.errors import UserError
+from densedistill.registry import Registry, construct
 
 
 def test_a_second_thread_waits_until_all_names_are_there(tmp_path, monkeypatch):
@@ -22,3 +25,14 @@ def test_a_second_thread_waits_until_all_names_are_there(tmp_path, monkeypatch):
     time.sleep(0.05)
     assert list(here.registry) == ["late"]
     first.join()
+
+
+@pytest.mark.parametrize("options", [{}, {"width": 3, "depth": 4}])
+def test_options_that_somebodys_own_code_does_not_take_are_one_line_and_its_faults_stay(options):
+    def build(width):
+        raise TypeError("a fault of its own")
+
+    with pytest.raises(UserError, match=r"network 'mine:build' (.*option 'depth'|.*argument: 'width')"):
+        construct("network", "mine:build", build, options)
+    with pytest.raises(TypeError, match="a fault of its own"):
+        construct("network", "mine:build", build, {"width": 3})

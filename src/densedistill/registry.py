@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import inspect
 import pkgutil
 import re
 import threading
@@ -73,13 +74,13 @@ def construct(what: str, name: str, constructor: Callable[..., Any], options: Ma
     """Return `constructor(**options)`.
 
     Raises:
-        UserError: one of ours, called `name`, cannot be made with these options. A fault in somebody's own
-            code, `package.module:Name`, stays as it is.
+        UserError: `name` does not take these options or lacks one, or one of ours cannot be made with them.
+            A fault in somebody's own code, `package.module:Name`, stays as it is.
     """
     try:
         return constructor(**options)
     except (TypeError, ValueError, RuntimeError) as error:
-        if ":" in name:
+        if ":" in name and _takes(constructor, options):
             raise
         unknown_option = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown_option and unknown_option[1] in options:
@@ -87,6 +88,17 @@ def construct(what: str, name: str, constructor: Callable[..., Any], options: Ma
         given = ", ".join(f"{key}={value!r}" for key, value in options.items())
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{what} '{name}' cannot be made with {given or 'no options'}: {reason}") from error
+
+
+def _takes(constructor: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    """Return whether `options` are what the signature of `constructor` asks for."""
+    try:
+        inspect.signature(constructor).bind(**options)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
 
 
 def discover(package: str | None, file: str) -> tuple[str, ...]:

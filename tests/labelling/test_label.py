@@ -283,6 +283,13 @@ def test_frames_out_of_order_or_missing_are_named(pairs, tmp_path):
         open_frames({"frames": folder}, get_task("stereo"))
 
 
+def test_a_data_set_that_names_no_samples_is_not_labelled(tmp_path, monkeypatch):
+    (tmp_path / "nameless.py").write_text("def data():\n    return [{}]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(dd.UserError, match="data set 'nameless:data' has no 'names', one a sample"):
+        open_frames({"data": "nameless:data"}, get_task("stereo"))
+
+
 def test_files_are_in_kittis_formats_and_come_back(pairs, scenes, tmp_path):
     out = tmp_path / "labels"
     frames = {"data": "world", "length": 3, "size": [64, 96], "max_disparity": 24}

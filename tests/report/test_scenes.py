@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from densedistill.inference.evaluate import evaluate
 from densedistill.report.scenes import NETWORKS, scenes_of
 from densedistill.tasks import get_task
 
@@ -39,6 +40,13 @@ def test_scenes_take_turns_among_data_sets_and_bear_their_figures():
     assert not scenes[1].captions
     assert list(scenes[0].predictions) == list(scenes[0].errors) == ["right", "wrong"]
     assert not np.array_equal(scenes[0].predictions["right"], scenes[0].predictions["wrong"])
+
+
+def test_samples_of_somebodys_own_data_set_need_no_name():
+    bare = {key: value for key, value in sample("a").items() if key != "meta"}
+    figures = evaluate({"right": Constant(3.0)}, {"a": [bare]}, metrics=["epe"]).samples
+    (scene,) = scenes_of({"right": Constant(3.0)}, {"a": [bare]}, figures)
+    assert scene.captions["right"].startswith("EPE ")
 
 
 def test_no_more_networks_are_shown_than_fit():

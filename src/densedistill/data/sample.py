@@ -122,3 +122,8 @@ def _stack_padded(key: str, values: list[Tensor | None]) -> Tensor:
         if value is not None:
             row[: len(value)] = value
     return batch
+
+
+def sample_name(sample: Mapping[str, Any], label: str, index: int) -> str:
+    """Return what a sample is called, or where somebody's own data set does not say it, LABEL[INDEX]."""
+    return str(sample.get("meta", {}).get("name", f"{label}[{index}]"))

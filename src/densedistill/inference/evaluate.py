@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
+from ..data.sample import sample_name
 from ..errors import DataWarning, UserError
 from ..metrics import MetricInfo, create_metric, metric_info
 from ..tasks import Task
@@ -116,7 +117,7 @@ def evaluate(
             }
             steps = _share(indices, distributed)
             for index, sample in zip(steps, _read_ahead(source.samples, steps), strict=True):
-                name = _sample_name(sample, source, index)
+                name = sample_name(sample, source.label, index)
                 sample = protocol.crop(sample, task.inputs[0])
                 require_measurable(sample, task, measures[source.label], source.label, name)
                 for label, tally in tallies.items():
@@ -345,10 +346,6 @@ def _read_ahead(samples: Any, indices: Sequence[int]) -> Iterator[Mapping[str, A
             if following is not None:
                 pending.append(pool.submit(samples.__getitem__, following))
             yield sample
-
-
-def _sample_name(sample: Mapping[str, Any], source: Source, index: int) -> str:
-    return str(sample.get("meta", {}).get("name", f"{source.label}[{index}]"))
 
 
 def require_measurable(

@@ -57,6 +57,8 @@ def open_frames(source: Mapping[str, Any], task: Task, out: Path | None = None) 
             if task.takes == "sequence":
                 check_order(inputs)
             frames = FileFrames(inputs, task)
+    if not hasattr(frames, "names"):
+        raise UserError(f"data set '{source['data']}' has no 'names', one a sample: labels are found by them")
     names = list(frames.names)
     if not names:
         raise UserError(f"there is no frame in {source}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..data.sample import sample_name
 from ..tasks import task_of
 from ..tasks.files import unbatch
 from ..tasks.pictures import parts
@@ -31,20 +32,20 @@ def scenes_of(
     predictors = dict(list(predictors.items())[:NETWORKS])
     chosen = [(label, index) for index in range(count) for label in datasets if index < len(datasets[label])]
     return [
-        _scene(predictors, datasets[label][index], f"{label}, sample {index + 1}", label, figures)
-        for label, index in chosen[:count]
+        _scene(predictors, datasets[label][index], label, index, figures) for label, index in chosen[:count]
     ]
 
 
 def _scene(
     predictors: Mapping[str, Callable[..., Any]],
     sample: Mapping[str, Any],
-    title: str,
     label: str,
+    index: int,
     figures: Sequence[Mapping[str, Any]],
 ) -> Scene:
     task = task_of(next(iter(predictors.values())))
-    name = str(sample["meta"]["name"])
+    meta = sample.get("meta", {})
+    name = sample_name(sample, label, index)
     own = [row for row in figures if row["data"] == label and row["sample"] == name]
     columns = metric_columns([{k: v for k, v in row.items() if k != "sample"} for row in own])
     captions = {
@@ -59,6 +60,6 @@ def _scene(
     images = [sample[key] for key in task.inputs]
     found = {label: unbatch(predict(*images)) for label, predict in predictors.items()}
     if task.draw is not None:
-        names = {"names": sample["meta"].get("classes", ())}
+        names = {"names": meta.get("classes", ())}
         truth, found = truth | names, {label: outputs | names for label, outputs in found.items()}
-    return scene_of(task, title, image, truth, valid, found, captions)
+    return scene_of(task, f"{label}, sample {index + 1}", image, truth, valid, found, captions)
