@@ -221,7 +221,7 @@ def split_scale(network: str | Path) -> tuple[str | Path, float | None]:
         return network, None
     base, at, factor = str(network).rpartition("@")
     weights = ""
-    if not _is_run(base):  # whose directory may have any letters in its name
+    if not is_run(base):  # whose directory may have any letters in its name
         named, equals, file = str(network).partition("=")
         base, at, factor = named.rpartition("@")
         weights = equals + file
