@@ -143,9 +143,9 @@ def build_augmentation(
     for key in config:
         if key not in OPTIONS:
             raise unknown("augmentation option", key, OPTIONS)
-    preset = config.get("augment", "none")
+    preset = str(config.get("augment", "none"))
     if preset not in PRESETS:
-        raise unknown("augmentation", str(preset), PRESETS)
+        raise unknown("augmentation", preset, PRESETS)
     options = _checked(replace(Options(**PRESETS[preset]), **config))
     if options.warp_right is not None and task != "stereo":
         raise UserError(f"augmentation warp_right draws stereo pairs, not samples of {task}; leave it out")
@@ -165,7 +165,7 @@ _PAIRS = ("crop", "scale", "decalibrate", "gamma", "brightness", "tint", "warp_r
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (_PAIRS, "two numbers", _is_pair),
     (("crop",), "[height, width] in px", lambda v: all(isinstance(side, int) and side > 0 for side in v)),
-    (("scale",), "[least, largest] exponent of two", lambda v: v[0] <= v[1]),
+    (("scale",), "[least, largest] exponent of two, -8 to 8", lambda v: -8 <= v[0] <= v[1] <= 8),
     (("decalibrate",), "[px, degrees], 0 or more", lambda v: min(v) >= 0),
     (
         ("gamma", "brightness", "tint", "warp_right"),
@@ -177,7 +177,8 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         "a probability from 0 to 1",
         lambda v: _is_number(v) and 0 <= v <= 1,
     ),
-    (("stretch", "noise", "blur", "rotate"), "0 or more", lambda v: _is_number(v) and v >= 0),
+    (("stretch",), "an exponent of two, 0 to 8", lambda v: _is_number(v) and 0 <= v <= 8),
+    (("noise", "blur", "rotate"), "0 or more", lambda v: _is_number(v) and v >= 0),
     (("snap",), "a number of px, 1 or more", lambda v: isinstance(v, int) and v >= 1),
     (("jpeg",), "a quality from 1 to 95 or 0 for none", lambda v: isinstance(v, int) and 0 <= v <= 95),
 )

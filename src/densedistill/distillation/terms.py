@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -173,7 +174,7 @@ def _term(name: str, given: Any, outputs: Sequence[str]) -> Term:
 
 
 def _number(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{what} is a number, got {value!r}")
     return float(value)
 
@@ -200,6 +201,8 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
     of_truth = is_output(term, outputs) or getattr(loss, "takes_truth", False)
     if term.to == GROUND_TRUTH and not of_truth:
         raise UserError(f"the ground truth has no tap '{term.of}'{nearest(str(term.of), outputs)}")
+    if term.to == GROUND_TRUTH and term.to_tap is not None:
+        raise UserError(f"the ground truth has nothing to choose, got '{term.to_tap}'; 'of' says which it is")
     if term.mask not in MASKS:
         raise UserError(
             f"mask is one of {', '.join(MASKS)}, got '{term.mask}'{nearest(str(term.mask), MASKS)}"
@@ -212,6 +215,8 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
         raise UserError(f"loss '{term.loss}' is for taps, not outputs")
     if term.weight < 0:
         raise UserError(f"the weight is at least 0, got {term.weight:g}")
+    if term.max_disparity is not None and term.max_disparity <= 0:
+        raise UserError(f"max_disparity is above 0 px, got {term.max_disparity:g}")
     if term.adapter is not None:
         if is_output(term, outputs):
             raise UserError("an adapter is for taps; outputs have one shape already")

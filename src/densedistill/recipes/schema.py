@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import types
@@ -110,8 +111,6 @@ class Data:
         _at_least("data", self, batch_size=1, workers=0)
         for entry in self.train:
             _at_least("data.train", entry, weight=0)
-            if entry.weight == math.inf:
-                raise UserError(f"data.train.weight: a share of the samples, not {entry.weight}")
         if self.train and all(entry.weight == 0 for entry in self.train):
             raise UserError("data.train: every data set has the weight 0; one must be above it")
         if not all(entry.truth for entry in self.validate):
@@ -176,6 +175,11 @@ class Schedule:
         _above_zero("schedule", self, lengths[0])
         if math.isinf(self.length):
             raise UserError(f"schedule.{lengths[0]}: must have an end, not {self.length}")
+        _at_least("schedule", self, gamma=0, power=0)
+        if not all(milestone >= 0 for milestone in self.milestones):
+            raise UserError(f"schedule.milestones: must be at least 0, not {self.milestones}")
+        if not 0 <= self.final <= 1:
+            raise UserError(f"schedule.final: a share of the largest rate, from 0 to 1, not {self.final}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"schedule.warmup: a share of the whole, from 0 to below 1, not {self.warmup}")
         if not 0 <= self.hold < 1 - self.rise:
@@ -270,8 +274,8 @@ class Recipe:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed: must be at least 0, not {self.seed}")
+        if not 0 <= self.seed < 2**63:  # what torch takes
+            raise UserError(f"seed: must be at least 0 and below 2^63, not {self.seed}")
         if not self.objective:
             raise UserError("objective: there is no term; add one, for example ground_truth")
         for name, term in self.objective.items():
@@ -408,14 +412,14 @@ def convert(kind: Any, value: Any, path: str) -> Any:
 
 def _scalar(kind: type, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-4, without a point, as text
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)  # YAML reads 1e-4, without a point, as text
+            if math.isfinite(number):
+                return number
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    if kind is not float and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise UserError(f"{path}: {_KINDS.get(kind, kind.__name__)} is wanted, not {value!r}")
