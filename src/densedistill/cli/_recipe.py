@@ -83,5 +83,5 @@ def read_flags(rest: list[str]) -> dict[str, Any]:
                 raise UserError(f"{flag} lacks a value")
             text = rest[position]
             position += 1
-        overrides[flag[2:].replace("-", "_")] = parse_value(text)
+        overrides[flag[2:]] = parse_value(text)
     return overrides

@@ -54,12 +54,24 @@ def load_recipe(
         document = read_document(name)
         title = str(document.get("name") or (Path(name).stem if _is_path(name) else name))
     resolved = _resolve(document, twin, title)
-    overrides = dict(overrides or {})
+    stages = resolved.get("stages", {})
+    known = (stages, *stages.values()) if stages else (resolved,)
+    overrides = {_spelled(path, *known): value for path, value in (overrides or {}).items()}
     if "stages" in resolved:
         return _build_stages(resolved, overrides, title, str(document.get("description", "")))
     for path, value in overrides.items():
         override(resolved, path, value)
     return _build(resolved, title)
+
+
+def _spelled(path: str, *known: Any) -> str:
+    """Return the dotted `path` as the mappings of `known` spell it: a dash that they do not have is an
+    underscore, so that `--data.batch-size` is a flag."""
+    key, dot, rest = path.partition(".")
+    trees = [tree for tree in known if isinstance(tree, Mapping)]
+    if not any(key in tree for tree in trees):
+        key = key[:1] + key[1:].replace("-", "_")  # -1 counts a list's entries from its end
+    return key + dot + (rest and _spelled(rest, *(tree.get(key) for tree in trees)))
 
 
 def _build_stages(resolved: Document, overrides: Document, title: str, description: str) -> Stages:
