@@ -56,19 +56,30 @@ def test_a_finished_stage_is_not_repeated(tmp_path, monkeypatch):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_finished_stage_stays_what_it_was_trained_by_when_a_chain_is_changed(tmp_path, monkeypatch):
+def test_a_finished_stage_stays_what_it_was_trained_by_when_a_chain_is_changed(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(MODULE, "_hand_over", _fail_on_second())
         with pytest.raises(RuntimeError):
             train(chain(), run=tmp_path / "run")
     changes = {"optimizer.weight_decay": 0.1, "data.validate.length": 1}
+    capsys.readouterr()
     run = train(resume=tmp_path / "run", overrides=changes)
+    assert re.findall(r"stage '(\w+)' is finished, and stays", capsys.readouterr().err) == ["teacher"]
     for said in (
         run.recipe.recipes,
         {name: stage.recipe for name, stage in stage_runs(run.recipe, run).items()},
     ):
         assert [stage.optimizer.weight_decay for stage in said.values()] == [0.0, 0.1]
     assert [stage.data.validate[0].options["length"] for stage in run.recipe.recipes.values()] == [1, 1]
+
+
+def test_a_stage_alone_does_not_know_the_weights_of_another(tmp_path):
+    run = train(chain(), run=tmp_path / "run")
+    with pytest.raises(UserError, match=r"weights: 'stage:teacher' is another stage .*its whole run"):
+        train(resume=stage_runs(run.recipe, run)["student"].path, overrides={"schedule.steps": 9})
+    with pytest.raises(UserError, match="this is one stage alone"):
+        train(toy.recipe(student__weights="stage:teacher"), run=tmp_path / "single")
+    assert not (tmp_path / "single").exists()
 
 
 def _fail_on_second():

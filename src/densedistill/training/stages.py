@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import replace
 
+from ..errors import UserError
 from ..files import write_bytes
 from ..recipes import Recipe, Stages, Student, Teacher
 from .launch import is_first_process
@@ -32,6 +33,8 @@ def train_stages(stages: Stages, run: Run, changed: bool) -> Run:
     runs = stage_runs(stages, run)
     if changed:
         kept = {name: _as_trained(recipe, runs[name]) for name, recipe in stages.recipes.items()}
+        for name in [name for name in kept if kept[name] != stages.recipes[name] and is_first_process()]:
+            print(f"warning: stage '{name}' is finished, and stays what it was trained by", file=sys.stderr)
         stages = replace(stages, recipes=kept)
     if changed and is_first_process() and all(stage.finished for stage in runs.values()):
         run.write_recipe(stages)
@@ -54,6 +57,18 @@ def stage_of(user: Student | Teacher) -> str | None:
     """Return the stage whose student `user` begins as, or is, by its `weights: stage:NAME`."""
     weights = user.weights or ""
     return weights.removeprefix("stage:") if weights.startswith("stage:") else None
+
+
+def refuse_stage(recipe: Recipe | Stages) -> None:
+    """Raise UserError for a single recipe that names another stage's weights: alone it does not know them."""
+    if isinstance(recipe, Stages):
+        return
+    users: list[Student | Teacher] = [recipe.student, *recipe.teachers.values()]
+    for stage in filter(None, map(stage_of, users)):
+        raise UserError(
+            f"weights: 'stage:{stage}' is another stage of a chain, and this is one stage alone; train the "
+            "chain, or --resume the folder of its whole run"
+        )
 
 
 def with_earlier(recipe: Recipe, runs: dict[str, Run]) -> Recipe:

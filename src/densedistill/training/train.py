@@ -37,7 +37,7 @@ from .module import TrainingModule, seed_all
 from .optimizer import freeze
 from .run import Run, choose_directory, open_run
 from .schedule import Course
-from .stages import stage_of, train_stages
+from .stages import refuse_stage, stage_of, train_stages
 from .synchronise import SynchronisedNorms
 from .validation import Validator, open_validation, trained_on
 
@@ -56,10 +56,12 @@ def train(
     if resume is not None:
         directory = open_run(resume)
         chosen = load_recipe(directory.path / "recipe.yaml", overrides=overrides)
+        refuse_stage(chosen)
     else:
         if recipe is None:
             raise UserError("there is nothing to train: give a recipe, or the run to resume")
         chosen = _chosen(recipe, twin, overrides)
+        refuse_stage(chosen)
         directory = Run(run or choose_directory(chosen, twin))
         for name, one in chosen.recipes.items() if isinstance(chosen, Stages) else [("", chosen)]:
             rehearse(one, name)
