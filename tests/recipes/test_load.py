@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -322,6 +323,16 @@ def test_a_broken_file_has_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_comes_through_a_pipe():
+    read, write = os.pipe()
+    os.write(write, b"{recipe: dsnet/sceneflow, seed: 5}")
+    os.close(write)
+    try:
+        assert load_recipe(f"/dev/fd/{read}").seed == 5
+    finally:
+        os.close(read)
 
 
 def test_a_recipe_that_leads_back_to_itself_is_refused(tmp_path):

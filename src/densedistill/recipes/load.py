@@ -138,7 +138,11 @@ def _teachers(document: Document) -> Mapping[str, Any]:
 
 
 def _is_path(name: str | Path) -> bool:
-    return isinstance(name, Path) or str(name).endswith((".yaml", ".yml")) or Path(name).is_file()
+    return isinstance(name, Path) or str(name).endswith((".yaml", ".yml")) or _is_readable(Path(name))
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() or path.is_fifo()  # /dev/stdin, or a shell's <(command)
 
 
 class _Loader(yaml.SafeLoader):
@@ -171,7 +175,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+012345
 def read_document(name: str | Path) -> Document:
     """Return the YAML of recipe `name` (one that ships, or a path) as it stands there."""
     path = Path(name) if _is_path(name) else SHIPPED / f"{name}.yaml"
-    if not path.is_file():
+    if not _is_readable(path):
         if _is_path(name):
             raise UserError(f"there is no recipe file '{path}'")
         raise UserError(f"there is no recipe '{name}'{nearest(str(name), list_recipes())}")
