@@ -36,7 +36,6 @@ from no_convolutions import no_convolutions
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
-from densedistill.distillation.exact import exact_gradients
 from densedistill.distillation.objective import Objective
 from densedistill.distillation.recompute import recomputed_activations
 from densedistill.inference.predictor import Predictor
@@ -100,7 +99,7 @@ def our_side(options: argparse.Namespace) -> tuple[Callable[[], Tensor], Callabl
 
     def loss() -> Tensor:
         autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
-        with autocast, recomputed_activations(), exact_gradients():
+        with autocast, recomputed_activations():
             return objective(batch)[0]
 
     return (

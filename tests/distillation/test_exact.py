@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from tiny_stereo import TinyStereo
 from torch import nn
 
+from densedistill.distillation import Objective, exact
 from densedistill.distillation.exact import exact_gradients
 
 WRONG = {
@@ -50,8 +52,31 @@ def test_gradients_that_bfloat16_gets_wrong_are_those_of_float32(conv, shape):
         with torch.autocast("cpu", torch.bfloat16), exact_gradients():
             found = gradients(conv, image)
         assert found[0].dtype is torch.bfloat16
-        for ours, exact in zip(found, truth, strict=True):
-            assert (ours - exact).norm() <= 1e-2 * exact.norm()
+        for ours, right in zip(found, truth, strict=True):
+            assert (ours - right).norm() <= 1e-2 * right.norm()
+
+
+def test_an_objective_under_autocast_has_exact_gradients(monkeypatch):
+    seen = []
+
+    def look(*args, **kwargs):
+        seen.append(args)
+        return False
+
+    monkeypatch.setattr(exact, "_goes_wrong", look)
+    batch = {"left": torch.rand(1, 3, 16, 32), "right": torch.rand(1, 3, 16, 32)}
+    objective = Objective(
+        {"t": {"loss": "l1", "of": "disparity", "to": "t"}}, TinyStereo(), {"t": TinyStereo()}
+    )
+    objective(batch)
+    assert not seen
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(batch)
+        assert seen
+        seen.clear()
+        objective.student.compile(backend="eager")
+        objective(batch)
+        assert not seen
 
 
 @pytest.mark.parametrize(("conv", "shape"), RIGHT.values(), ids=RIGHT)

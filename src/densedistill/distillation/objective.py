@@ -16,6 +16,7 @@ from ..tasks import Task, task_of
 from .answers import all_heads, input_spec, run_network
 from .comparison import Answers, Comparison, Pair
 from .dry_run import tiny_batch, unchanged
+from .exact import exact_gradients
 from .places import pad_alike
 from .taps import Taps, resolve_tap, unwrap
 from .teachers import Teacher, as_teacher
@@ -29,6 +30,7 @@ class Objective(nn.Module):
     gives its intermediate outputs) and the teachers (in evaluation mode, without gradient) that a term of
     weight above 0 needs. Masked losses are means over what counts in all processes: each process scales its
     own so that the mean of gradients, which data-parallel training takes, is the gradient of the global mean.
+    Under autocast in bfloat16 on a CPU gradients are exact (see `exact_gradients`) where nothing is compiled.
 
     Student and teachers are not submodules: `parameters()` and `state_dict()` hold what the terms own
     (adapters, losses with parameters), which an optimiser takes beside the student's. `to()` moves the
@@ -105,7 +107,7 @@ class Objective(nn.Module):
             parts: batches that make a step, of whose totals the step takes the mean: a loss that sums over
                 samples, as some published ones do, then counts as that of all of them.
         """
-        with self._taps.step():
+        with self._taps.step(), exact_gradients(not self._is_compiled()):
             answers = self._ask(batch)
             compared = []
             for comparison in self._comparisons:
@@ -187,6 +189,11 @@ class Objective(nn.Module):
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 raise UserError(f"loss '{loss}' failed: {reason}") from error
             raise
+
+    def _is_compiled(self) -> bool:
+        """Return whether a compiler decides what is computed how."""
+        modules = unwrap(self.student).modules()
+        return torch.compiler.is_compiling() or any(one._compiled_call_impl is not None for one in modules)
 
     def _processes(self) -> int:
         """Return how many processes compare together; a rehearsal is each one's own."""

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..distillation.exact import exact_gradients
 from ..distillation.objective import Objective
 from ..distillation.recompute import recomputed_activations
 from ..distillation.terms import GROUND_TRUTH
@@ -160,9 +159,8 @@ class TrainingModule(L.LightningModule):
                 )
         self._batch = batch
         config = self.recipe.trainer
-        # A compiler decides itself what is kept, and what is computed how.
-        eager = not config.compile
-        with recomputed_activations(config.recompute and eager), exact_gradients(eager):
+        # A compiler decides itself what is kept.
+        with recomputed_activations(config.recompute and not config.compile):
             total, self.parts = self.objective(batch, self.epoch, config.accumulate)
         self.parts = {"total": total.detach(), **{k: v.detach() for k, v in self.parts.items()}}
         if not torch.isfinite(total):
