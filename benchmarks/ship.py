@@ -2,6 +2,7 @@
 
     python benchmarks/ship.py runs/shipped-teacher
     python benchmarks/ship.py runs/shipped-fine --tag fine   # as NETWORK=fine, beside what ships
+    python benchmarks/ship.py runs/first runs/second         # the second goes on from the first
 
 Evaluates the student on the real images that ship and on procedural scenes that no training uses, beside
 OpenCV's SGBM or, for depth, a constant plane, and writes src/densedistill/weights/NAME.safetensors (half
@@ -26,10 +27,10 @@ from densedistill import __version__
 from densedistill.data.datasets import create_dataset
 from densedistill.files import write_bytes
 from densedistill.inference.evaluate import evaluate
-from densedistill.networks.published import SHIPPED, save_weights
+from densedistill.networks.published import SHIPPED, save_weights, shipped_weights
 from densedistill.networks.registry import create_model
 from densedistill.recipes import Recipe
-from densedistill.training import open_run
+from densedistill.training import Run, open_run
 from densedistill.training.stages import stage_runs
 
 
@@ -73,13 +74,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="a finished run")
+    parser.add_argument("runs", type=Path, nargs="+", help="finished runs, each going on from the one before")
     parser.add_argument("--force", action="store_true", help="replace better weights, too")
+    parser.add_argument(
+        "--data",
+        default="the procedural world alone; no real image was trained on",
+        help="what it was trained on",
+    )
     parser.add_argument("--tag", help="of weights beside the shipped ones: NAME.TAG.safetensors")
     arguments = parser.parse_args()
 
-    run, whole = open_run(arguments.run), open_run(arguments.run).recipe
-    parts = [run] if isinstance(whole, Recipe) else list(stage_runs(whole, run).values())
+    runs = [open_run(path) for path in arguments.runs]
+    run, whole = runs[-1], runs[-1].recipe
+    parts = [part for one in runs for part in parts_of(one)]
     recipe = whole if isinstance(whole, Recipe) else list(whole.recipes.values())[-1]
     name = recipe.student.name
     sheet = SHEETS[recipe.task]
@@ -117,7 +124,7 @@ def main() -> None:
             raise SystemExit(
                 f"{name}: what ships has {decides} {before:.4f} on the real images, this {now:.4f}; kept"
             )
-    ends = [part.history[-1] for part in parts]
+    ends = [part.history[-1] for part in parts] + begun_with(runs[0])
     provenance = {
         "network": name,
         "options": network.options,
@@ -127,7 +134,7 @@ def main() -> None:
         "batch_size": recipe.data.batch_size,
         "hours": round(sum(end["time"] for end in ends) / 3600, 2),
         "environment": json.loads((run.path / "environment.json").read_text()),
-        "data": "the procedural world alone; no real image was trained on",
+        "data": arguments.data,
         "figures": figures,
         "command": f"densedistill {'distill' if recipe.teachers else 'train'} {whole.name}",
         "densedistill": __version__,
@@ -138,6 +145,21 @@ def main() -> None:
     save_weights(network, SHIPPED / f"{stem}.safetensors", tags, half=True)
     write_bytes(provenance_file, (json.dumps(provenance, indent=1) + "\n").encode())
     print(f"wrote {SHIPPED / stem}.safetensors and .json")
+
+
+def parts_of(run: Run) -> list[Run]:
+    """Return the runs of a chain's stages, or the run itself."""
+    return [run] if isinstance(run.recipe, Recipe) else list(stage_runs(run.recipe, run).values())
+
+
+def begun_with(run: Run) -> list[dict[str, float]]:
+    """Return step and time of the training whose shipped weights `run` began with, if it did."""
+    student = run.recipe.student if isinstance(run.recipe, Recipe) else None
+    weights = student and shipped_weights(student.name).get(str(student.weights))
+    if not weights:
+        return []
+    earlier = json.loads(weights.with_suffix(".json").read_text())
+    return [{"step": earlier["steps"], "time": 3600 * earlier["hours"]}]
 
 
 def on_real_images(figures: Mapping[str, Mapping[str, float]], figure: str) -> float:
