@@ -326,7 +326,7 @@ def _notes(recipe: Recipe) -> list[str]:
         f"{recipe.schedule.steps} steps of {recipe.data.batch_size} crops of {width}×{height} px",
         f"disparities below {recipe.student.options['max_disparity']} px",
         f"{labelled} pairs with ground truth for both, {unlabelled} without for the distilled student",
-        "no photograph in training",
+        "no photograph in this training",
         f"seed {recipe.seed}",
         f"{counted(threads, 'thread')} of {cpu_model()}",
     ]
