@@ -329,6 +329,14 @@ def test_a_file_answers_inside_autocast_as_outside(files, pair, suffix):
         assert torch.equal(runtime(*pair)["disparity"], expected)
 
 
+def test_a_package_is_a_teacher(pair, tmp_path):
+    export(Tiny(dd.InputSpec(multiple=8), "stereo").eval(), tmp_path / "a.pt2", check_sizes=[(16, 24)])
+    taught = load_runtime(tmp_path / "a.pt2")(*pair)["disparity"]
+    student = torch.zeros_like(taught, requires_grad=True)
+    torch.nn.functional.smooth_l1_loss(student, taught).backward()
+    assert student.grad.any()
+
+
 class Deep(Tiny):
     """A network with a convolution of one small volume."""
 

@@ -26,7 +26,7 @@ class TorchSession:
         self._module, self._outputs, self.device = module, card.outputs, device
         self.precision = "float32"
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not `inference_mode`, whose tensors no loss may save
     def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
             with torch.autocast(self.device.type, enabled=False):  # whose casts the graph was not traced with
