@@ -124,8 +124,8 @@ class Runtime(nn.Module):
             raise UserError(f"{self.name} takes {len(self.card.inputs)} images ({wanted}), got {len(images)}")
         images = tuple(self._checked(image).to(self.device) for image in images)
         if len({image.shape for image in images}) > 1:
-            sizes = ", ".join(f"{i.shape[-1]}x{i.shape[-2]}" for i in images)
-            raise UserError(f"the views differ in size ({sizes} px); rectified views have one size")
+            shapes = " and ".join(str(tuple(image.shape)) for image in images)
+            raise UserError(f"the views differ in shape: {shapes}; rectified views have one")
         placement = self._place(*images[0].shape[-2:])
         prepared = [_prepare(image, self._spec, placement).contiguous() for image in images]
         return dict(zip(self.card.inputs, prepared, strict=True)), placement
