@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from densedistill import cli
 from densedistill.cli import VERBS, make_parser
 from densedistill.cli._recipe import read_flags
 from densedistill.networks import create_model, published
+from densedistill.networks.input_spec import InputSpec
 from densedistill.recipes import list_recipes, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +64,27 @@ def test_python_on_a_page_runs_from_top_to_bottom(page, shipped, tmp_path, monke
             exec(compile(block, f"{page.name}, block {number}", "exec"), names)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        InputSpec(pad="top-right"),
+        InputSpec(mean=(103.0, 116.0, 123.0), std=(1.0, 1.0, 1.0), channels="bgr", range=255.0, multiple=32),
+        InputSpec(pad="centre", pad_mode="reflect", multiple=32),
+        InputSpec(pad_mode="replicate", min_size=(64, 60)),
+    ],
+    ids=lambda spec: f"{spec.channels} {spec.pad} {spec.pad_mode}",
+)
+def test_numpy_on_the_page_of_exports_prepares_images_as_we_do(spec):
+    names = {}
+    (block,) = (b for b in blocks(ROOT / "docs/how-to/export.md", "python") if "def padded" in b)
+    exec(block, names)
+    image = torch.rand(3, 37, 50)
+    whole, inside = names["padded"](image.numpy(), json.loads(json.dumps(vars(spec))))
+    assert (whole[(0, slice(None), *inside)] == image.numpy()).all()
+    (wanted,), _ = spec.prepare(image[None])
+    torch.testing.assert_close(spec.normalise(torch.from_numpy(whole)), wanted, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("page", named(p for p in PAGES if commands(p)))

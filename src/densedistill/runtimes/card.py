@@ -38,7 +38,8 @@ class Card:
         classes: names of the classes it tells, where it has names for them.
         decoding: of a detector, how boxes come from that: `strides` of the levels, whose positions follow
             upon one another row by row, each at its index times the stride and half of one; the least class
-            probability (`threshold`), and the largest `overlap` (IoU) of two of the most `detections`.
+            probability (`threshold`); the largest `overlap` (IoU) of two boxes of a class; and the most
+            `detections`. A score is the root of a class probability times the sigmoid of `centerness`.
         weights: how they are stored: "float32", "float16", "bfloat16" or "int8".
         difference: to the network in torch in float32, as `Difference.to_dict` gives it.
         version: of the package that wrote the file.
