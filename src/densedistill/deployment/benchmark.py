@@ -253,7 +253,7 @@ def benchmark(
             # A folder each: two networks may have one name.
             place = Path(folder) / str(several.index(network))
             predict, source = resolve(
-                network, runtime, precision, max_disparity, device, folder=place, **shape
+                network, runtime, precision, max_disparity, device, folder=place, on_progress=say, **shape
             )
             predictors.append((_row(predict, network, size, batch), predict, source))
         _distinct([row for row, _, _ in predictors], words)
@@ -278,7 +278,7 @@ def benchmark(
                 values = [one for one in found.rows if one["name"] == row.label and metric in one]
                 if values:
                     row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
-        say("measuring latency")
+        say(f"measuring latency: {counted(rounds, 'round')}, none begun after {seconds:g} s")
         latencies = measure_latency(calls, rounds, warm_up, seconds)
         fastest = next((row.device for row, _, _ in predictors if row.device.startswith("cuda")), "cpu")
         peak = peak_rates(fastest)

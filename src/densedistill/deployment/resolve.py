@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def resolve(
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     folder: str | os.PathLike[str] = ".",
+    on_progress: Callable[[str], None] | None = None,
 ) -> tuple[Any, dict[str, Any] | None]:
     """Return `network` in `runtime` as a predictor, and how another process makes the same.
 
@@ -37,6 +39,7 @@ def resolve(
         precision, max_disparity, device: of the predictor.
         size, batch: what the network is exported for, where it has to be.
         folder: where that file goes; of this network alone.
+        on_progress: gets a word on each stage of that.
 
     Returns:
         The predictor, and keyword arguments of `densedistill.deployment.memory`; None for what was given as
@@ -64,7 +67,7 @@ def resolve(
     suffix = next(suffix for suffix, takers in SUFFIXES.items() if takers[0] == runtime)
     file = Path(folder) / f"{name_of(made)}-{runtime}{suffix}"
     if not file.is_file():
-        export(made, file, size, batch=batch)
+        export(made, file, size, batch=batch, on_progress=on_progress)
     predict, source = _open(file, runtime, precision, device)
     predict.name, predict.counted = name_of(made), made  # type: ignore[attr-defined]
     return predict, source
