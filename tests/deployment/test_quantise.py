@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import weakref
@@ -210,3 +211,16 @@ def test_calibration_images_are_not_all_in_memory_at_a_time(tmp_path, monkeypatc
     monkeypatch.setattr(module, "_as_tensors", counted)
     quantise(Tiny(dd.InputSpec(multiple=8), "depth").eval(), tmp_path / "student.onnx", tmp_path / "frames")
     assert max(most) <= 3
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_calibrating_says_how_far_it_is(tmp_path, pairs, suffix, monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def bar(shown):
+        yield lambda *step: seen.append((shown, *step))
+
+    monkeypatch.setattr(importlib.import_module("densedistill.deployment.quantise"), "progress_bar", bar)
+    quantise(Tiny(dd.InputSpec(multiple=8), "stereo").eval(), tmp_path / f"a{suffix}", pairs, progress=True)
+    assert seen == [(True, "calibrate", name, 3) for name in "012"]

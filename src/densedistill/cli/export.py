@@ -9,6 +9,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ._arguments import add_data_arguments, data_options, parse_size
 
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
             batch=args.batch,
             data=args.data,
             on_progress=say,
+            progress=sys.stderr.isatty(),
             **limit,
             **options,
         )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import UserError, as_count, counted, unknown
 from ..inference.inputs import Input, inputs_from
 from ..inference.predictor import Predictor
+from ..inference.progress import progress_bar
 from ..runtimes import Runtime, load_runtime
 from ..tasks import task_of
 from .check import Difference, measure_difference
@@ -64,6 +65,7 @@ def quantise(
     data: Any = None,
     limit: float = float("inf"),
     on_progress: Callable[[str], None] | None = None,
+    progress: bool = False,
     **evaluating: Any,
 ) -> Quantised:
     """Write `network` with 8-bit weights and activations (NNCF's post-training quantisation).
@@ -81,6 +83,7 @@ def quantise(
         data: labelled data, as `evaluate` takes it, for the figures before and after.
         limit: largest mean difference to torch, as in `export`, for which the file is written.
         on_progress: gets a word on each stage.
+        progress: draw bars of calibrating and evaluating on stderr.
         **evaluating: further arguments of `evaluate`, for example `max_disparity=192`.
 
     Raises:
@@ -124,7 +127,7 @@ def quantise(
         runtime = load_runtime(draft)
         say(f"calibrating on {counted(len(images), 'sample')}")
         kept = tuple(sorted({*keep, *_kept(nodes)}))
-        artifact.model = _quantised(artifact.model, runtime, images, kept)
+        artifact.model = _quantised(artifact.model, runtime, images, kept, progress)
         del runtime
 
     def measure(other: Runtime) -> Difference:
@@ -136,7 +139,7 @@ def quantise(
         say("evaluating before and after")
         pair = {"float32, torch": Predictor(reference), f"int8, {path.name}": load_runtime(path)}
         try:
-            figures = evaluate(pair, data, **evaluating)
+            figures = evaluate(pair, data, progress=progress, **evaluating)
         except UserError as error:
             raise UserError(f"{path} is written, but was not evaluated: {error}") from None
     return Quantised(path, difference, kept, figures)
@@ -155,18 +158,19 @@ class _Images(Sequence[list[Tensor]]):
         return _as_tensors(self.given[index].read(), self.size)
 
 
-def _quantised(model: Any, runtime: Runtime, images: _Images, kept: Sequence[str]) -> Any:
-    with _quiet():
+def _quantised(model: Any, runtime: Runtime, images: _Images, kept: Sequence[str], progress: bool) -> Any:
+    with progress_bar(progress) as advance, _quiet():
         import nncf
 
-        def prepare(views: list[Tensor]) -> dict[str, Any]:
+        def prepare(number: int) -> dict[str, Any]:
+            advance("calibrate", images.given[number].name, len(images))
             count = runtime.card.batch or 1
-            prepared = runtime.prepare(*views)[0]
+            prepared = runtime.prepare(*images[number])[0]
             return {key: image.repeat(count, 1, 1, 1).numpy() for key, image in prepared.items()}
 
         return nncf.quantize(
             model,
-            nncf.Dataset(images, prepare),
+            nncf.Dataset(range(len(images)), prepare),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False) if kept else None,
