@@ -17,7 +17,7 @@ import densedistill as dd
 from densedistill.data.datasets import create_dataset
 from densedistill.deployment import tensorrt
 from densedistill.deployment.check import Difference, Row, compare, measure_difference, real_images
-from densedistill.deployment.export import export, make_artifact
+from densedistill.deployment.export import export, make_artifact, writing_in_words
 from densedistill.deployment.graph import Graph, deployable, doubtful_sizes, trace, traced_size
 from densedistill.errors import UserError
 from densedistill.networks.fcos import FCOS
@@ -482,3 +482,9 @@ def test_the_public_name_returns_the_difference(tmp_path):
     assert isinstance(difference, float)
     runtime = dd.load_runtime(tmp_path / "tiny.onnx")
     assert measure_difference(network, runtime, [real_images(get_task("stereo"), (20, 28))]) < 1e-4
+
+
+def test_writing_is_estimated_where_tracing_took_long():
+    said = [writing_in_words(*given) for given in ((".onnx", 2.0), (".pt2", 40.0), (".xml", 38.9))]
+    assert said[:2] == ["writing .onnx", "writing .pt2"]
+    assert said[2] == "writing .xml: tracing took 39 s, this takes about 78 s"

@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -27,6 +28,8 @@ from ..tasks import task_of
 from .check import LIMIT, SIZES, Difference, measure_difference, real_images
 from .formats import FORMATS, WEIGHTS, Artifact
 from .graph import Graph, deployable, doubtful_sizes, output_names, trace
+
+LONG = 10.0  # s of tracing, from which an estimate of the rest is worth a word
 
 
 def export(
@@ -120,10 +123,20 @@ def make_artifact(
         version=__version__,
     )
     say(f"tracing {name}")
+    begun = time.monotonic()
     program = trace(graph, batch)
+    say(writing_in_words(suffix, time.monotonic() - begun))
     doubtful = doubtful_sizes(program, graph, batch)
-    say(f"writing {suffix}")
     return FORMATS[suffix](program, card), card, doubtful
+
+
+def writing_in_words(suffix: str, traced: float) -> str:
+    """Return what is said of writing a file, with an estimate where tracing took long (`traced` seconds): on
+    the way to ONNX torch traces again and rewrites what it finds ("Where an export's time goes" in
+    docs/log.md)."""
+    if traced < LONG or suffix not in (".onnx", ".xml"):
+        return f"writing {suffix}"
+    return f"writing {suffix}: tracing took {traced:.0f} s, this takes about {2 * traced:.0f} s"
 
 
 def finish(
