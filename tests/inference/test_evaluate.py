@@ -357,6 +357,10 @@ def test_a_narrow_screen_cuts_no_figure_off(monkeypatch):
         (["--data", "samples"], "name at least one network"),
         (["sgbm", "--data", "samples", "--root", "a", "--root", "b"], "several roots need the name"),
         (["sgbm", "--data", "samples", "--data-option", "x"], "KEY=VALUE, got 'x'"),
+        *(
+            (["sgbm", "--data", "samples", "--data-option", f"{key}=x"], f"{key} is no option")
+            for key in ("root", "split", "name")
+        ),
         (["--run", "/nowhere", "--data", "samples"], "/nowhere is no run"),
         (
             ["sgbm", "--data", "samples", "--device", "abacus"],

@@ -40,6 +40,10 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+ELSEWHERE = ("data", "frames", "name", "root", "split")
+"""What no option says: a verb's own flag or argument does."""
+
+
 def data_options(given: list[str], flag: str = "--data-option") -> dict[str, Any]:
     """Return options as YAML reads them: 3 is a number, true is true, [256, 512] a list."""
     options = {}
@@ -47,5 +51,7 @@ def data_options(given: list[str], flag: str = "--data-option") -> dict[str, Any
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{flag} takes KEY=VALUE, got '{text}'")
+        if key in ELSEWHERE:
+            raise UserError(f"{flag} {text}: {key} is no option; an argument of its own says it, see --help")
         options[key] = parse_value(value)
     return options

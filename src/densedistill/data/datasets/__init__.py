@@ -47,7 +47,7 @@ def create_dataset(
     return construct("data set", name, dataset, given)
 
 
-def open_dataset(name: str, task: str, **options: Any) -> Dataset[Sample]:
+def open_dataset(name: str, task: str, /, **options: Any) -> Dataset[Sample]:
     """Return `create_dataset(name, **options)` with samples for `task`, where the data set serves several."""
     if "task" in inspect.signature(DATASETS[name]).parameters:
         options.setdefault("task", task)
