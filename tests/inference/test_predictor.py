@@ -148,7 +148,10 @@ def test_pixels_of_a_network_that_sees_a_smaller_image_are_those_of_the_source()
         ({"mean": (0.5, 0.5, float("nan"))}, "mean of an input specification is three numbers, got"),
         ({"std": (0.5, 0.5, -0.5)}, r"std of an input specification is three numbers above 0, got \(0.5, "),
         ({"range": 1.5}, "range of an input specification is 1.0 or 255.0, got 1.5"),
-        ({"scale": 0}, "scale of an input specification is a number above 0, got 0"),
+        *(
+            ({"scale": one}, f"scale .* is a number above 0 and at most 16, got {one}$")
+            for one in (0, 1000.0)
+        ),
         ({"multiple": 0}, "multiple of an input specification is a whole number, 1 or more, got 0"),
         ({"multiple": True}, "multiple of an input specification is a whole number, 1 or more, got True"),
         ({"multiple": 8.5}, "multiple of an input specification is a whole number, 1 or more, got 8.5"),
@@ -392,8 +395,8 @@ def test_a_scale_that_is_none_is_refused_in_one_line(name, message):
         load_predictor(name)
 
 
-@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), True, "2"])
-def test_networks_refuse_a_scale_that_is_not_above_zero(scale):
+@pytest.mark.parametrize("scale", [0, -1.0, float("nan"), True, "2", 1e9])
+def test_networks_refuse_a_scale_that_is_none(scale):
     with pytest.raises(UserError, match="a number above 0"):
         dd.create_model("dsnet_slim", scale=scale)
 

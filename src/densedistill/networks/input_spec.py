@@ -19,6 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _CHANNELS = ("rgb", "bgr")
 _PADS = ("bottom-right", "top-right", "centre")
 _PAD_MODES = {"zeros-after-normalising": "constant", "reflect": "reflect", "replicate": "replicate"}
+_LARGEST_SCALE = 16
 
 
 class Placement(NamedTuple):
@@ -76,7 +77,8 @@ class InputSpec:
         self._require(_are_numbers(self.mean, 3), "mean", "three numbers")
         self._require(_are_numbers(self.std, 3) and min(self.std) > 0, "std", "three numbers above 0")
         self._require(self.range in (1.0, 255.0), "range", "1.0 or 255.0")
-        self._require(_are_numbers([self.scale], 1) and self.scale > 0, "scale", "a number above 0")
+        usable = _are_numbers([self.scale], 1) and 0 < self.scale <= _LARGEST_SCALE
+        self._require(usable, "scale", f"a number above 0 and at most {_LARGEST_SCALE}")
         as_count("multiple of an input specification", self.multiple)
         if self.shorter_side is not None:
             as_count("shorter_side of an input specification", self.shorter_side)
