@@ -109,3 +109,8 @@ def test_each_kind_of_layer_counts_as_stated():
     transposed_by_paper = pixels * 2 * (4 * 4 + 1)
     others = pixels * 4 + pixels * 4 + 2 * pixels * 2
     assert counts.macs_paper == convolution + transposed_by_paper + others + 5 * (2 + 1)
+
+
+@pytest.mark.parametrize("name", ["coex_slim", "dwarf_slim", "spatialkd_mobilenetv2", "tsnnet_naive"])
+def test_a_registered_network_costs_what_it_costs_as_an_object(name):
+    assert count_model(name, (128, 256)) == count(dd.create_model(name, weights=None), (128, 256))

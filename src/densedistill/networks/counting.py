@@ -17,7 +17,8 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_PER_OUTPUT = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.PReLU, nn.ELU, nn.Upsample)
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.PReLU, nn.ELU)
+_PER_OUTPUT = (*_ACTIVATIONS, nn.Upsample)
 
 
 class Counts(NamedTuple):
@@ -72,7 +73,14 @@ def count_model(name: str, size: tuple[int, int] = (256, 512)) -> Counts:
     """Return `count` of the registered network `name` without options, computing nothing."""
     with torch.device("meta"):
         network = create_model(name)
+    for module in network.modules():
+        if type(module) in (*_NORMS, *_ACTIVATIONS):  # on the meta device they take half of the time
+            module.forward = _unchanged
     return count(network, size)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 class _Counter:
