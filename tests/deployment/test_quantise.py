@@ -161,7 +161,7 @@ def test_flags_that_contradict_each_other_are_refused(tmp_path, capsys):
     base = ["export", "dsnet_slim", "--out", str(tmp_path / "a.onnx")]
     for flags, words in (
         (["--int8", "x", "--weights", "float16"], "--int8 says how weights are stored"),
-        (["--data", "samples"], "for the figures of --int8"),
+        (["--data", "samples"], "--data is for --int8 alone"),
         (["--size", "12"], "--size is height x width"),
     ):
         assert cli.main([*base, *flags]) == 2

@@ -32,6 +32,15 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def only_with(given: object, flag: str, args: argparse.Namespace, *names: str) -> None:
+    """Raise UserError for one of the arguments `names`, which are for `flag`, where that is not `given`."""
+    for name in names:
+        if not given and getattr(args, name) not in (None, False, []):
+            raise UserError(
+                f"--{name.replace('_', '-')} is for {flag} alone; leave it out, or give that, too"
+            )
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Return (height, width) for text such as 256x512; UserError for anything else."""
     height, _, width = text.partition("x")

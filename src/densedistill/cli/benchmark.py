@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from ._arguments import add_data_arguments, data_options, parse_size
+from ._arguments import add_data_arguments, data_options, only_with, parse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from ..networks.device import find_device
     from ._console import say, table_console
 
+    only_with(args.data, "--data", args, "root", "split", "data_option", "limit")
     if args.threads is not None:
         torch.set_num_threads(as_count("--threads", args.threads))
     require_writable(args.json, args.html)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ._arguments import add_data_arguments, data_options, parse_size
+from ._arguments import add_data_arguments, data_options, only_with, parse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     size = parse_size(args.size) if args.size else None
     if args.int8 and args.weights != "float32":
         raise UserError("--int8 says how weights are stored; leave --weights out")
-    if (args.data or args.root or args.split or args.data_option) and not args.int8:
-        raise UserError("--data and what says where and how it is read are for the figures of --int8")
+    only_with(args.int8, "--int8", args, "data")
+    only_with(args.data, "--data", args, "root", "split", "data_option")
     check_format(path)
     predict = load_predictor(args.network, args.max_disparity)
     if not isinstance(predict, Predictor) or not list(predict.net.parameters()):

@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._arguments import data_options
+from ._arguments import data_options, only_with
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     for flag, count in (("--workers", args.workers), ("--total", args.total)):
         if count is not None and count < 1:
             raise UserError(f"{flag}: must be at least 1, not {count}")
+    only_with(args.data, "--data", args, "root", "split", "option")
+    only_with(args.dry_run, "--dry-run", args, "total")
     frames: dict[str, Any] = {"frames": args.frames} if args.frames else {"data": args.data}
     if args.data:
         given = {"root": args.root, "split": args.split, **data_options(args.option, "--option")}

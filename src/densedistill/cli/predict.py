@@ -26,7 +26,7 @@ import math
 import sys
 from typing import Any
 
-from ._arguments import add_running_arguments, data_options
+from ._arguments import add_running_arguments, data_options, only_with
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "below --root, as its server wants",
     )
     parser.add_argument("--root", metavar="DIR", help="where the submission's data set lies")
-    parser.add_argument(
-        "--split", default="test", metavar="A,B", help="of the submission's data set (default: test)"
-    )
-    parser.add_argument("--method", default="densedistill", metavar="NAME", help="in Middlebury's file names")
+    parser.add_argument("--split", metavar="A,B", help="of the submission's data set (default: test)")
+    parser.add_argument("--method", metavar="NAME", help="in Middlebury's file names (default: densedistill)")
     parser.add_argument(
         "--data-option",
         action="append",
@@ -107,6 +105,18 @@ def run(args: argparse.Namespace) -> int:
 
     if args.color_max is not None and not args.color_max > 0:
         raise UserError(f"--color-max: must be above 0, not {args.color_max:g}")
+    only_with(args.submission, "--submission", args, "root", "split", "method", "data_option")
+    of_own = (
+        "right",
+        "left_next",
+        "right_next",
+        "write",
+        "calibration",
+        "intrinsics",
+        "rectify",
+        "color_max",
+    )
+    only_with(not args.submission, "images of your own", args, *of_own)
     if args.submission:
         say(f"ready: {_submit(args)}")
         return 0
@@ -149,8 +159,8 @@ def _submit(args: argparse.Namespace) -> Any:
         args.submission,
         args.root,
         args.out,
-        split=args.split,
-        method=args.method,
+        split=args.split or "test",
+        method=args.method or "densedistill",
         options=data_options(args.data_option),
         max_disparity=args.max_disparity,
         device=find_device(args.device),

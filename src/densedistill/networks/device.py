@@ -16,7 +16,7 @@ def find_device(name: str | torch.device | None = None) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" holds no values
     except (RuntimeError, AssertionError, ImportError):  # the latter two of a torch that was built without it
         there = ["cpu", *([str(found)] if (found := torch.accelerator.current_accelerator(True)) else [])]
         raise UserError(f"torch has no device '{name}' here; there is {', '.join(there)}") from None
