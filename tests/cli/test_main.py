@@ -101,6 +101,7 @@ def test_version(capsys):
             ["predict", "sgbm", "--folder", "x", "--out", "y", "--color-max", "-3"],
             "--color-max: must be above 0, not -3",
         ),
+        (["predict", "sgbm", "--left", ""], "there is nothing behind --left; is it a variable of the shell"),
         (["data", "make"], "required: OUT; see densedistill data make --help"),
         (["evaluate", "sgbm", "--limit", "few"], "argument --limit: invalid int value: 'few'; see"),
     ],

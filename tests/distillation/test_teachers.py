@@ -193,6 +193,8 @@ def test_whatever_is_called_like_a_predictor_is_a_teacher_that_leaves_holes_out(
     answer = PredictorTeacher(predict, holes=True)(batch)
     torch.testing.assert_close(answer["disparity_valid"], batch["left"][:, :1] > 100)
     assert "disparity_valid" not in PredictorTeacher(predict)(batch)
+    with pytest.raises(dd.UserError, match="the batch has no 'left', which task 'stereo' needs"):
+        PredictorTeacher(predict)({"image": batch["left"]})
 
 
 def test_the_classical_matcher_vouches_for_what_it_matched():

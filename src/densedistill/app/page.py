@@ -67,8 +67,12 @@ def serve(
     import uvicorn
 
     with tempfile.TemporaryDirectory(prefix="densedistill-app-") as folder:
+        # Its own configuration of logging would close the handlers that others have set up.
         config = uvicorn.Config(
-            application(panel, Path(folder)), log_level="warning", timeout_graceful_shutdown=1
+            application(panel, Path(folder)),
+            log_config=None,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
         )
         host, port = listener.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

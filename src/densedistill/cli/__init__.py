@@ -152,6 +152,9 @@ def _dispatch(arguments: list[str]) -> int:
     verb = arguments[0]
     if verb not in VERBS:
         raise UserError(f"there is no verb '{verb}'{nearest(verb, VERBS)}")
+    if "" in arguments:
+        before = arguments[arguments.index("") - 1]
+        raise UserError(f"there is nothing behind {before}; is it a variable of the shell that is not set?")
     module = importlib.import_module(f".{verb}", __name__)
     args, rest = parse(module, arguments[1:])
     if rest and not getattr(module, "TAKES_RECIPE_FLAGS", False):

@@ -16,6 +16,14 @@ from ..tasks import Task
 from .taps import unwrap
 
 
+def images_of(batch: Mapping[str, Any], task: Task) -> list[Tensor]:
+    """Return the inputs of `task`; UserError where `batch` lacks one."""
+    missing = [key for key in task.inputs if key not in batch]
+    if missing:
+        raise UserError(f"the batch has no '{missing[0]}', which task '{task.name}' needs")
+    return [batch[key] for key in task.inputs]
+
+
 def run_network(
     network: nn.Module, batch: Mapping[str, Any], task: Task, spec: InputSpec | None = None
 ) -> tuple[dict[str, Any], Placement]:
@@ -35,11 +43,8 @@ def run_network(
     Raises:
         UserError: an image that the batch lacks, or a network that does not answer with the task's outputs.
     """
-    missing = [key for key in task.inputs if key not in batch]
-    if missing:
-        raise UserError(f"the batch has no '{missing[0]}', which task '{task.name}' needs")
     spec = spec or input_spec(network)
-    inputs, placement = spec.prepare(*(batch[key] for key in task.inputs))
+    inputs, placement = spec.prepare(*images_of(batch, task))
     answer = network(*inputs)
     if not isinstance(answer, Mapping) or task.outputs[0] not in answer:
         gives = f"a mapping of {', '.join(answer)}" if isinstance(answer, Mapping) else type(answer).__name__
