@@ -43,7 +43,7 @@ def test_a_network_answers_in_the_samples_size_and_pixels():
     half.load_state_dict(network.state_dict())
     answer = NetworkTeacher(half)(batch)["disparity"]
     assert answer.shape == plain.shape
-    assert answer.max() > 15  # twice what it sees at half size
+    assert answer.max() > 1.5 * plain.max()  # twice what it sees at half size
 
 
 def test_all_heads_run_where_a_watched_tap_needs_them_and_only_then():
