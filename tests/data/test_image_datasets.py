@@ -343,3 +343,50 @@ def test_coco_tells_pictures_of_one_name_in_several_folders_apart(tmp_path):
     dataset = create_dataset("coco", root=tmp_path, annotations="mine.json", images="images")
     assert dataset.names == ["a/1", "images/b/1"]
     assert [sample["boxes"].tolist() for sample in dataset] == [[[10, 5, 30, 35]], [[20, 5, 40, 35]]]
+
+
+@pytest.fixture(params=["coco", "voc_detection"])
+def boxed(request, tmp_path):
+    """Return what writes a data set of one image of 80x60 px, a box on it, given its EXIF orientation and
+    the (height, width) that the annotation says."""
+
+    def write(orientation, size):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        folder = {"coco": "val2017", "voc_detection": "JPEGImages"}[request.param]
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.full((60, 80, 3), 90, np.uint8)).save(tmp_path / folder / "one.jpg", exif=exif)
+        (tmp_path / "annotations").mkdir()
+        (tmp_path / "Annotations").mkdir()
+        (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+        if request.param == "coco":
+            image = {"id": 1, "file_name": "one.jpg"} | (size or {})
+            box = {"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 20]}
+            content = {"categories": [{"id": 1, "name": "cat"}], "images": [image], "annotations": [box]}
+            (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+        else:
+            says = "".join(f"<{side}>{value}</{side}>" for side, value in (size or {}).items())
+            objects = annotation(("cat", (11, 21, 40, 40), 0)).removeprefix("<annotation>")
+            (tmp_path / "Annotations" / "one.xml").write_text(f"<annotation><size>{says}</size>{objects}")
+            (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("one\n")
+        return create_dataset(request.param, root=tmp_path, split="val")
+
+    return write
+
+
+def test_boxes_of_a_photograph_as_it_is_shown_are_refused_where_it_is_stored_turned(boxed):
+    with pytest.raises(dd.UserError, match=r"one.jpg is 80x60 px, its boxes are of 60x80.*EXIF"):
+        boxed(6, {"height": 80, "width": 60})[0]
+
+
+def test_boxes_of_an_image_of_another_size_are_warned_of_once(boxed, recwarn):
+    dataset = boxed(1, {"height": 120, "width": 160})
+    assert [dataset[0]["boxes"].tolist() for _ in range(2)] == [[[10, 20, 40, 40]]] * 2
+    (warning,) = recwarn
+    assert "one.jpg is 80x60 px, its boxes are of 160x120: was it resized" in str(warning.message)
+
+
+@pytest.mark.parametrize("size", [None, {"height": 0, "width": 0}, {"height": 60, "width": 80}])
+def test_boxes_upon_the_stored_pixels_and_those_of_unknown_size_are_read_as_they_are(boxed, size, recwarn):
+    assert boxed(6, size)[0]["boxes"].tolist() == [[10, 20, 40, 40]]
+    assert not recwarn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -11,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UserError, nearest
+from ...errors import DataWarning, UserError, nearest
 from .. import formats
 from ._base import Frame
 from ._labelled import ImageFiles
@@ -50,6 +51,7 @@ class Boxes(ImageFiles):
         if bad_boxes not in ("refuse", "skip"):
             raise UserError(f"data set '{self.name}': bad_boxes is refuse or skip, got '{bad_boxes}'")
         self.bad_boxes = bad_boxes
+        self._doubted = False
         super().__init__(root, split, **options)
 
     def truth_of(self, objects: Sequence[Annotated], image: NDArray[np.uint8], where: Path) -> dict[str, Any]:
@@ -82,6 +84,36 @@ class Boxes(ImageFiles):
             aside = _arrays([thing.box for thing in ignored], numbers, image)
             truth |= {f"ignored_{key}": value for key, value in aside.items()}
         return truth
+
+    def check_size(self, frame: Frame, image: NDArray[np.uint8], annotated: Sequence[Any]) -> None:
+        """Say where the boxes of `frame` were drawn on an image of another size than the `image` of its file.
+
+        Args:
+            frame: the sample.
+            image: as read from its file.
+            annotated: (height, width) that its annotation says, each a number, a text or None; what is none,
+                or 0 as several tools write it, says nothing.
+
+        Raises:
+            UserError: they were drawn on the image turned as its file says that it is to be shown.
+
+        Warns:
+            DataWarning: they differ otherwise, once for a data set: many an annotation has a wrong size and
+                right boxes.
+        """
+        try:
+            height, width = (int(side) for side in annotated)
+        except (TypeError, ValueError):
+            return
+        if (height, width) == image.shape[:2] or 0 in (height, width):
+            return
+        path = frame.files["image"]
+        sizes = f"{path} is {image.shape[1]}x{image.shape[0]} px, its boxes are of {width}x{height}"
+        if formats.upright(path, image).shape[:2] == (height, width):
+            raise UserError(f"{sizes}: they lie upon the image as its EXIF mark turns it; save it turned so")
+        if not self._doubted:
+            self._doubted = True
+            warnings.warn(f"{sizes}: was it resized without them?", DataWarning, stacklevel=2)
 
     def _fault(self, box: Sequence[float], shape: Sequence[int]) -> str:
         """Return what is wrong with `box` in an image of `shape`, or nothing."""
@@ -125,11 +157,13 @@ class XmlBoxes(Boxes):
         ]
 
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
-        return self.truth_of(read_xml(frame.files["labels"], self.difficult), image, frame.files["labels"])
+        objects, size = read_xml(frame.files["labels"], self.difficult)
+        self.check_size(frame, image, size)
+        return self.truth_of(objects, image, frame.files["labels"])
 
 
-def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
-    """Return the objects in a Pascal VOC annotation.
+def read_xml(path: Path, difficult: bool = False) -> tuple[list[Annotated], tuple[str | None, str | None]]:
+    """Return the objects in a Pascal VOC annotation, and the (height, width) that it says of its image.
 
     VOC counts pixels from 1 and includes the last, so that (1, 1, W, H) is the whole image: `left` and `top`
     are one less here.
@@ -156,7 +190,7 @@ def read_xml(path: Path, difficult: bool = False) -> list[Annotated]:
             raise UserError(f"{path}: an object lacks a side of its box (xmin, ymin, xmax, ymax)") from None
         box = (sides[0] - 1, sides[1] - 1, sides[2], sides[3])
         objects.append(Annotated(element.findtext("name", "").strip(), box, ignored))
-    return objects
+    return objects, (tree.findtext("size/height"), tree.findtext("size/width"))
 
 
 def _arrays(

@@ -48,6 +48,7 @@ class COCO(Boxes):
     ):
         self.annotations, self.images = annotations, images
         self.objects: dict[Path, list[Annotated]] = {}
+        self.sizes: dict[Path, tuple[Any, Any]] = {}
         super().__init__(root, split, bad_boxes=bad_boxes, **options)
 
     def list_frames(self) -> list[Frame]:
@@ -68,13 +69,16 @@ class COCO(Boxes):
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not in COCO's format: {type(error).__name__} {error}") from None
         self.classes = tuple(categories.values())
+        self.sizes = {pictures[p["id"]]: (p.get("height"), p.get("width")) for p in content["images"]}
         return [
             Frame(_name(p["file_name"]), {"image": pictures[p["id"]], "labels": path})
             for p in content["images"]
         ]
 
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
-        return self.truth_of(self.objects.get(frame.files["image"], ()), image, frame.files["image"])
+        path = frame.files["image"]
+        self.check_size(frame, image, self.sizes[path])
+        return self.truth_of(self.objects.get(path, ()), image, path)
 
 
 def _name(file: str) -> str:
