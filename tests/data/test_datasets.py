@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from densedistill import UserError
 from densedistill.data import collate, create_dataset, formats, list_datasets
+from densedistill.errors import DataWarning
 
 ALL = ("disparity", "disparity_right", "disparity_nonoccluded", "objects")
 
@@ -407,3 +408,26 @@ def test_a_list_may_leave_out_the_ground_truth(make):
     layout = make("folder_listed")
     (layout.root / "test.txt").write_text("testing/image_2/000000_10.png testing/image_3/000000_10.png\n")
     assert layout.open(pairs="test.txt")[0].keys() == {"left", "right", "meta"}
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "truth", "is_called"),
+    [
+        ("depth_folder", ("image",), "depth", "no depth is read: .*depth holds 1_depth.png"),
+        ("folder", ("left", "right"), "disparity", "no disparity is read: .*disparity holds 1_depth.png"),
+    ],
+)
+def test_ground_truth_of_which_no_file_is_called_like_an_image_is_warned_of(
+    name, images, truth, is_called, tmp_path
+):
+    for folder in images:
+        (tmp_path / folder).mkdir()
+        formats.write_image(tmp_path / folder / "1.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / truth).mkdir()
+    assert truth not in create_dataset(name, root=tmp_path)[0]  # of an empty folder nothing is said
+    known = np.full((8, 8), 3000, np.uint16)
+    formats.write_image(tmp_path / truth / "1_depth.png", known)
+    with pytest.warns(DataWarning, match=is_called):
+        assert truth not in create_dataset(name, root=tmp_path)[0]
+    formats.write_image(tmp_path / truth / "1.png", known)
+    assert truth in create_dataset(name, root=tmp_path)[0]

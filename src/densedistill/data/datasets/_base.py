@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ...errors import UserError, unknown
+from ...errors import DataWarning, UserError, unknown
 from .. import calibration, formats
 from ..sample import Sample, disparity_tensors, full_view, image_tensor
 
@@ -322,6 +323,22 @@ def measured(values: NDArray[np.float32], where: Path | str) -> tuple[torch.Tens
             f"{where} has no valid pixel (all are 0, negative, inf or nan); leave this sample out"
         )
     return truth, valid
+
+
+def doubt_strangers(frames: Sequence[Frame], role: str, folder: Path | None, wanted: Sequence[str]) -> None:
+    """Warn where ground truth of `role` lies in `folder` and none of it belongs to one of `frames`, since its
+    files are called otherwise than the images, or are none of those `wanted` (suffixes)."""
+    if folder is None or any(role in frame.files for frame in frames):
+        return
+    strangers = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    stranger = next(strangers, None)
+    if stranger is not None and frames:
+        warnings.warn(
+            f"no {ROLES[role]} is read: {folder} holds {stranger.relative_to(folder)}, but no file that is "
+            f"called like an image, as {frames[0].name} with {' or '.join(wanted)}",
+            DataWarning,
+            stacklevel=2,
+        )
 
 
 def listed_frames(path: Path, columns: tuple[int, ...]) -> list[list[str]]:

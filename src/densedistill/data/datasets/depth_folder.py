@@ -7,11 +7,12 @@ from typing import Any
 
 from ...errors import UserError
 from . import DATASETS
-from ._base import Frame
+from ._base import Frame, doubt_strangers
 from ._depth import DepthFiles
 
 _IMAGES = ("image", "images", "rgb", "color", "colour")
 _DEPTHS = ("depth", "depths", "gt")
+_SUFFIXES = (".png", ".pfm", ".npy")
 
 
 @DATASETS.register("depth_folder")
@@ -57,8 +58,9 @@ class DepthFolder(DepthFiles):
         for stem, path in sorted(self.index.tree(folders["image"]).items()):
             files = {"image": path}
             if folders["depth"] is not None:
-                truth = self.index.first(*(folders["depth"] / f"{stem}{s}" for s in (".png", ".pfm", ".npy")))
+                truth = self.index.first(*(folders["depth"] / f"{stem}{s}" for s in _SUFFIXES))
                 if self.index.has(truth):
                     files["depth"] = truth
             frames.append(Frame(stem, files))
+        doubt_strangers(frames, "depth", folders["depth"], _SUFFIXES)
         return frames

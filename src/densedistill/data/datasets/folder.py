@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import UserError
 from . import DATASETS
-from ._base import Frame, StereoFiles, listed_frames
+from ._base import Frame, StereoFiles, doubt_strangers, listed_frames
 
 # Names under which rigs and benchmarks keep a pair's views, left and right.
 VIEWS = (
@@ -25,6 +25,7 @@ VIEWS = (
 # Names of the two files where every pair has a folder of its own.
 FILES = (("im0", "im1"), ("left", "right"), ("im2", "im6"), ("view1", "view5"))
 TRUTHS = ("disparity", "disparities", "disp", "disp_occ_0", "disp_occ", "disp_0", "disp0", "gt")
+_SUFFIXES = (".pfm", ".npy", ".png")
 CALIBRATIONS = (
     "calib.txt",
     "calibration.txt",
@@ -104,9 +105,7 @@ class Folder(StereoFiles):
         for stem, files in pairs:
             for role, folder in truths.items():
                 if folder is not None:
-                    path = self.index.first(
-                        *(folder / f"{stem}{suffix}" for suffix in (".pfm", ".npy", ".png"))
-                    )
+                    path = self.index.first(*(folder / f"{stem}{suffix}" for suffix in _SUFFIXES))
                     if self.index.has(path):
                         files[role] = path
             for folder in (files["left"].parent, self.root):
@@ -115,6 +114,8 @@ class Folder(StereoFiles):
                     files["calibration"] = found[0]
                     break
             frames.append(Frame(stem, files))
+        for role, folder in truths.items():
+            doubt_strangers(frames, role, folder, _SUFFIXES)
         return frames
 
     def _side_by_side(self, left_folder: str, right_folder: str) -> list[tuple[str, dict[str, Path]]]:
