@@ -253,6 +253,30 @@ def test_what_is_no_image_is_named(tmp_path, content, message):
         formats.read_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("white", [1, 100, 255, 1000, 4095])
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+def test_what_ppm_and_pgm_call_white_is_white(kind, white, tmp_path):
+    levels = np.linspace(0, white // 2, 36).astype(">u2" if white > 255 else "u1").reshape(3, 4, 3)
+    stored = levels if kind == "P6" else levels[..., 0]
+    path = tmp_path / ("a.ppm" if kind == "P6" else "a.pgm")
+    path.write_bytes(f"{kind} # made by hand\n4 3\n# no brighter than\n{white}\n".encode() + stored.tobytes())
+    expected = levels if kind == "P6" else levels[..., :1].repeat(3, -1)
+    np.testing.assert_allclose(formats.read_image(path), expected * (255 / white), atol=0.51)
+    np.testing.assert_array_equal(formats.read_raster(path), stored)  # masks are numbers and have no white
+
+
+def test_a_pgm_of_16_bits_that_hold_fewer_is_scaled_as_other_files_are(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.pgm"), np.array([[0, 4095]], np.uint16))
+    assert formats.read_image(tmp_path / "a.pgm").max() == 255
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int16])
+def test_colours_of_a_depth_that_opencv_does_not_convert_are_refused(kind, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tif"), np.ones((3, 4, 3), kind))
+    with pytest.raises(UserError, match=f"holds {np.dtype(kind)} values"):
+        formats.read_image(tmp_path / "a.tif")
+
+
 def test_float_images_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "a.tiff"), np.zeros((2, 2), np.float32))
     with pytest.raises(UserError, match="float32 values; images of 8 or 16 bits"):
@@ -322,9 +346,9 @@ def test_flow_beyond_the_png_is_written_as_its_ends(tmp_path):
     assert formats.read_flow_png(tmp_path / "a.png")[0].tolist() == [[[511.984375, -512.0]] * 2]
 
 
-@pytest.mark.parametrize("scale", [b"-", b"1e", b"."])
-def test_a_pfm_whose_scale_is_no_number_is_named(scale, tmp_path):
-    (tmp_path / "a.pfm").write_bytes(b"Pf\n1 1\n" + scale + b"\n" + bytes(4))
+@pytest.mark.parametrize("header", [b"1 1\n-", b"1 1\n1e", b"1 1\n.", b"1 1\n0", b"9" * 5000 + b" 1\n-1"])
+def test_a_pfm_whose_header_says_no_size_or_no_order_of_bytes_is_named(header, tmp_path):
+    (tmp_path / "a.pfm").write_bytes(b"Pf\n" + header + b"\n" + bytes(4))
     with pytest.raises(UserError, match="is not a PFM file"):
         formats.read_pfm(tmp_path / "a.pfm")
 

@@ -36,7 +36,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".t
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PFM_HEADER = re.compile(
-    rb"(PF|Pf)[ \t\r]*\s(\d+)\s+(\d+)\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)[ \t\r]*\n"
+    rb"(PF|Pf)[ \t\r]*\s(\d{1,9})\s+(\d{1,9})\s+([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)[ \t\r]*\n"
 )
 _FLO_TAG = 202021.25
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -110,7 +110,10 @@ def read_raster(path: PathLike) -> np.ndarray:
     if raster.ndim == 3 and raster.shape[2] == 1:
         raster = raster[..., 0]
     if raster.ndim == 3 and raster.shape[2] >= 3:
-        raster = cv2.cvtColor(raster, cv2.COLOR_BGR2RGB if raster.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        try:
+            raster = cv2.cvtColor(raster, cv2.COLOR_BGR2RGB if raster.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+        except cv2.error:
+            raise _of_a_depth(path, raster) from None
     return raster
 
 
@@ -131,7 +134,7 @@ def read_grey(path: PathLike) -> np.ndarray:
 
 def read_image(path: PathLike) -> NDArray[np.uint8]:
     """Return an image file as (H, W, 3) RGB uint8; grey is repeated, alpha dropped, 16-bit scaled, palettes
-    resolved.
+    resolved, and what PPM and PGM call white is 255.
 
     Raises:
         UserError: missing, cut off, damaged, no image, or neither 8 nor 16 bits deep.
@@ -143,12 +146,14 @@ def read_images(*paths: PathLike) -> list[NDArray[np.uint8]]:
     """Return the views of one moment, each as `read_image`, scaled alike.
 
     16-bit files of industrial cameras often hold 10, 12 or 14 bits; the least of these depths that holds
-    every view's brightest value is taken as white, so that both views keep their relative exposure.
+    every view's brightest value is taken as white, so that both views keep their relative exposure. PPM and
+    PGM may say what is white.
     """
     rasters = [_opaque(read_raster(path)) for path in paths]
     deep = [int(raster.max()) for raster in rasters if raster.dtype == np.uint16]
     white = next((2**bits - 1 for bits in (10, 12, 14) if max(deep, default=0) < 2**bits), 2**16 - 1)
-    return [_to_rgb(raster, white, path) for raster, path in zip(rasters, paths, strict=True)]
+    whites = [_stated_white(path) or white for path in paths]
+    return [_to_rgb(*each) for each in zip(rasters, whites, paths, strict=True)]
 
 
 def upright(path: PathLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -165,11 +170,27 @@ def upright(path: PathLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(_TURNS[orientation](image)) if orientation in _TURNS else image
 
 
+def _stated_white(path: PathLike) -> int | None:
+    """Return the value that a binary PPM or PGM calls white, which OpenCV passes over; None for others, and
+    for 65535, which programs write that know no better."""
+    if Path(path).suffix.lower() not in (".ppm", ".pgm"):
+        return None
+    with open(path, "rb") as file:
+        header = re.sub(rb"#[^\n]*", b"", file.read(4096)).split(None, 4)  # kind, width, height, white
+    white = int(header[3]) if len(header) > 3 and header[0] in (b"P5", b"P6") else None
+    return None if white == 65535 else white
+
+
+def _of_a_depth(path: PathLike, raster: np.ndarray) -> UserError:
+    return UserError(f"{path} holds {raster.dtype} values; images of 8 or 16 bits can be read")
+
+
 def _to_rgb(raster: np.ndarray, white: int, path: PathLike) -> NDArray[np.uint8]:
-    if raster.dtype == np.uint16:
+    """Return a raster as RGB; `white` is that of 16 bits, or what the file says."""
+    if raster.dtype not in (np.uint8, np.uint16):
+        raise _of_a_depth(path, raster)
+    if raster.dtype == np.uint16 or white < 255:
         raster = cv2.convertScaleAbs(raster, alpha=255.0 / white)
-    if raster.dtype != np.uint8:
-        raise UserError(f"{path} holds {raster.dtype} values; images of 8 or 16 bits can be read")
     if raster.ndim == 2:
         return np.asarray(cv2.cvtColor(raster, cv2.COLOR_GRAY2RGB), np.uint8)
     return np.ascontiguousarray(raster if raster.shape[2] == 3 else raster.repeat(3, 2))
@@ -222,7 +243,7 @@ def read_pfm(path: PathLike) -> FloatArray:
     """
     data = read_bytes(path)
     header = _PFM_HEADER.match(data)
-    if header is None:
+    if header is None or float(header[4]) == 0:
         raise UserError(f"{path} is not a PFM file: its header is {data[:16]!r}")
     channels = 3 if header[1] == b"PF" else 1
     width, height, scale = int(header[2]), int(header[3]), float(header[4])
