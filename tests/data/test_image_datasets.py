@@ -67,6 +67,14 @@ def test_labelled_and_unlabelled_images_mix_in_one_batch(camvid):
     assert (batch["labels"][0] != 255).any()
 
 
+def test_labels_in_a_jpeg_are_refused_though_they_be_within_the_classes(tmp_path):
+    picture(tmp_path / "images" / "a.png")
+    labels(tmp_path / "labels" / "a.jpg", np.repeat([[0], [1]], 6, 0).repeat(16, 1))
+    for options in ({"classes": ["a", "b", "c"]}, {"colours": {"a": [0, 0, 0], "b": [1, 1, 1]}}):
+        with pytest.raises(dd.UserError, match=r"a\.jpg is a JPEG"):
+            create_dataset("labelled_folder", root=tmp_path, **options)[0]
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

@@ -114,6 +114,8 @@ class ClassMaps(ImageFiles):
 
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
         path = frame.files["labels"]
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            raise UserError(f"{path} is a JPEG, which keeps no label as it was; write the labels as PNG")
         stored = self.read_labels(path)
         formats.check_size(path, stored, image.shape[:2])
         known = stored != IGNORE_LABEL
