@@ -337,6 +337,15 @@ def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
         create_dataset("coco", root=tmp_path, split="val")
 
 
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_a_box_of_an_image_or_category_that_is_not_listed_is_named(key, tmp_path):
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 30], key: 7}
+    listed = {"categories": [{"id": 1, "name": "cat"}], "images": [{"id": 1, "file_name": "1.jpg"}]}
+    (tmp_path / "mine.json").write_text(json.dumps({**listed, "annotations": [box]}))
+    with pytest.raises(dd.UserError, match=rf"mine\.json: a box is of {key} 7, which the file does not list"):
+        create_dataset("coco", root=tmp_path, annotations="mine.json", images="images")
+
+
 def test_coco_tells_pictures_of_one_name_in_several_folders_apart(tmp_path):
     for folder in ("a", "b"):
         picture(tmp_path / "images" / folder / "1.jpg", (40, 50))

@@ -61,6 +61,11 @@ class COCO(Boxes):
             categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
             pictures = {p["id"]: folder / p["file_name"] for p in content["images"]}
             for thing in content["annotations"]:
+                for key, listed in (("image_id", pictures), ("category_id", categories)):
+                    if thing[key] not in listed:
+                        raise UserError(
+                            f"{path}: a box is of {key} {thing[key]}, which the file does not list"
+                        )
                 left, top, width, height = map(float, thing["bbox"])
                 box = (left, top, left + width, top + height)
                 self.objects.setdefault(pictures[thing["image_id"]], []).append(
