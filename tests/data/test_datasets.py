@@ -284,6 +284,9 @@ def test_options_are_checked_where_a_data_set_hands_them_on(tmp_path):
         create_dataset("folder", tmp_path, length=6)
     with pytest.raises(UserError, match="data set 'world' cannot be made with length='many': "):
         create_dataset("world", length="many")
+    for option in ("length", "seed"):  # what a flag of 1e4 means
+        with pytest.raises(UserError, match=f"data set 'world' cannot be made with {option}=10000.0: "):
+            create_dataset("world", **{option: 1e4})
 
 
 def test_an_empty_root_says_which_layout_was_expected(tmp_path):

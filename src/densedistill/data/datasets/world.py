@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -71,7 +72,7 @@ class World(Dataset[Sample]):
         check_seed(seed)
         if len(size) != 2:
             raise UserError(f"data set 'world' needs size [height, width], got {list(size)}")
-        self.length, self.seed = length, seed
+        self.length, self.seed = operator.index(length), operator.index(seed)
         self.height, self.width = (int(side) for side in size)
         self.options: dict[str, Any] = {
             "want": WANTED[task] if want is None else tuple(want),
