@@ -181,6 +181,8 @@ def test_augmentation_of_a_data_set_is_laid_over_the_common_one():
     assert mixture.lengths == [8, 3, 8]
     with pytest.raises(UserError, match="no augmentation 'strog'; did you mean 'strong'"):
         open_mixture([DataSet(name="toy:Dots")], "strog", "stereo", seed=1)
+    with pytest.raises(UserError, match=r"crop is two numbers, got \[\]"):
+        open_mixture([DataSet(name="toy:Dots", crop=[])], {}, "stereo", seed=1)
 
 
 def test_ground_truth_can_be_taken_away_from_one_data_set_alone():

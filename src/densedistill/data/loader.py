@@ -191,7 +191,7 @@ def open_mixture(entries: Sequence[Any], augment: dict[str, Any] | str, task: st
     for entry in entries:
         direct = {key: value for key, value in entry.options.items() if key in AUGMENTATIONS}
         config = {**_options(augment), **_options(entry.augment), **direct}
-        config |= {"crop": entry.crop} if entry.crop else {}
+        config |= {"crop": entry.crop} if entry.crop is not None else {}
         parts.append((open_dataset(entry, task), build_augmentation(config, task) if config else None))
     return Mixture(parts, seed)
 
