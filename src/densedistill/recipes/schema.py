@@ -26,6 +26,14 @@ def _at_least(group: str, config: Any, **bounds: float) -> None:
             raise UserError(f"{group}.{name}: must be at least {bound:g}, not {value}")
 
 
+def _at_most(group: str, config: Any, **bounds: int) -> None:
+    """Raise UserError for a field of `config` that is above its bound, which no machine has a use for."""
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if value is not None and value > bound:
+            raise UserError(f"{group}.{name}: must be at most {bound}, not {value}")
+
+
 def _above_zero(group: str, config: Any, *names: str) -> None:
     """Raise UserError for a field of `config` that is not above 0; None is left alone."""
     for name in names:
@@ -109,6 +117,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _at_least("data", self, batch_size=1, workers=0)
+        _at_most("data", self, batch_size=1 << 16, workers=256)
         for entry in self.train:
             _at_least("data.train", entry, weight=0)
         if self.train and all(entry.weight == 0 for entry in self.train):
@@ -249,6 +258,7 @@ class Trainer:
         whole = dict.fromkeys(("accumulate", "devices", "nodes", "threads", "log_every"), 1)
         _at_least("trainer", self, **whole, validate_every=1, checkpoint_every=1)
         _at_least("trainer", self, checkpoint_minutes=0, pictures=0)
+        _at_most("trainer", self, devices=1024, threads=1024)
         _above_zero("trainer", self, "clip")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UserError(f"trainer.ema: a decay from 0 to below 1, not {self.ema}")
