@@ -145,6 +145,11 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
         ("optimizer.lr", True, "optimizer.lr: a number is wanted, not True"),
         ("student.weights", True, "student.weights: text is wanted, not True"),
         ("optimizer", {"name": "sgd", "nesterov": True, "momentum": 0}, "nesterov: needs a momentum above 0"),
+        (
+            "objective",
+            {"one": {"loss": "l1", "of": "disparity", "to": "ground_truth", "weight": 0.0}},
+            "objective: every term has weight 0: there is nothing to learn from",
+        ),
     ],
 )
 def test_a_wrong_field_is_named_with_the_nearest_valid_one(path, value, message):

@@ -288,6 +288,8 @@ class Recipe:
             raise UserError(f"seed: must be at least 0 and below 2^63, not {self.seed}")
         if not self.objective:
             raise UserError("objective: there is no term; add one, for example ground_truth")
+        if all(term.get("weight", 1) == 0 for term in self.objective.values()):
+            raise UserError("objective: every term has weight 0: there is nothing to learn from")
         for name, term in self.objective.items():
             for wanted in ("loss", "of", "to"):
                 if wanted not in term:
