@@ -12,6 +12,7 @@ from densedistill.distillation.losses import LOSSES
 # So do modules, and losses that draw at random or weigh what is masked.
 OWN_TESTS = {"depth_gradient", "pooled_l1", "virtual_normal"}
 NAMES = [n for n in LOSSES if not (n in OWN_TESTS or inspect.isclass(LOSSES[n]) or LOSSES[n].takes_truth)]
+SOFTENED = [name for name in NAMES if "temperature" in inspect.signature(LOSSES[name]).parameters]
 MASKED = [name for name in NAMES if "mask" in inspect.signature(LOSSES[name]).parameters]
 SAME_SHAPE = [name for name in NAMES if LOSSES[name].same_shape]
 # Cross-entropies have the teacher's entropy as their floor, `log_l1_published` has ln 0.5.
@@ -281,6 +282,32 @@ def test_a_window_of_the_pairwise_volume_loss_is_at_least_one_position():
     )
     with pytest.raises(dd.UserError, match=r"in \(0, 1\], got 2"):
         dd.losses.pairwise_4d(student, teacher, scale=2.0)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if "temperature" in inspect.signature(LOSSES[n]).parameters]
+)
+def test_a_temperature_is_above_zero(name):
+    with pytest.raises(dd.UserError, match="temperature must be above 0, got 0"):
+        LOSSES[name](*_tensors(name), temperature=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("log_l1", {"epsilon": 0}, "epsilon must be above 0, got 0"),
+        ("laplacian_cross_entropy", {"scale": 0}, "scale must be above 0, got 0"),
+        ("summed_l1", {"unit": 0}, "unit must be above 0, got 0"),
+        ("pooled_l1", {"unit": -1}, "unit must be above 0, got -1"),
+        ("virtual_normal", {"focal": 0}, "focal must be above 0, got 0"),
+        ("pairwise", {"block": -3}, "block must be at least 1, got -3"),
+        ("pairwise", {"connection_range": -1}, "connection_range must be at least 0, got -1"),
+        ("cosine", {"dim": 7}, "dim is 1, the channels, or 2, .* got 7"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(name, options, message):
+    with pytest.raises(dd.UserError, match=message):
+        LOSSES[name](torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4), **options)
 
 
 def test_an_unknown_loss_names_the_nearest():

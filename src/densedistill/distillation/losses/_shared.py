@@ -26,6 +26,7 @@ def register_loss(
     sums: bool = False,
     grows: bool = False,
     casts: bool = False,
+    above_zero: tuple[str, ...] = (),
 ) -> Callable[[Loss], Loss]:
     """Decorate `f(student, teacher, [mask,] **options)` to be a loss under its own name and `aliases`.
 
@@ -39,6 +40,7 @@ def register_loss(
         sums: over pixels, so that among processes it weighs by samples, not by the pixels that count.
         grows: sums over the samples of the batch, so that a batch in parts takes the parts' sum.
         casts: computes in float32 itself, from tensors of whatever type, without a copy of them.
+        above_zero: options that must be.
     """
 
     def decorate(function: Loss) -> Loss:
@@ -48,6 +50,9 @@ def register_loss(
         def loss(student: Tensor, teacher: Tensor, *args: Any, **options: Any) -> Tensor:
             mask = options.pop("mask", None) if not args else args[0]
             _check(name, student, teacher, same_shape, dims)
+            for option in above_zero:
+                if not options.get(option, 1) > 0:
+                    raise UserError(f"loss '{name}': {option} must be above 0, got {options[option]}")
             if mask is not None:
                 options["mask"] = fit_mask(name, mask, student) if same_shape else mask
             teacher = teacher.detach()

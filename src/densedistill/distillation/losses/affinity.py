@@ -49,10 +49,13 @@ def pairwise(
         Scalar, the mean over pairs and samples, at least 0; 0 for equal inputs.
 
     Raises:
-        UserError: `scale` outside its range.
+        UserError: `scale`, `connection_range` or `block` outside its range.
     """
     if not 0 < scale <= 1:
         raise UserError(f"pair-wise loss: scale is a fraction of height and width in (0, 1], got {scale:g}")
+    for what, number, least in (("connection_range", connection_range, 0), ("block", block, 1)):
+        if number is not None and number < least:
+            raise UserError(f"pair-wise loss: {what} must be at least {least}, got {number}")
     height, width = student.shape[-2:]
     window = (max(1, int(height * scale)), max(1, int(width * scale)))
     teacher = _to_size(student, teacher)

@@ -112,7 +112,7 @@ def depth_bins(depth: Tensor, bins: int, low: float, high: float) -> Tensor:
     return ((logarithm - start) / width).floor().long().clamp(0, bins - 1)
 
 
-@register_loss(dims=(4,))
+@register_loss(dims=(4,), above_zero=("focal", "scale"))
 def virtual_normal(
     student: Tensor,
     teacher: Tensor,

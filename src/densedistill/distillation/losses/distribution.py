@@ -12,7 +12,7 @@ from ...networks.layers.regression import disparity_cross_entropy, disparity_kl,
 from ._shared import fill_masked, masked_mean, register_loss
 
 
-@register_loss(same_shape=False, dims=(4, 5))
+@register_loss(same_shape=False, dims=(4, 5), above_zero=("temperature",))
 def kl(
     student: Tensor,
     teacher: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...errors import UserError
 from ._cosine import cosine_similarity
 from ._shared import fill_masked, masked_mean, register_loss
 
@@ -25,6 +26,8 @@ def cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None, dim: in
     Returns:
         Scalar in [0, 2]; 0 for equal inputs without zero vectors. Scaling either input changes nothing.
     """
+    if dim not in range(1, min(3, student.ndim)):
+        raise UserError(f"loss 'cosine': dim is 1, the channels, or 2, a volume's disparities, got {dim}")
     student, teacher = fill_masked(mask, student, teacher)
     distance = 1 - cosine_similarity(student.movedim(dim, 1), teacher.movedim(dim, 1))
     return masked_mean(distance.unsqueeze(dim), None if mask is None else mask.narrow(dim, 0, 1))

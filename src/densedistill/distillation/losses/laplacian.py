@@ -9,7 +9,7 @@ from ...networks.layers.regression import upsample_logits
 from ._shared import fill_masked, masked_mean, register_loss
 
 
-@register_loss(same_shape=False, takes_truth=True)
+@register_loss(same_shape=False, takes_truth=True, above_zero=("scale",))
 def laplacian_cross_entropy(
     student: Tensor,
     teacher: Tensor,

@@ -76,7 +76,7 @@ def mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     return masked_mean((student - teacher).square(), mask)
 
 
-@register_loss()
+@register_loss(above_zero=("epsilon",))
 def log_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None, epsilon: float = 1.0) -> Tensor:
     """Return the mean of `ln(|student - teacher| + epsilon)` (DSNet, IJCNN 2023, "LogL1").
 

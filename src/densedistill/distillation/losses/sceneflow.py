@@ -12,7 +12,7 @@ from ...errors import UserError
 from ._shared import fill_masked, register_loss
 
 
-@register_loss(sums=True)
+@register_loss(sums=True, above_zero=("unit",))
 def summed_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None, unit: float = 20.0) -> Tensor:
     """Return the absolute difference summed over pixels and channels, averaged over the batch.
 
@@ -27,7 +27,7 @@ def summed_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None, unit
     return (student - teacher).abs().sum() / (unit * len(student))
 
 
-@register_loss(same_shape=False, dims=(4,), sums=True)
+@register_loss(same_shape=False, dims=(4,), sums=True, above_zero=("unit",))
 def pooled_l1(
     student: Tensor,
     teacher: Tensor,

@@ -86,7 +86,7 @@ def ohem_cross_entropy(
     return losses.sum() / (labels != IGNORE).sum().clamp(min=1)
 
 
-@register_loss("logit_kl", same_shape=False, dims=(4,))
+@register_loss("logit_kl", same_shape=False, dims=(4,), above_zero=("temperature",))
 def pixel_wise(
     student: Tensor,
     teacher: Tensor,
@@ -118,7 +118,7 @@ def pixel_wise(
     return masked_mean(divergence, None if mask is None else mask[:, :1]) * temperature**2
 
 
-@register_loss(same_shape=False, dims=(4,))
+@register_loss(same_shape=False, dims=(4,), above_zero=("temperature",))
 def standardised_kl(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 2.0
 ) -> Tensor:
@@ -142,7 +142,7 @@ def pixel_wise_published(student: Tensor, teacher: Tensor) -> Tensor:
     return entropy / (student.shape[-2] * student.shape[-1])
 
 
-@register_loss(dims=(4,))
+@register_loss(dims=(4,), above_zero=("temperature",))
 def pixel_wise_cvpr19(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return KL(teacher || student) at eight times the size, averaged over every element, classes included.
 

@@ -13,7 +13,7 @@ from ._shared import fill_masked, masked_mean, register_loss
 _LEAST = 1e-8
 
 
-@register_loss("cwd", dims=(4,))
+@register_loss("cwd", dims=(4,), above_zero=("temperature",))
 def channel_wise(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 4.0
 ) -> Tensor:
@@ -37,7 +37,7 @@ def channel_wise(
     return masked_mean(divergence, known) * temperature**2
 
 
-@register_loss(dims=(4,))
+@register_loss(dims=(4,), above_zero=("temperature",))
 def dist(
     student: Tensor,
     teacher: Tensor,
@@ -74,7 +74,7 @@ def dist(
     return temperature**2 * (inter * between + intra * within)
 
 
-@register_loss(same_shape=False, dims=(4,))
+@register_loss(same_shape=False, dims=(4,), above_zero=("temperature",))
 def cross_image(student: Tensor, teacher: Tensor, temperature: float = 0.1, positions: int = 64) -> Tensor:
     """Return the KL between rows of similarities of pixels across images (CIRKD, Yang et al., CVPR 2022).
 
