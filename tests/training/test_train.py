@@ -664,6 +664,14 @@ def test_a_full_disk_has_one_line_and_leaves_no_half_written_file(tmp_path):
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+def test_a_log_on_a_full_disk_has_one_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write .*run: No space left on device"):
+        train(toy.recipe(), run=tmp_path / "run")
+
+
 def test_the_run_says_what_it_was_trained_with(tmp_path):
     run = train(toy.recipe(schedule__steps=1), run=tmp_path / "run")
     environment = json.loads((run.path / "environment.json").read_text())

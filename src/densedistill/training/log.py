@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from .module import TrainingModule
 
@@ -69,12 +71,15 @@ class RunLog:
         return dict(zip(self._sums, means.tolist(), strict=True))
 
     def write(self, module: TrainingModule, values: dict[str, float]) -> None:
-        """Log `values` at the module's step."""
+        """Log `values` at the module's step; UserError where the disk does not take them."""
         if not self.first:
             return
-        module.run.log(module.step, module.watch.seconds, values)
-        for name, value in values.items():
-            self._board.add_scalar(name, value, module.step)
+        try:
+            module.run.log(module.step, module.watch.seconds, values)
+            for name, value in values.items():
+                self._board.add_scalar(name, value, module.step)
+        except OSError as error:
+            raise UserError(f"cannot write {self._directory}: {error.strerror or error}") from None
 
     def picture(self, module: TrainingModule, name: str, image: Tensor) -> None:
         """Show `image` (3, H, W), uint8, in TensorBoard."""
