@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import json
 import os
+import pickle
 import re
 import shutil
 import zipfile
@@ -84,9 +86,9 @@ def test_threads_get_each_the_answer_to_its_own_images(files, suffix, runtime):
 
 
 def test_a_file_runs_on_one_thread_where_it_is_told(files):
-    session = load_runtime(files[".onnx"], threads=1)._session._session
+    session = load_runtime(files[".onnx"], threads=1)._session.session._session
     assert session.get_session_options().intra_op_num_threads == 1
-    request = load_runtime(files[".xml"], threads=1)._session._request
+    request = load_runtime(files[".xml"], threads=1)._session.session._request
     assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
 
 
@@ -300,6 +302,26 @@ def test_images_that_the_file_cannot_take_are_one_line(files, pair):
         runtime(*[image.float() for image in pair])
     with pytest.raises(UserError, match=r"shape \(B, 3, H, W\), got \(2, 3, 0, 45\)"):
         runtime(*[image[:, :, :0] for image in pair])
+    with pytest.raises(UserError, match="takes tensors as every network does, got ndarray"):
+        runtime(*[image.numpy() for image in pair])
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_runtime_goes_to_another_process_by_its_file(files, pair, suffix, tmp_path, monkeypatch):
+    file = shutil.copy(files[suffix], tmp_path)
+    if suffix == ".xml":
+        shutil.copy(files[suffix].with_suffix(".bin"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runtime = load_runtime(os.path.basename(file)).with_input_spec(dd.InputSpec(pad="centre"))
+    expected = runtime(*pair)["disparity"]
+    sent = pickle.dumps(runtime)
+    assert len(sent) < 20_000
+    monkeypatch.chdir("/")
+    assert torch.equal(pickle.loads(sent)(*pair)["disparity"], expected)
+    assert torch.equal(copy.deepcopy(runtime)(*pair)["disparity"], expected)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert torch.equal(copy.deepcopy(runtime)(*pair)["disparity"], expected)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])

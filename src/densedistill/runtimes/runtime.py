@@ -54,12 +54,32 @@ class Session(Protocol):
         ...
 
 
+class _Opened:
+    """The session of a file. It pickles as what opens it, so that another process opens the file itself."""
+
+    def __init__(self, path: Path, card: Card, runtime: str, device: Any, precision: str, threads: int):
+        check_weights(path, card)
+        self._how = (path.absolute(), card, runtime, device, precision, threads)
+        self.session: Session = _module(runtime).open_session(path, card, device, precision, threads)
+        self.device, self.precision = self.session.device, self.session.precision
+
+    def run(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.session.run(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Opened, self._how
+
+    def __deepcopy__(self, memo: Any) -> _Opened:
+        return self  # which answers several callers
+
+
 class Runtime(nn.Module):
     """An exported file as a network of its task.
 
     Called with the task's images (B, 3, H, W), uint8, or float in [0, 1], of any size (of the file's, when
     that is fixed), it returns the task's outputs at that size: it pads and crops itself, and normalising is
-    inside the file. So `input_spec` asks for nothing. Several threads may call it at a time.
+    inside the file. So `input_spec` asks for nothing. Several threads may call it at a time, and it may go to
+    another process, which opens the file again.
 
     Attributes:
         card: what the file says about itself.
@@ -100,8 +120,8 @@ class Runtime(nn.Module):
         Raises:
             UserError: another number of images, a size that the file cannot take, or floats outside [0, 1].
         """
-        given = images[0].device if images else self.device
         prepared, placement = self.prepare(*images)
+        given = images[0].device
         outputs = self._run(prepared)
         if self.decoding is not None and not self.raw:
             if self.card.size is not None:  # the file scales and pads the image, but not its boxes back
@@ -131,6 +151,11 @@ class Runtime(nn.Module):
         return dict(zip(self.card.inputs, prepared, strict=True)), placement
 
     def _checked(self, image: Tensor) -> Tensor:
+        if not isinstance(image, Tensor):
+            raise UserError(
+                f"{self.name} takes tensors as every network does, got {type(image).__name__}; a `Predictor` "
+                "of it takes arrays, too"
+            )
         if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
             raise UserError(f"an image batch has shape (B, 3, H, W), got {tuple(image.shape)}")
         if image.dtype == torch.uint8:
@@ -204,9 +229,7 @@ def load_runtime(
         device = find_device(device)
     threads = torch.get_num_threads() if threads is None else as_count("threads", threads)
     card = read_card(path)
-    check_weights(path, card)
-    session: Session = _module(chosen).open_session(path, card, device, precision, threads)
-    return Runtime(session, card, path, chosen)
+    return Runtime(_Opened(path, card, chosen, device, precision, threads), card, path, chosen)
 
 
 def is_exported(name: Any) -> bool:
