@@ -105,7 +105,7 @@ def test_padding_of_a_protocol_reaches_the_file(network, files, pair):
 
 def test_a_card_survives_json_and_every_file():
     names = ("left", "right"), ("disparity",)
-    card = Card("n", "stereo", *names, SPEC, (3, 4), 2, 64, ("road", "car"), "int8", {"mean": 0.5}, "1")
+    card = Card("n", "stereo", *names, SPEC, (3, 4), 2, 64, ("road", "car"), {}, "int8", {"mean": 0.5}, "1")
     assert Card.from_json(card.to_json()) == card
     assert part_engine(join_engine(b"engine", card.to_json())) == (b"engine", card.to_json())
     assert part_engine(b"some other engine") == (b"some other engine", None)
@@ -169,6 +169,40 @@ def test_a_damaged_file_is_one_line(files, tmp_path, suffix):
             shutil.copy(files[suffix].with_suffix(".bin"), file.with_suffix(".bin"))
         with pytest.raises(UserError, match=rf"{number}\{suffix}.*(damaged|says nothing|says about itself)"):
             load_runtime(file)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "stereos"},
+        {"task": 3},
+        {"task": "depth"},
+        {"inputs": ["a", "b"]},
+        {"outputs": ["depth"]},
+        {"size": "30x44"},
+        {"batch": 0},
+        {"batch": "two"},
+        {"input_spec": {"multiple": 0}},
+        {"decoding": {"threshold": 0.5}},
+        {"of_a_later_version": 1},
+    ],
+)
+def test_a_card_that_makes_no_sense_is_one_line_with_the_file(files, tmp_path, changes):
+    model = onnx.load(files[".onnx"])
+    card = json.loads({entry.key: entry.value for entry in model.metadata_props}[KEY])
+    onnx.helper.set_model_props(model, {KEY: json.dumps({**card, **changes})})
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(UserError, match=r"what .*changed\.onnx says about itself cannot be read"):
+        load_runtime(tmp_path / "changed.onnx")
+
+
+def test_a_package_of_another_torch_says_so(files, tmp_path, caplog):
+    with zipfile.ZipFile(files[".pt2"]) as good, zipfile.ZipFile(tmp_path / "later.pt2", "w") as later:
+        for name in good.namelist():
+            later.writestr(name, re.sub(rb'("schema_version": {"major": )\d+', rb"\g<1>99", good.read(name)))
+    with pytest.raises(UserError, match=r"another version of torch: Serialized schema version .*99"):
+        load_runtime(tmp_path / "later.pt2")
+    assert not caplog.records
 
 
 def without_checksum(file, target):

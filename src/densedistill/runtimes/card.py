@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ..errors import UserError
+from ..errors import UserError, as_count
 from ..networks.input_spec import InputSpec
+from ..networks.layers.boxes import Decoding
+from ..tasks import get_task
 
 KEY = "densedistill"  # under which a file's metadata holds the card
 
@@ -78,9 +80,28 @@ class Card:
             }
             for key in ("inputs", "outputs", "size", "classes"):
                 found[key] = None if found[key] is None else tuple(found[key])
-            return cls(input_spec=InputSpec(**spec), **found)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            card = cls(input_spec=InputSpec(**spec), **found)
+            card._require_sense()
+        except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
             raise ValueError(f"not a card: {error}") from None
+        return card
+
+    def decoder(self) -> Decoding | None:
+        """Return what chooses detections of what the file gives; None for what is no detector."""
+        if not self.decoding:
+            return None
+        return Decoding(**{**self.decoding, "strides": tuple(self.decoding["strides"])})
+
+    def _require_sense(self) -> None:
+        """Raise an error unless the values are such as `export` writes."""
+        task = get_task(self.task)
+        if self.inputs != task.inputs or not {*self.outputs} <= {*task.outputs, *task.raw}:
+            raise ValueError(f"{self.inputs} to {self.outputs} is not {task.name}")
+        for side in self.size or ():
+            as_count("a side of the size", side)
+        if self.batch is not None:
+            as_count("batch", self.batch)
+        self.decoder()
 
 
 def read_card(path: Path) -> Card:
@@ -97,8 +118,8 @@ def read_card(path: Path) -> Card:
         raise UserError(f"{path} says nothing about itself; a file that densedistill exported is wanted")
     try:
         return Card.from_json(text)
-    except ValueError:
-        raise UserError(f"what {path} says about itself cannot be read; export it again") from None
+    except ValueError as error:
+        raise UserError(f"what {path} says about itself cannot be read; export it again ({error})") from None
 
 
 def check_weights(path: Path, card: Card) -> None:

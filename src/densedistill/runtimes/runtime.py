@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ..errors import UserError, as_count, unknown
 from ..networks.device import find_device
 from ..networks.input_spec import InputSpec, Placement
-from ..networks.layers.boxes import Decoding
 from ..networks.restore import restore_output
 from ..tasks import get_task
 from .card import Card, check_weights, read_card
@@ -100,7 +99,7 @@ class Runtime(nn.Module):
         self.device = session.device
         self.input_spec = InputSpec(mean=(0, 0, 0), std=(1, 1, 1), multiple=1)
         self._spec = card.input_spec
-        self.decoding = _decoding(card)
+        self.decoding = card.decoder()
         self.raw = False
         self._session = session
 
@@ -251,12 +250,6 @@ def _module(runtime: str) -> Any:
             raise UserError(f"{package} is installed, but does not start: {error}") from None
         raise UserError(f"{runtime} is not installed: pip install {install}") from None
     return importlib.import_module(f".{module}", __package__)
-
-
-def _decoding(card: Card) -> Any:
-    if not card.decoding:
-        return None
-    return Decoding(**{**card.decoding, "strides": tuple(card.decoding["strides"])})
 
 
 def _prepare(image: Tensor, spec: InputSpec, placement: Placement) -> Tensor:

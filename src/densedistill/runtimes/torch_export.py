@@ -53,7 +53,9 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
         raise
     except Exception as error:  # torch names no classes for what may be wrong with a package
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"torch cannot load {path}, which may be damaged: {reason[0]}") from None
+        raise UserError(
+            f"torch cannot load {path}, which may be damaged or of another version of torch: {reason[0]}"
+        ) from None
     return TorchSession(module.to(where), card, where)
 
 
@@ -82,13 +84,23 @@ def _conv3d(
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:
-    logger = logging.getLogger("torch.export")  # which logs the traceback of an error, and raises it, too
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logger = logging.getLogger("torch.export")
+    logged: list[BaseException] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            logged.append(record.exc_info[1])
+        return False
+
+    logger.addFilter(keep)
     try:
         return torch.export.load(path)
+    except Exception:
+        if logged:  # what is raised then says no more than that it was logged
+            raise logged[0] from None
+        raise
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(keep)
 
 
 def _refuse_damage_and_pickles(path: Path) -> None:
