@@ -77,6 +77,26 @@ def test_a_residual_sum_stays_in_float(tmp_path, pairs):
     assert len(inside) == 2
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_convolution_without_a_bias_that_two_operations_read_is_right_in_openvino(tmp_path, pairs, suffix):
+    class Shared(Tiny):
+        def forward(self, *images):
+            features = self.body[:3](sum(images))
+            shared = torch.nn.functional.conv2d(features, self.body[3].weight, padding=1)
+            found = self.head(torch.cat([shared.sigmoid(), shared.relu()], 1)[:, 16:48])
+            return {
+                "disparity": torch.nn.functional.interpolate(found, images[0].shape[-2:], mode="bilinear")
+            }
+
+    network = Shared(dd.InputSpec(multiple=8), "stereo", width=32).eval()
+    quantise(network, tmp_path / f"student{suffix}", pairs)
+    sample = dd.create_dataset("middlebury2003")[0]
+    images = [sample[view][None, :, 60:110, 40:120] for view in ("left", "right")]
+    wanted = dd.Predictor(network)(*images)["disparity"]
+    found = load_runtime(tmp_path / f"student{suffix}", "openvino")(*images)["disparity"]
+    assert (found - wanted).abs().mean() < 0.05 * wanted.abs().mean()
+
+
 def test_too_large_a_difference_writes_nothing(tmp_path, pairs):
     network = Tiny(dd.InputSpec(multiple=8), "stereo", width=32).eval()
     with pytest.raises(UserError, match="nothing was written"):
@@ -174,7 +194,7 @@ def test_flags_that_contradict_each_other_are_refused(tmp_path, capsys):
 def test_last_convolutions_stay_in_float_behind_a_product_of_activations_too():
     nodes = {
         "image": ("Parameter", []),
-        "features": ("Conv", ["image", None]),
+        "features": ("Conv", ["image", None, None]),
         "logits": ("Conv", ["features", None]),
         "weights": ("Conv", ["features", None]),
         "shares": ("Softmax", ["weights"]),
@@ -182,6 +202,23 @@ def test_last_convolutions_stay_in_float_behind_a_product_of_activations_too():
         "result": ("Result", ["mean"]),
     }
     assert _kept(nodes) == {"logits", "weights", "shares", "mean"}
+
+
+def test_a_convolution_without_a_bias_that_several_read_stays_in_float():
+    nodes = {
+        "image": ("Parameter", []),
+        "shape": ("Constant", ["shared"]),
+        "plain": ("Conv", ["image", None]),
+        "shared": ("Conv", ["plain", None]),
+        "biased": ("Conv", ["shared", None, None]),
+        "sum": ("Add", ["shared", "biased"]),
+        "size": ("Constant", ["plain"]),
+        "left": ("Slice", ["plain", None]),
+        "other": ("Mul", ["biased", None]),
+        "logits": ("Conv", ["sum", None]),
+        "result": ("Result", ["logits"]),
+    }
+    assert _kept(nodes) == {"shared", "sum", "logits"}
 
 
 def test_calibration_samples_are_spread_over_all_and_have_the_files_size():

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def quantise(
     """Write `network` with 8-bit weights and activations (NNCF's post-training quantisation).
 
     Every output's last convolution and what follows it, products of two activations (cost volumes, attention)
-    and their sums (residual connections) are left in float: their error goes straight to the output.
+    and their sums (residual connections) are left in float: their error goes straight to the output. So are
+    convolutions without a bias that several operations read, which OpenVINO gets wrong.
 
     Args:
         network: in float32; it stays as it is.
@@ -198,6 +200,19 @@ def _kept(nodes: _Nodes) -> set[str]:
         if kind in ("MatMul", "Mul", "Multiply", "Add")
         and not any(source is None or nodes[source][0] in _CONSTANTS for source in sources)
     }
+    readers = Counter(
+        source
+        for kind, sources in nodes.values()
+        if kind not in ("Constant", "Slice", "StridedSlice")
+        for source in sources
+    )
+    # OpenVINO's CPU plugin (2026.4) gives zeros to one of the readers of such a convolution in 8 bits, in
+    # files for any size; slices are right. A bias is a third input in ONNX, and in OpenVINO the one reader.
+    shared = {
+        name
+        for name, (kind, sources) in nodes.items()
+        if kind in _CONVOLUTIONS and len(sources) == 2 and readers[name] > 1
+    }
     last: set[str] = set()
     waiting = [source for kind, sources in nodes.values() if kind == "Result" for source in sources]
     while waiting:
@@ -207,7 +222,7 @@ def _kept(nodes: _Nodes) -> set[str]:
         last.add(name)
         if nodes[name][0] not in _CONVOLUTIONS:
             waiting += nodes[name][1]
-    return of_activations | last
+    return of_activations | shared | last
 
 
 _Nodes = dict[str, tuple[str, list[str | None]]]  # name -> kind, names of what its inputs come from
