@@ -11,6 +11,7 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from PIL import Image
 from tiny import Tiny
 
 import densedistill as dd
@@ -229,6 +230,15 @@ def test_calibration_samples_are_spread_over_all_and_have_the_files_size():
         (view,) = _as_tensors([image], size)
         assert view.shape == (1, 3, *(size or (20, 30)))
         torch.testing.assert_close(view, torch.full_like(view, 0.2))
+
+
+def test_photographs_are_calibrated_on_as_they_are_to_be_shown(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held upright
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / "frames" / "1.jpg", exif=exif)
+    result = quantise(Tiny(task="depth").eval(), tmp_path / "student.onnx", tmp_path / "frames")
+    assert [row.size for row in result.difference.rows] == [(64, 48)]
 
 
 def test_calibration_images_are_not_all_in_memory_at_a_time(tmp_path, monkeypatch):

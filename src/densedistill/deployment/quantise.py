@@ -103,14 +103,15 @@ def quantise(
     check_network(network)
     size = None if size is None else as_size(size)
     samples = as_count("samples", samples)
-    given = inputs_from(task_of(network), calibration)
+    task = task_of(network)
+    given = inputs_from(task, calibration)
     if not isinstance(given, list):  # whose frames are read in order, and once
         raise UserError(f"{calibration} is a video; write frames of it as images to calibrate on")
     if not given:
         raise UserError(f"there is no image to calibrate on in {calibration}")
-    images = _Images(_spread(given, samples), size)
-    for one in images.given:
-        one.read()  # what is damaged is said before the work
+    images = _Images(_spread(given, samples), size, photographs=task.takes == "image")
+    for number in range(len(images)):
+        images.read(number)  # what is damaged is said before the work
     reference = in_float32(network)
     if data is not None:
         from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
@@ -150,14 +151,18 @@ def quantise(
 class _Images(Sequence[list[Tensor]]):
     """Calibration samples as tensors, read whenever they are asked for: hundreds would fill the memory."""
 
-    def __init__(self, given: Sequence[Input], size: tuple[int, int] | None):
-        self.given, self.size = given, size
+    def __init__(self, given: Sequence[Input], size: tuple[int, int] | None, photographs: bool = False):
+        self.given, self.size, self.photographs = given, size, photographs
 
     def __len__(self) -> int:
         return len(self.given)
 
     def __getitem__(self, index: Any) -> Any:
-        return _as_tensors(self.given[index].read(), self.size)
+        return _as_tensors(self.read(index), self.size)
+
+    def read(self, index: int) -> Sequence[Any]:
+        """Return the images of a sample as `predict` sees them."""
+        return self.given[index].read(self.photographs)
 
 
 def _quantised(model: Any, runtime: Runtime, images: _Images, kept: Sequence[str], progress: bool) -> Any:
