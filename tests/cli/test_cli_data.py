@@ -68,7 +68,7 @@ def test_check_says_that_views_look_swapped(tmp_path, capsys):
     for view, key in (("left", "right"), ("right", "left")):
         formats.write_image(tmp_path / view / "cones.png", sample[key].permute(1, 2, 0).numpy())
     assert main(["data", "check", "folder", str(tmp_path)]) == 0
-    assert "left and right look swapped: all cones" in capsys.readouterr().out
+    assert "doubtful: all: left and right look swapped (cones)" in capsys.readouterr().out
 
 
 def test_brackets_in_paths_are_printed_as_they_are(pairs, tmp_path, capsys):

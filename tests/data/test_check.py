@@ -113,18 +113,18 @@ def test_views_that_look_swapped_are_named_unless_only_listed(tmp_path):
     for view, key in (("left", "right"), ("right", "left")):
         formats.write_image(tmp_path / view / "cones.png", sample[key].permute(1, 2, 0).numpy())
     (survey,) = check_dataset("folder", tmp_path)
-    assert survey.swapped == "cones"
+    assert survey.doubt == "left and right look swapped (cones)"
     assert survey.usable
     (survey,) = check_dataset("folder", tmp_path, fast=True)
-    assert survey.swapped == ""
+    assert survey.doubt == ""
     (tmp_path / "left").rename(tmp_path / "aside")
     (tmp_path / "right").rename(tmp_path / "left")
     (tmp_path / "aside").rename(tmp_path / "right")
     (survey,) = check_dataset("folder", tmp_path)
-    assert survey.swapped == ""
+    assert survey.doubt == ""
     (tmp_path / "left" / "cones.png").write_bytes(b"")
     (survey,) = check_dataset("folder", tmp_path)
-    assert (survey.swapped, len(survey.broken)) == ("", 1)
+    assert (survey.doubt, len(survey.broken)) == ("", 1)
 
 
 def test_progress_reaches_the_number_of_samples(make):

@@ -272,7 +272,8 @@ def test_swapped_views_are_said_and_left_as_they_are(tmp_path):
 
     paths = [tmp_path / "left.png", tmp_path / "right.png"]
     with pytest.warns(
-        UserWarning, match="left and right look swapped in 'right' .*right.png should be the left"
+        UserWarning,
+        match=r"left and right look swapped \('right', of which .*right.png is taken for the left view",
     ):
         result = predict(net, [paths[::-1]], tmp_path / "out", write=["npy"])
     assert len(result.warnings) == 1
@@ -280,10 +281,10 @@ def test_swapped_views_are_said_and_left_as_they_are(tmp_path):
     assert predict(net, [paths], tmp_path / "out2", write=["npy"]).warnings == []
 
 
-def test_the_order_of_the_views_is_checked_for_the_first_pairs_alone(tmp_path, plane, constant, monkeypatch):
+def test_the_views_are_doubted_for_the_first_pairs_alone(tmp_path, plane, constant, monkeypatch):
     looked = []
-    monkeypatch.setattr("densedistill.inference.predict.looks_swapped", lambda *views: looked.append(views))
-    monkeypatch.setattr("densedistill.inference.predict.ORDER_CHECKED", 2)
+    monkeypatch.setattr("densedistill.inference.predict.doubt_views", lambda *views: looked.append(views))
+    monkeypatch.setattr("densedistill.inference.predict.DOUBTED", 2)
     for number in range(3):
         for side, view in zip(("left", "right"), plane(seed=number), strict=True):
             formats.write_image(tmp_path / "pairs" / side / f"{number}.png", view)

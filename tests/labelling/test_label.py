@@ -471,7 +471,7 @@ def test_views_that_look_swapped_are_said_once(tmp_path):
             formats.write_image(
                 tmp_path / "rig" / folder / f"{name}.png", pair[view].permute(1, 2, 0).numpy()
             )
-    with pytest.warns(DataWarning, match="left and right look swapped in frame '0'") as found:
+    with pytest.warns(DataWarning, match=r"left and right look swapped \(frame '0'\)") as found:
         label(settings(tmp_path / "rig", tmp_path / "labels"))
     assert len(found) == 1
 

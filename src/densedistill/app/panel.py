@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..data import formats
 from ..data.calibration import Calibration
 from ..data.datasets import open_dataset
-from ..data.order import looks_swapped
+from ..data.views import doubt_views
 from ..deployment.measure import synchronise
 from ..errors import UserError, unknown
 from ..inference.images import to_batches
@@ -168,8 +168,8 @@ class Panel:
             if self.task.writers[kind].metric and calibration is None:
                 raise UserError(f"the file '{kind}' is in metres: fill in the calibration, or leave it out")
         found = Comparison((height, width), {}, example.name if example else "", calibration=calibration)
-        if "right" in self.task.inputs and looks_swapped(*images[:2]):
-            found.warnings.append("left and right look swapped")
+        if "right" in self.task.inputs and (doubt := doubt_views(*images[:2])):
+            found.warnings.append(doubt)
         outputs: dict[str, dict[str, torch.Tensor]] = {}
         for label, predict in self.predictors.items():
             outputs[label], seconds = _ask(label, predict, images)

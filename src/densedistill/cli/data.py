@@ -115,8 +115,8 @@ def _check(args: argparse.Namespace) -> int:
     console.print(table, markup=False)  # paths may have brackets in them
     for survey in surveys:
         lines = [(f"broken: {survey.split} {name}: {reason}", "red") for name, reason in survey.broken or []]
-        if survey.swapped:
-            lines.append((f"left and right look swapped: {survey.split} {survey.swapped}", "yellow"))
+        if survey.doubt:
+            lines.append((f"doubtful: {survey.split}: {survey.doubt}", "yellow"))
         for line, style in lines:
             console.print(line, style=style, markup=False, soft_wrap=True)
     return _verdict(surveys, args)

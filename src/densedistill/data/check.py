@@ -18,7 +18,7 @@ from ..machine import usable_cores
 from ..registry import construct
 from .datasets import DATASETS
 from .datasets._base import ROLES, FilesOnDisk
-from .order import find_swapped
+from .views import find_doubtful
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Survey:
         roles: for each kind of file what was found of it.
         broken: samples that cannot be read, and why; None when they were not opened.
         absent: why there is nothing of this split, else empty.
-        swapped: a sample whose left view looks as if it were the right one, else empty; a few are looked at.
+        doubt: what the views of a pair say against it, and which pair; else empty. A few are looked at.
     """
 
     split: str
@@ -50,7 +50,7 @@ class Survey:
     roles: dict[str, Role] = field(default_factory=dict)
     broken: list[tuple[str, str]] | None = None
     absent: str = ""
-    swapped: str = ""
+    doubt: str = ""
 
     @property
     def usable(self) -> bool:
@@ -119,8 +119,8 @@ def _survey(samples: FilesOnDisk, fast: bool, progress: Callable[[str, int, int]
         whole = [i for i, frame in enumerate(samples.frames) if images <= frame.files.keys()]
         survey.broken = _broken(samples, whole, lambda done: progress and progress(split, done, len(samples)))
         with contextlib.suppress(UserError):  # one that cannot be read is among the broken
-            swapped = find_swapped(Subset(samples, whole))
-            survey.swapped = "" if swapped is None else samples.names[whole[swapped]]
+            found = find_doubtful(Subset(samples, whole))
+            survey.doubt = f"{found[1]} ({samples.names[whole[found[0]]]})" if found else ""
     return survey
 
 

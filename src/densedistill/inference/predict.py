@@ -14,7 +14,7 @@ import torch
 from ..data import formats
 from ..data.calibration import Calibration, RawRig, read_calibration, rectify, write_calibration
 from ..data.datasets.folder import CALIBRATIONS
-from ..data.order import looks_swapped
+from ..data.views import doubt_views
 from ..errors import UserError, unknown
 from ..tasks import Task
 from ..tasks.files import Predicted, Writer, unbatch
@@ -23,7 +23,7 @@ from .load import Predicts, load_predictor, task_of_network
 from .pairs import PathLike
 from .progress import progress_bar
 
-ORDER_CHECKED = 8  # pairs; a rig does not change sides in the middle of a folder
+DOUBTED = 8  # pairs; a rig does not change in the middle of a folder
 
 
 @dataclass
@@ -125,7 +125,7 @@ class _Work:
     colour_max: float | None
     rig: Calibration | None = None
     calibration: Calibration | None = None
-    order_checked: int = 0
+    doubted: int = 0
     result: Predictions = field(default_factory=Predictions)
 
     @property
@@ -164,7 +164,7 @@ class _Work:
             assert rig is not None  # as `predict` has seen to
             images, geometry = self.rectified(one, images, rig)
         if "right" in self.task.inputs:
-            self.check_order(one, *images[:2])
+            self.doubt(one, *images[:2])
         outputs = unbatch(run(*images))
         predicted = Predicted(outputs, images[0], geometry, self.colour_max, getattr(run, "classes", ()))
         for kind, path in self.paths(one).items():
@@ -183,10 +183,10 @@ class _Work:
         write_calibration(self.out / CALIBRATIONS[0], geometry)
         return found, geometry
 
-    def check_order(self, one: Input, left: Any, right: Any) -> None:
-        self.order_checked += 1
-        if self.order_checked <= ORDER_CHECKED and looks_swapped(left, right):
-            self.warn(f"left and right look swapped in '{one.name}' ({one.files[0]} should be the left view)")
+    def doubt(self, one: Input, left: Any, right: Any) -> None:
+        self.doubted += 1
+        if self.doubted <= DOUBTED and (doubt := doubt_views(left, right)):
+            self.warn(f"{doubt} ('{one.name}', of which {one.files[0]} is taken for the left view)")
 
     def geometry(self, one: Input, size: tuple[int, ...] | None) -> Calibration | None:
         """Return the calibration for images of `size`; None where no output needs it."""

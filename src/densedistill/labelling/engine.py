@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..data import store
-from ..data.order import find_swapped
+from ..data.views import find_doubtful
 from ..distillation.teachers import PredictorTeacher, Teacher, create_teacher
 from ..errors import DataWarning, UserError
 from ..files import locked, remove_parts
@@ -206,10 +206,10 @@ def label(
         store.write_manifest(out, {**manifest, "complete": False})
         missing = [number for number in range(job.shards) if number not in receipts]
         if missing:
-            swapped = find_swapped(job.frames)
-            if swapped is not None:
-                name = job.frames.names[swapped]
-                warnings.warn(f"left and right look swapped in frame '{name}'", DataWarning, stacklevel=2)
+            found = find_doubtful(job.frames)
+            if found is not None:
+                where = job.frames.names[found[0]]
+                warnings.warn(f"{found[1]} (frame '{where}')", DataWarning, stacklevel=2)
         for number, receipt in run_shards(job, missing, processes, cluster):
             receipts[number] = receipt
             done.made += 1
