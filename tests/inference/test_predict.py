@@ -13,6 +13,7 @@ from densedistill.cli import predict as verb
 from densedistill.data import formats
 from densedistill.errors import UserError
 from densedistill.inference import SGBM
+from densedistill.inference.inputs import views_of_frame
 from densedistill.inference.predict import predict
 from densedistill.tasks import get_task, list_tasks
 
@@ -273,12 +274,37 @@ def test_swapped_views_are_said_and_left_as_they_are(tmp_path):
     paths = [tmp_path / "left.png", tmp_path / "right.png"]
     with pytest.warns(
         UserWarning,
-        match=r"left and right look swapped \('right', of which .*right.png is taken for the left view",
+        match=r"left and right look swapped \('right', its left view from .*right.png",
     ):
         result = predict(net, [paths[::-1]], tmp_path / "out", write=["npy"])
     assert len(result.warnings) == 1
     np.testing.assert_array_equal(seen[0], sample["right"].permute(1, 2, 0).numpy())
     assert predict(net, [paths], tmp_path / "out2", write=["npy"]).warnings == []
+
+
+def test_a_video_of_pairs_has_both_views_side_by_side(tmp_path, constant):
+    path = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 48))
+    frame = np.full((48, 96, 3), 200, np.uint8)
+    frame[:, :48] = (30, 60, 90)  # BGR
+    for _ in range(2):
+        writer.write(frame)
+    writer.release()
+    seen = []
+
+    def net(left, right):
+        seen.append((left, right))
+        return constant()(left, right)
+
+    predict(net, path, tmp_path / "out", write=["npy"])
+    written = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert written == ["drive_000000.npy", "drive_000001.npy"]
+    (left, right), _ = seen
+    assert left.shape == right.shape == (48, 48, 3)
+    assert np.abs(left[:, :40].astype(int) - (90, 60, 30)).max() < 8
+    assert np.abs(right[:, 8:].astype(int) - 200).max() < 8
+    with pytest.raises(dd.UserError, match="rig: frames 91 px wide are no two views side by side"):
+        views_of_frame(np.zeros((4, 91, 3), np.uint8), dd.tasks.get_task("stereo"), "rig")
 
 
 def test_the_views_are_doubted_for_the_first_pairs_alone(tmp_path, plane, constant, monkeypatch):

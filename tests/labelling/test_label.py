@@ -400,6 +400,10 @@ def test_a_video_and_a_store_with_images_are_frames_too(pairs, tmp_path):
     frames = open_frames({"frames": video}, get_task("depth"))
     assert list(frames.names) == [f"clip_{i:06d}" for i in range(3)]
     assert [round(float(frames[i]["image"].float().mean()) / 60) for i in (2, 0, 1)] == [2, 0, 1]
+    halves = open_frames({"frames": video}, get_task("stereo"))[1]
+    assert [tuple(halves[side].shape) for side in ("left", "right")] == [(3, 64, 48)] * 2
+    with pytest.raises(dd.UserError, match="takes pairs and the next; name a folder or a list"):
+        open_frames({"frames": video}, get_task("sceneflow"))
     out = tmp_path / "labels"
     label(settings(pairs, out, images=True))
     again = open_frames({"frames": out}, get_task("stereo"))

@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text file: an image, a left and a right path, or these and the next, on each line",
     )
     source.add_argument(
-        "--video", metavar="FILE|N", help="frames of a video, or of camera number N until Ctrl-C"
+        "--video",
+        metavar="FILE|N",
+        help="frames of a video, or of camera number N until Ctrl-C; pairs lie side by side in them",
     )
     source.add_argument(
         "--submission",
@@ -179,12 +181,12 @@ def _source(args: argparse.Namespace) -> Any:
     if (args.left is None) != (args.right is None) or (args.left_next is None) != (args.right_next is None):
         raise UserError("one pair takes both --left and --right")
     takes = task_of_network(args.network).takes
-    given = "image" if args.image or args.video else "pair" if args.left else takes
-    given = "sequence" if args.left_next else given
+    given = "image" if args.image else "pair" if args.left else takes
+    given = "sequence" if args.left_next else "pair" if args.video and takes == "sequence" else given
     if given != takes:
         flags = {
             "image": "--image, --folder, --list or --video",
-            "pair": "--left and --right, --folder or --list",
+            "pair": "--left and --right, --folder, --list or --video",
             "sequence": "--left, --right, --left-next and --right-next, --folder or --list",
         }
         raise UserError(f"{args.network} takes {flags[takes]}")

@@ -58,12 +58,16 @@ def inputs_from(task: Task, source: Any, out: PathLike | None = None) -> Iterabl
     """Return the inputs of `task` that `source` means: a folder, a list file, an image or video, the number
     of a camera, or an iterable of paths (of as many at a time as the task has inputs).
 
+    A video or camera of pairs has both views side by side.
+
     Args:
         out: where outputs go; see `images_from`.
 
     Raises:
         UserError: nothing there, or a view without its other.
     """
+    if task.takes != "sequence" and _is_video(source):
+        return frames_from(source, task)
     if task.takes == "image":
         return images_from(source, out)
     return {"pair": _pairs, "sequence": sequences_from}[task.takes](source)
@@ -74,16 +78,11 @@ def _pairs(source: Any) -> list[Input]:
 
 
 def images_from(source: Any, out: PathLike | None = None) -> Iterable[Input]:
-    """Return single images: a file, all at or below a folder, the first column of a list file, paths, or the
-    frames of a video file or a camera (by its number).
+    """Return single images: a file, all at or below a folder, the first column of a list file, or paths.
 
     Args:
         out: where outputs go: where that is inside the folder, images there are outputs of before.
     """
-    if isinstance(source, int) or (
-        isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() in VIDEO_SUFFIXES
-    ):
-        return frames_from(source)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.is_dir():
@@ -103,11 +102,16 @@ def _is_inside(path: PathLike, folder: PathLike) -> bool:
     return Path(os.path.abspath(folder)) in Path(os.path.abspath(path)).parents
 
 
-def frames_from(source: PathLike | int) -> Iterator[Input]:
-    """Yield the frames of a video file, or of the camera with this number.
+def _is_video(source: Any) -> bool:
+    is_path = isinstance(source, (str, os.PathLike))
+    return isinstance(source, int) or (is_path and Path(source).suffix.lower() in VIDEO_SUFFIXES)
+
+
+def frames_from(source: PathLike | int, task: Task) -> Iterator[Input]:
+    """Yield the frames of a video file, or of the camera with this number, parted into the views of `task`.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: it cannot be opened, or its frames are not pairs where the task takes these.
     """
     if not isinstance(source, int) and not Path(source).is_file():
         raise UserError(f"there is no video {source}")
@@ -121,7 +125,7 @@ def frames_from(source: PathLike | int) -> Iterator[Input]:
         done, frame = capture.retrieve()
         if not done:
             raise UserError(f"{source}: a frame cannot be decoded")
-        return [np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)]
+        return views_of_frame(frame, task, str(source))
 
     try:
         number = 0
@@ -132,6 +136,19 @@ def frames_from(source: PathLike | int) -> Iterator[Input]:
         capture.release()
     if number == 0:
         raise UserError(f"{source} has no frame that can be read")
+
+
+def views_of_frame(frame: Any, task: Task, where: str) -> list[NDArray[np.uint8]]:
+    """Return the views (H, W, 3; RGB) in a frame that OpenCV decoded: one, or the two that lie side by side.
+
+    Raises:
+        UserError: a frame of `where` that does not halve.
+    """
+    views = len(task.inputs)
+    image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+    if image.shape[1] % views:
+        raise UserError(f"{where}: frames {image.shape[1]} px wide are no two views side by side")
+    return [np.ascontiguousarray(view) for view in np.split(image, views, axis=1)]
 
 
 def sequences_from(source: Any) -> list[Input]:

@@ -61,8 +61,9 @@ def predict(
 
     Args:
         network: as `load_predictor` takes it: a network, a name, `name=weights`, `sgbm`, a run, a predictor.
-        source: for stereo a folder, a list file, or pairs of paths (see `pairs_from`); for tasks with
-            a single image a file, a folder, a list, a video or a camera's number (see `inputs_from`).
+        source: for stereo a folder, a list file, pairs of paths (see `pairs_from`), or a video or a camera's
+            number, with both views side by side; for tasks with a single image a file, a folder, a list, a
+            video or a camera's number (see `inputs_from`).
         out: folder of the outputs, called by the input's name.
         write: kinds of output, of the task's writers; None for its usual ones.
         calibration: file (KITTI, Middlebury, OpenCV; OpenCV's may be two) for `depth` and `ply`; None to look
@@ -186,7 +187,7 @@ class _Work:
     def doubt(self, one: Input, left: Any, right: Any) -> None:
         self.doubted += 1
         if self.doubted <= DOUBTED and (doubt := doubt_views(left, right)):
-            self.warn(f"{doubt} ('{one.name}', of which {one.files[0]} is taken for the left view)")
+            self.warn(f"{doubt} ('{one.name}', its left view from {one.files[0]})")
 
     def geometry(self, one: Input, size: tuple[int, ...] | None) -> Calibration | None:
         """Return the calibration for images of `size`; None where no output needs it."""

@@ -16,7 +16,7 @@ from ..data.datasets import open_dataset
 from ..data.sample import Sample, full_view, image_tensor
 from ..data.store import Store
 from ..errors import UserError
-from ..inference.inputs import VIDEO_SUFFIXES, Input, inputs_from
+from ..inference.inputs import VIDEO_SUFFIXES, Input, inputs_from, views_of_frame
 from ..tasks import Task
 
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")
@@ -108,16 +108,14 @@ class FileFrames:
 
 
 class VideoFrames:
-    """The frames of a video, decoded in order."""
+    """The frames of a video, decoded in order; pairs lie side by side in them."""
 
     def __init__(self, path: Path, task: Task):
-        if task.takes != "image":
-            raise UserError(
-                f"task '{task.name}' takes more than single images; a video of one camera has no others"
-            )
+        if task.takes == "sequence":
+            raise UserError(f"task '{task.name}' takes pairs and the next; name a folder or a list of frames")
         if not path.is_file():
             raise UserError(f"there is no video {path}")
-        self.path, self.keys = path, task.inputs
+        self.path, self.task = path, task
         self._capture: Any = None
         self._place = 0
         count = 0
@@ -139,7 +137,7 @@ class VideoFrames:
         self._place += 1
         if not done:
             raise UserError(f"{self.path}: frame {index} cannot be decoded")
-        return _sample(self.names[index], self.keys, [cv2.cvtColor(image, cv2.COLOR_BGR2RGB)])
+        return _sample(self.names[index], self.task.inputs, views_of_frame(image, self.task, str(self.path)))
 
     def _start(self) -> Any:
         capture = cv2.VideoCapture(str(self.path))
