@@ -340,6 +340,7 @@ def test_views_of_different_size_are_named(tmp_path, constant):
     ("options", "message"),
     [
         ({"write": ["pmf"]}, "no kind of output 'pmf'; did you mean 'pfm'"),
+        ({"write": ["png", "npy"], "colour_max": 9.0}, "png, npy of stereo: no colours that end at a value"),
         ({"write": ["ply"]}, "depth and ply need a calibration; there is none beside"),
         ({"write": ["ply"], "calibration": "/nowhere/calib.txt"}, "cannot read /nowhere/calib.txt"),
         ({"pairs": []}, "no pair to predict"),
@@ -375,6 +376,21 @@ def run_verb(*arguments):
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
     return verb.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_kinds_of_output_whose_colours_end_at_a_value_are_pictures_of_values(task):
+    ranged = {kind for kind, writer in get_task(task).writers.items() if writer.ranged}
+    of_flow = {"color", "color_change", "color_disparity", "motion"}
+    expected = {"stereo": {"color"}, "depth": {"color"}, "sceneflow": of_flow}
+    assert ranged == expected.get(task, set())
+
+
+@pytest.mark.parametrize("network", ["espnet", "fcos_mnv2_c128"])
+def test_the_verb_refuses_a_range_for_colours_that_have_none(network, tmp_path):
+    arguments = [network, "--image", tmp_path / "a.png", "--out", tmp_path / "out", "--color-max", 3]
+    with pytest.raises(UserError, match="no colours that end at a value; leave color-max out"):
+        run_verb(*arguments)
 
 
 @pytest.mark.parametrize("task", list_tasks())

@@ -91,7 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-disparity", type=int, metavar="PX", help="how far the network searches")
     parser.add_argument(
-        "--color-max", type=float, metavar="PX", help="disparity drawn red (default: the largest)"
+        "--color-max",
+        type=float,
+        metavar="N",
+        help="where colours end: px of disparity drawn red, metres of depth drawn blue, the farthest, px of "
+        "flow in full colour (default: the picture's own)",
     )
     add_running_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")

@@ -74,19 +74,25 @@ def predict(
         device, precision: where and in which arithmetic the network runs.
         runtime: of an exported file; None for the usual one of its suffix.
         overwrite: predict again what is there.
-        colour_max: value, for stereo disparity, that is red in pictures; None for each picture's own largest.
+        colour_max: value at which the colours of pictures end: disparity (px) that is red, depth (metres)
+            that is blue, length of flow (px) in full colour; None for each picture's own.
         progress: draw a bar on stderr.
         on_warning: gets each warning; None for `warnings.warn`.
 
     Raises:
-        UserError: an unknown kind of output, an output in the place of an image or of another output, a
-            missing or damaged file, views of different size, no calibration where one is needed.
+        UserError: an unknown kind of output, `colour_max` for kinds whose colours have no range, an output in
+            the place of an image or of another output, a missing or damaged file, views of different size, no
+            calibration where one is needed.
     """
     task = task_of_network(network)
     kinds = task.writes if write is None else tuple(dict.fromkeys(write))
     for kind in kinds:
         if kind not in task.writers:
             raise unknown("kind of output", kind, task.writers)
+    if colour_max is not None and not any(task.writers[kind].ranged for kind in kinds):
+        raise UserError(
+            f"{', '.join(kinds)} of {task.name}: no colours that end at a value; leave color-max out"
+        )
     work = _Work(task, Path(out), kinds, on_warning or _warn, colour_max)
     work.rig = _read(rectify_by)
     if work.rig is not None and (work.rig.raw is None or "right" not in task.inputs):

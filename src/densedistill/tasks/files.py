@@ -23,7 +23,7 @@ class Predicted:
         outputs: by key: a map (H, W), or (C, H, W) of several channels; boxes (N, 4), scores, classes (N,).
         image: the first input, RGB (H, W, 3) uint8.
         calibration: of the camera or rig.
-        colour_max: value drawn red; None for the picture's own largest.
+        colour_max: value at which the colours of a writer that is `ranged` end; None for the picture's own.
         classes: names of the classes, where the network knows them.
     """
 
@@ -50,12 +50,14 @@ class Writer:
         says: what it is.
         write: writes it, atomically.
         metric: it needs a calibration.
+        ranged: its colours end at `Predicted.colour_max`.
     """
 
     file: str
     says: str
     write: Callable[[Path, Predicted], None]
     metric: bool = False
+    ranged: bool = False
 
 
 def unbatch(outputs: Mapping[str, Any], index: int = 0) -> dict[str, NDArray[Any]]:
@@ -76,7 +78,9 @@ def array_writer(key: str, file: str = "{}.npy", says: str = "float32 NumPy arra
 def colour_writer(
     key: str, colour: Callable[..., NDArray[np.uint8]], file: str = "{}.color.png", says: str = "picture"
 ) -> Writer:
-    """Return the writer of the picture that `colour` makes of output `key`."""
-    return Writer(
-        file, says, lambda path, p: formats.write_image(path, colour(p.outputs[key], high=p.colour_max))
-    )
+    """Return the writer of the picture that `colour` makes of output `key`, in colours of a range."""
+
+    def write(path: Path, predicted: Predicted) -> None:
+        formats.write_image(path, colour(predicted.outputs[key], high=predicted.colour_max))
+
+    return Writer(file, says, write, ranged=True)

@@ -106,9 +106,15 @@ TASK = Task(
         "flo": Writer("{}.flo", "flow, Middlebury's float32, px", _flo),
         "npy": array_writer("flow", "{}.flow.npy", "flow, float32 NumPy array (2, H, W), px"),
         "color": colour_writer("flow", flow_colours, "{}.flow.png", "flow by the colour wheel"),
-        "color_change": Writer("{}.change.png", "change of disparity, red comes nearer", _change),
+        "color_change": Writer(
+            "{}.change.png", "change of disparity, red comes nearer", _change, ranged=True
+        ),
         "motion": Writer(
-            "{}.motion.ply", "point cloud coloured by its 3D motion, metres", _motion_ply, metric=True
+            "{}.motion.ply",
+            "point cloud coloured by its 3D motion, metres",
+            _motion_ply,
+            metric=True,
+            ranged=True,
         ),
         "color_disparity": colour_writer(
             "disparity", colour_map, "{}.disparity.png", "disparity, red is near"

@@ -9,12 +9,16 @@ import numpy as np
 from ..data import formats
 from ..errors import UserError
 from .colours import label_colours, label_error_map, labels_of, lay_over
-from .files import Predicted, Writer, array_writer, colour_writer
+from .files import Predicted, Writer, array_writer
 from .task import Task
 
 
 def _png(path: Path, predicted: Predicted) -> None:
     formats.write_labels_png(path, labels_of(predicted.outputs["logits"]))
+
+
+def _color(path: Path, predicted: Predicted) -> None:
+    formats.write_image(path, label_colours(predicted.outputs["logits"]))
 
 
 def _overlay(path: Path, predicted: Predicted) -> None:
@@ -46,7 +50,7 @@ TASK = Task(
     takes="image",
     writers={
         "png": Writer("{}.png", "8-bit PNG of the classes' numbers", _png),
-        "color": colour_writer("logits", label_colours, says="picture, a colour a class"),
+        "color": Writer("{}.color.png", "picture, a colour a class", _color),
         "overlay": Writer("{}.overlay.png", "the colours laid over the image", _overlay),
         "labelids": Writer("{}_pred_labelIds.png", "Cityscapes' label ids, for a submission", _label_ids),
         "npy": array_writer("logits", says="float32 NumPy array of the logits (C, H, W)"),
