@@ -414,6 +414,15 @@ def test_in_evaluation_mode_the_final_output_stands_for_all_levels():
             {"t": {**TRUTH, "decay": {"epochs": [1], "factor": -1}}},
             "the factor of decay is at least 0, got -1",
         ),
+        (
+            {"t": {**TRUTH, "decay": {"epochs": [0, 0], "factor": 1e308}}},
+            r"decay by a factor of 1e\+308 in 2 epochs ends at no finite weight",
+        ),
+        (
+            {"t": {**TRUTH, "weight": 100, "decay": {"epochs": [0], "factor": 1e308}}},
+            "in 1 epochs ends at no finite weight",
+        ),
+        ({"t": {**TRUTH, "weight": 10**400}}, "the weight is a number, got 1000"),
         ({"t": {**TRUTH, "decay": {"epoch": [1]}}}, "decay is {epochs"),
         ({"t": {**TRUTH, "decay": 3}}, "decay is {epochs.*got 3"),
         ({"t": {**TRUTH, "decay": {"epochs": 3}}}, "decay is {epochs"),

@@ -130,6 +130,12 @@ def test_acvnet_is_a_chain_of_three_stages_with_freezing():
         ("optimizer.weight_decay", float("inf"), "optimizer.weight_decay: a number is wanted, not inf"),
         ("optimizer.lr", 10**400, "optimizer.lr: a number is wanted, not 1000"),
         ("schedule.gamma", -1, "schedule.gamma: must be at least 0, not -1"),
+        (
+            "schedule",
+            {"steps": 9, "gamma": 1e308, "milestones": [0, 0]},
+            "1e.308 at 2 milestones has no",
+        ),
+        ("data.train", [{"name": "world", "weight": 1e308}] * 2, "data.train: the weights .* no finite sum"),
         ("schedule.power", -1, "schedule.power: must be at least 0, not -1"),
         ("schedule.final", -1, "schedule.final: a share of the largest rate, from 0 to 1, not -1"),
         ("schedule.milestones", [-1, 2], r"schedule.milestones: must be at least 0, not \[-1"),

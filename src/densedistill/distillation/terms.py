@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -174,9 +174,10 @@ def _term(name: str, given: Any, outputs: Sequence[str]) -> Term:
 
 
 def _number(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{what} is a number, got {value!r}")
-    return float(value)
+    with suppress(OverflowError):  # of a whole number that no float holds
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    raise UserError(f"{what} is a number, got {value!r}")
 
 
 def _loss(term: Term) -> Loss:
@@ -231,8 +232,17 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
             raise UserError(f"decay is {{epochs: [...], factor: 0.1}}, got {term.decay}")
         for number in (*epochs, term.decay.get("factor", 0.1)):
             _number("an epoch or factor of decay", number)
-        if not term.decay.get("factor", 0.1) >= 0:
-            raise UserError(f"the factor of decay is at least 0, got {term.decay['factor']}")
+        factor = term.decay.get("factor", 0.1)
+        if not factor >= 0:
+            raise UserError(f"the factor of decay is at least 0, got {factor}")
+        try:
+            last = term.weight * float(factor) ** len(epochs)
+        except OverflowError:
+            last = math.inf
+        if math.isinf(last):
+            raise UserError(
+                f"decay by a factor of {factor:g} in {len(epochs)} epochs ends at no finite weight"
+            )
 
 
 def takes_mask(loss: Loss) -> bool:

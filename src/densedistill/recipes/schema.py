@@ -122,6 +122,8 @@ class Data:
             _at_least("data.train", entry, weight=0)
         if self.train and all(entry.weight == 0 for entry in self.train):
             raise UserError("data.train: every data set has the weight 0; one must be above it")
+        if math.isinf(sum(entry.weight or 0 for entry in self.train)):
+            raise UserError("data.train: the weights of the data sets have no finite sum; divide them alike")
         if not all(entry.truth for entry in self.validate):
             raise UserError(
                 "data.validate: nothing is measured without ground truth; leave out `truth: false`"
@@ -187,6 +189,12 @@ class Schedule:
         _at_least("schedule", self, gamma=0, power=0)
         if not all(milestone >= 0 for milestone in self.milestones):
             raise UserError(f"schedule.milestones: must be at least 0, not {self.milestones}")
+        try:
+            _ = self.gamma ** len(self.milestones)
+        except OverflowError:
+            raise UserError(
+                f"schedule.gamma: {self.gamma:g} at {len(self.milestones)} milestones has no finite end"
+            ) from None
         if not 0 <= self.final <= 1:
             raise UserError(f"schedule.final: a share of the largest rate, from 0 to 1, not {self.final}")
         if not 0 <= self.warmup < 1:
