@@ -405,6 +405,11 @@ def test_in_evaluation_mode_the_final_output_stands_for_all_levels():
         ({"t": {**TRUTH, "weight": "much"}}, "the weight is a number, got 'much'"),
         ({"t": {**TRUTH, "weight": float("nan")}}, "the weight is a number, got nan"),
         ({"t": {**TRUTH, "max_disparity": 0}}, "max_disparity is above 0 px, got 0"),
+        *(
+            ({"t": {**term, "mask": mask, "max_disparity": 16}}, f"mask: {mask} of 'disparity' does not ask")
+            for term in (VOLUME, {**VOLUME, "of": "disparity", "loss": "l1"})
+            for mask in ("none", "teacher")
+        ),
         ({"t": {**TRUTH, "to": "ground_truth.volume"}}, "nothing to choose, got 'volume'"),
         ({"t": {**TRUTH, "levels": [0, 0]}}, "every level has weight 0"),
         ({"t": {**TRUTH, "levels": 3}}, "levels is a list of weights, got 3"),

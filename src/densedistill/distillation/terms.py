@@ -218,6 +218,14 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
         raise UserError(f"the weight is at least 0, got {term.weight:g}")
     if term.max_disparity is not None and term.max_disparity <= 0:
         raise UserError(f"max_disparity is above 0 px, got {term.max_disparity:g}")
+    compared = str(term.of) if is_output(term, outputs) else outputs[0]  # a tap goes by the main one's truth
+    if term.max_disparity is not None and not (
+        term.mask in (GROUND_TRUTH, "both") and compared.startswith("disparity")
+    ):
+        raise UserError(
+            f"max_disparity bounds true disparities, and mask: {term.mask} of '{compared}' does not ask for "
+            "these; leave it out, or set mask: both"
+        )
     if term.adapter is not None:
         if is_output(term, outputs):
             raise UserError("an adapter is for taps; outputs have one shape already")
