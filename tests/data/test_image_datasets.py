@@ -93,6 +93,18 @@ def test_labels_that_do_not_fit_are_refused_in_one_line(camvid, values, says):
     assert "0.png" in str(refused.value)
 
 
+@pytest.mark.parametrize("label", [-2, -1, 300])
+def test_labels_that_are_no_byte_are_refused_not_wrapped(tmp_path, label):
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    values = np.zeros((12, 16), np.int32)
+    values[0, 0] = label
+    Image.fromarray(values).save(tmp_path / "labels" / "a.tif")
+    dataset = create_dataset("labelled_folder", root=tmp_path, classes=["a"])
+    with pytest.raises(dd.UserError, match=rf"a\.tif holds label {label}; labels are 0 to 254, 255 is void"):
+        dataset[0]
+
+
 def test_missing_labels_damaged_labels_and_a_missing_folder_are_told(camvid, monkeypatch):
     (camvid / "trainannot" / "1.png").write_bytes(b"no picture")
     with pytest.raises(dd.UserError, match=r"cannot read labels from .*1\.png"):

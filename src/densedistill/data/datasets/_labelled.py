@@ -147,8 +147,9 @@ def read_indices(path: Path) -> NDArray[np.uint8]:
             values = np.asarray(picture)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read labels from {path}: {str(error).splitlines()[0]}") from None
-    if values.max(initial=0) > IGNORE_LABEL:
-        raise UserError(f"{path} holds label {values.max()}; labels are 0 to 254, 255 is void")
+    for label in (values.min(initial=0), values.max(initial=0)):
+        if not 0 <= label <= IGNORE_LABEL:
+            raise UserError(f"{path} holds label {label}; labels are 0 to 254, 255 is void")
     return values.astype(np.uint8)
 
 
