@@ -349,6 +349,18 @@ def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
         create_dataset("coco", root=tmp_path, split="val")
 
 
+@pytest.mark.parametrize("key", ["id", "name"])
+def test_two_categories_of_one_name_or_id_are_refused(key, tmp_path):
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    categories[1][key] = categories[0][key]
+    content = {"categories": categories, "images": [], "annotations": []}
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    with pytest.raises(
+        dd.UserError, match=rf"mine\.json: two categories, 1 'cat' and .* have one {key}; give"
+    ):
+        create_dataset("coco", root=tmp_path, annotations="mine.json", images="images")
+
+
 @pytest.mark.parametrize("key", ["image_id", "category_id"])
 def test_a_box_of_an_image_or_category_that_is_not_listed_is_named(key, tmp_path):
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 30], key: 7}

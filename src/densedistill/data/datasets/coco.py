@@ -5,6 +5,7 @@ T.-Y. Lin et al., Microsoft COCO: Common objects in context, ECCV 2014, https://
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -58,11 +59,19 @@ class COCO(Boxes):
         folder = self.root / (self.images or f"{self.split}2017")
         try:
             content = json.loads(formats.read_bytes(path))
-            categories = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+            listed = sorted(content["categories"], key=lambda c: c["id"])
+            for key in ("id", "name"):
+                for one, other in itertools.combinations(listed, 2):
+                    if one[key] == other[key]:
+                        raise UserError(
+                            f"{path}: two categories, {one['id']} '{one['name']}' and {other['id']} "
+                            f"'{other['name']}', have one {key}; give each its own"
+                        )
+            categories = {c["id"]: c["name"] for c in listed}
             pictures = {p["id"]: folder / p["file_name"] for p in content["images"]}
             for thing in content["annotations"]:
-                for key, listed in (("image_id", pictures), ("category_id", categories)):
-                    if thing[key] not in listed:
+                for key, known in (("image_id", pictures), ("category_id", categories)):
+                    if thing[key] not in known:
                         raise UserError(
                             f"{path}: a box is of {key} {thing[key]}, which the file does not list"
                         )
