@@ -208,6 +208,15 @@ def test_a_truncated_file_is_named(name, entries, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["weights", "weights.pth", "v1.2"])
+def test_safetensors_are_known_by_content_whatever_the_file_is_called(name, tmp_path):
+    made = dd.create_model("dsnet_slim", max_disparity=32)
+    save_weights(made, tmp_path / "weights.safetensors")
+    (tmp_path / "weights.safetensors").rename(tmp_path / name)
+    assert published.stored_options("dsnet_slim", tmp_path / name) == {"max_disparity": 32}
+    dd.load_weights(dd.create_model("dsnet_slim", max_disparity=32), tmp_path / name)
+
+
 def test_a_text_file_is_no_weights(tmp_path):
     (tmp_path / "weights.pth").write_text("task: stereo\n")
     with pytest.raises(dd.UserError, match=r"cannot read weights from .*weights\.pth"):

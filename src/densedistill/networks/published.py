@@ -202,13 +202,26 @@ def _metadata(path: Path) -> dict[str, str]:
     """Return what a safetensors file says beside its entries; nothing where it cannot be read as one."""
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not _holds_safetensors(path):
         return {}
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError):
         return {}  # loading will say what is wrong with it
+
+
+def _holds_safetensors(path: Path) -> bool:
+    """Return whether `path` is a safetensors file by its name, or by how it begins: the length of its header,
+    then that, which is JSON."""
+    if path.suffix == ".safetensors":
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            length, first = int.from_bytes(file.read(8), "little"), file.read(1)
+        return first == b"{" and length < path.stat().st_size
+    except OSError:
+        return False  # loading will say what is wrong with it
 
 
 def count_classes(name: str, source: str | Path, options: Mapping[str, Any]) -> int | None:
@@ -261,7 +274,7 @@ def read_entries(path: Path) -> dict[str, Tensor]:
     """Return the entries of the weights file `path` without running any code in it."""
     if is_tensorflow_file(path):
         return read_variables(path)
-    if path.suffix == ".safetensors":
+    if _holds_safetensors(path):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
