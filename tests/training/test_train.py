@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,7 @@ from densedistill.distillation.replacement import ReplaceBlock
 from densedistill.errors import DataWarning, UserError
 from densedistill.machine import usable_cores
 from densedistill.networks.layers.packed import PackedConv2d
-from densedistill.recipes import load_recipe
+from densedistill.recipes import Schedule, load_recipe
 from densedistill.training import Interrupted, open_run, train
 from densedistill.training.checkpoint import Counters, load_checkpoint
 from densedistill.training.final import finish
@@ -456,6 +457,20 @@ def test_a_finished_run_may_be_made_longer(tmp_path):
     whole = train(toy.recipe(schedule__steps=20), run=tmp_path / "whole")
     assert same(weights(longer), weights(whole))
     assert [line["step"] for line in longer.history if "validate/epe" in line] == [1, 2, 3, *range(4, 21, 2)]
+
+
+def test_a_schedule_that_is_over_when_a_run_is_resumed_is_said(tmp_path, capfd):
+    run = train(toy.recipe(schedule__steps=3), run=tmp_path / "run")
+    before = weights(run)
+    assert "nothing is left to train" not in capfd.readouterr().err
+    run.student.unlink()
+    run.write_recipe(replace(run.recipe, schedule=Schedule(steps=2)))
+    resumed = train(resume=run.path)
+    said = (
+        "nothing is left to train: the run is at step 3, its schedule of steps: 2 is over; --schedule.steps"
+    )
+    assert said in capfd.readouterr().err
+    assert same(weights(resumed), before)
 
 
 def test_what_is_changed_on_resuming_is_what_is_trained(tmp_path):

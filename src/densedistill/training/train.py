@@ -122,8 +122,16 @@ def train_one(recipe: Recipe, run: Run, changed: Sequence[tuple[Run, Recipe | St
             run.forget_after(counters.step)
             for one, said in changed:
                 one.write_recipe(said)
-        # A run may have been cut off between its last step and the end.
-        if not module.course.finished(module.step, module.watch.seconds):
+        # A run may have been cut off between its last step and the end, or its schedule made shorter.
+        if module.course.finished(module.step, module.watch.seconds):
+            if trainer.is_global_zero:
+                unit, length = recipe.schedule.unit, recipe.schedule.length
+                print(
+                    f"nothing is left to train: the run is at step {module.step}, its schedule of "
+                    f"{unit}: {length:g} is over; --schedule.{unit} makes it longer",
+                    file=sys.stderr,
+                )
+        else:
             if trainer.is_global_zero:
                 run.student.unlink(missing_ok=True)  # of a schedule that is longer now
             _fit(trainer, module, loader, pilot)
