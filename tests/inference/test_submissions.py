@@ -221,11 +221,31 @@ def test_a_test_set_with_missing_frames_is_refused_before_prediction(roots, tmp_
     for view in ("image_2", "image_3"):
         (roots["kitti2015"] / "testing" / view / "000001_10.png").unlink()
     predict = Ramp()
-    with pytest.raises(dd.UserError, match=r"split 'test' in .* has 1 of its 2 frames") as error:
+    with pytest.raises(
+        dd.UserError, match=r"split 'test' in .* has 1 of its 2 frames, without 000001;"
+    ) as error:
         write_submission(predict, "kitti2015", roots["kitti2015"], tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not predict.calls
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("left_out", "says"),
+    [
+        ("berlin/berlin_000001_000019", ", without berlin/berlin_000001; "),
+        ("bonn/bonn_000001_000019", "frames; "),
+    ],
+)
+def test_the_first_frame_that_is_missing_of_a_city_is_named(left_out, says, tmp_path, monkeypatch):
+    numbered = [("berlin", 0), ("berlin", 1), ("berlin", 2), ("bonn", 0), ("bonn", 1)]
+    names = [f"{city}/{city}_{number:06d}_000019" for city, number in numbered]
+    monkeypatch.setattr(DATASETS["cityscapes"], "counts", {"test": len(names)})
+    for name in names:
+        if name != left_out:
+            image(tmp_path / "leftImg8bit" / "test" / f"{name}_leftImg8bit.png")
+    with pytest.raises(dd.UserError, match=says):
+        write_submission(Ramp("segmentation"), "cityscapes", tmp_path, tmp_path / "out")
 
 
 def test_what_is_no_submission_is_refused(roots, tmp_path):

@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,11 +227,27 @@ def _frames(
         dataset: Any = create_dataset(form.data, root=root, split=part.strip(), **given)
         whole = type(dataset).counts.get(dataset.split)
         if whole is not None and len(dataset) != whole:
+            first = _first_left_out(dataset.names, whole)
             raise UserError(
-                f"{form.name}: split '{dataset.split}' in {root} has {len(dataset)} of its {whole} frames; "
-                f"`densedistill data check {form.data} {root}` says which are missing"
+                f"{form.name}: split '{dataset.split}' in {root} has {len(dataset)} of its {whole} frames"
+                + (f", without {first}" if first else "")
+                + "; unpack the benchmark's images again"
             )
         yield from ((dataset, index) for index in range(len(dataset)))
+
+
+def _first_left_out(names: Sequence[str], whole: int) -> str:
+    """Return the beginning of the first name that is left out of `names`, by the numbers of six digits in
+    them, which count from 0; "" where these do not tell it."""
+    numbered: dict[str, set[int]] = {}
+    for name in names:
+        if found := re.search(r"\d{6}", name):
+            numbered.setdefault(name[: found.start()], set()).add(int(found[0]))
+    for stem, numbers in sorted(numbered.items()):
+        end = whole if len(numbered) == 1 else max(numbers)  # of several cities nobody says how many each has
+        if gaps := set(range(end)) - numbers:
+            return f"{stem}{min(gaps):06d}"
+    return ""
 
 
 def _expect(form: Submission, dataset: Any, index: int, sample: Any, method: str) -> Expected:
