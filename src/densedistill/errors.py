@@ -25,6 +25,10 @@ class UserError(Exception):
         super().__init__(message)
 
 
+class NothingThere(UserError):
+    """There is nothing at all of what was asked for, rather than something wrong with it."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the choice closest to `name`; else the choices, when few; else ""."""
     choices = sorted(choices)

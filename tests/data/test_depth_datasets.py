@@ -302,6 +302,21 @@ def test_a_file_that_is_not_nyus_is_refused(tmp_path):
         create_dataset("nyu", tmp_path)
 
 
+def test_a_check_finds_a_split_that_names_images_which_are_not_there(tmp_path, capsys):
+    from scipy.io import savemat
+
+    from densedistill.cli import main
+
+    nyu_mat(tmp_path)
+    assert main(["data", "check", "nyu", str(tmp_path)]) == 0
+    savemat(tmp_path / "splits.mat", {"trainNdxs": [[1], [3]], "testNdxs": [[9]]})
+    capsys.readouterr()
+    assert main(["data", "check", "nyu", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert "is not usable as it is (test)" in shown.err
+    assert "names images that" in " ".join(shown.out.split())
+
+
 def test_a_list_without_depth_is_refused(tmp_path):
     (tmp_path / "train.txt").write_text("/bedroom/rgb_0.jpg 518.8\n")
     with pytest.raises(dd.UserError, match="a line names an image and its depth"):

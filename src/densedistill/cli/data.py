@@ -108,8 +108,8 @@ def _check(args: argparse.Namespace) -> int:
             bar.update(task, description=f"reading {split}", completed=done, total=total)
 
         surveys = check_dataset(args.name, args.root, fast=args.fast, progress=progress, **options)
-    if all(survey.absent for survey in surveys):
-        raise UserError(surveys[0].absent)
+    if all(survey.absent or survey.fault for survey in surveys):
+        raise UserError(next((survey.fault for survey in surveys if survey.fault), surveys[0].absent))
     where = args.root or "the pairs that ship"
     table = _table(surveys, f"{args.name} in {where}", Path(args.root or ".").expanduser())
     console.print(table, markup=False)  # paths may have brackets in them
@@ -135,8 +135,8 @@ def _table(surveys: list[Survey], title: str, root: Path) -> Any:
         )
     absent: dict[str, list[str]] = {}
     for survey in surveys:
-        if survey.absent:
-            reason = survey.absent.replace(f" of split '{survey.split}'", "")
+        if survey.absent or survey.fault:
+            reason = (survey.absent or survey.fault).replace(f" of split '{survey.split}'", "")
             absent.setdefault(reason, []).append(survey.split)
             continue
         of_all = f" of {survey.expected}" if survey.expected else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from ..errors import UserError, nearest
+from ..errors import NothingThere, UserError, nearest
 from ..machine import usable_cores
 from ..registry import construct
 from .datasets import DATASETS
@@ -40,7 +40,8 @@ class Survey:
         expected: how many the whole data set has, where that is known.
         roles: for each kind of file what was found of it.
         broken: samples that cannot be read, and why; None when they were not opened.
-        absent: why there is nothing of this split, else empty.
+        absent: where something was looked for, when there is nothing of this split, else empty.
+        fault: why its samples could not be listed, else empty.
         doubt: what the views of a pair say against it, and which pair; else empty. A few are looked at.
     """
 
@@ -50,13 +51,14 @@ class Survey:
     roles: dict[str, Role] = field(default_factory=dict)
     broken: list[tuple[str, str]] | None = None
     absent: str = ""
+    fault: str = ""
     doubt: str = ""
 
     @property
     def usable(self) -> bool:
         """Whether every sample found has what it needs and could be read."""
         incomplete = any(role.required and role.missing for role in self.roles.values())
-        return not self.absent and not incomplete and not self.broken
+        return not (self.absent or self.fault or incomplete or self.broken)
 
 
 def check_dataset(
@@ -95,8 +97,11 @@ def check_dataset(
         given = {"root": root, **dataset.everything(), **options, "split": split, "strict": False}
         try:
             samples = construct("data set", name, dataset, given)
-        except UserError as error:
+        except NothingThere as error:
             surveys.append(Survey(split, absent=str(error)))
+            continue
+        except UserError as error:
+            surveys.append(Survey(split, fault=str(error)))
             continue
         if samples.frames not in seen:
             seen.append(samples.frames)

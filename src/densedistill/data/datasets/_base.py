@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ...errors import DataWarning, UserError, unknown
+from ...errors import DataWarning, NothingThere, UserError, unknown
 from .. import calibration, formats
 from ..sample import Sample, disparity_tensors, full_view, image_tensor
 
@@ -160,7 +160,7 @@ class FilesOnDisk(Dataset[Sample]):
         self.index = FolderIndex()
         listed = self.list_frames()
         if not listed:
-            raise UserError(
+            raise NothingThere(
                 f"data set '{self.name}': nothing of split '{self.split}' in {root}; expected {self.layout}"
             )
         self.missing = [
