@@ -1,11 +1,14 @@
 """How segmentation networks are asked, and what is written."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import densedistill as dd
+from densedistill.inference.evaluation import Evaluation
 from densedistill.inference.protocols import get_protocol, list_protocols
 from densedistill.inference.protocols.segmentation import multi_scale, sliding
 from densedistill.tasks import get_task
@@ -70,6 +73,26 @@ def test_evaluation_by_any_protocol_of_a_network(tmp_path):
         (row,) = dd.evaluate(network, [sample], protocol=protocol, metrics=["miou", "iou0", "accuracy"]).rows
         assert 0 <= row["miou"] <= 1
         assert 0 <= row["accuracy"] <= 1
+
+
+def test_a_class_that_never_occurs_is_shown_as_not_measured_where_it_was_asked_for(tmp_path):
+    sample = {
+        "image": torch.zeros(3, 8, 8, dtype=torch.uint8),
+        "labels": torch.zeros(8, 8, dtype=torch.int64),
+    }
+
+    def predict(image):
+        return {"logits": torch.stack((torch.ones(1, 8, 8), torch.zeros(1, 8, 8)), 1)}
+
+    predict.task = "segmentation"
+    found = dd.evaluate(predict, [sample], metrics=["iou0", "iou1", "miou"])
+    assert "iou1" not in found.rows[0]  # null in a file is what is infinite
+    shown = {column.header: list(column.cells) for column in found.table().columns[3:-1]}
+    assert shown == {"IoU0": ["100.00"], "IoU1": ["–"], "mIoU": ["100.00"]}
+    written = json.loads(found.write_json(tmp_path / "found.json").read_text())
+    assert str(Evaluation.from_dict(written)) == str(found)
+    assert "–" in str(dd.evaluate(predict, [sample], metrics=["iou1"]))
+    assert "IoU" not in str(dd.evaluate(predict, [sample], metrics=["accuracy"]))
 
 
 def test_label_ids_are_written_from_train_ids(tmp_path):

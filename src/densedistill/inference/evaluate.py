@@ -17,7 +17,7 @@ from ..data.sample import sample_name
 from ..errors import DataWarning, UserError
 from ..metrics import MetricInfo, create_metric, metric_info
 from ..tasks import Task
-from .evaluation import Evaluation
+from .evaluation import Evaluation, figures_of
 from .load import Predicts, load_predictors, task_of_networks
 from .predictor import Predictor
 from .progress import progress_bar
@@ -123,7 +123,10 @@ def evaluate(
                 for label, tally in tallies.items():
                     evaluation.samples.append(tally.add(sample, name))
                     advance(source.label, label, len(steps) * len(tallies))
-            evaluation.rows += [tally.row(len(indices)) for tally in tallies.values()]
+            rows = [tally.row(len(indices)) for tally in tallies.values()]
+            if metrics:
+                evaluation.metrics = list(dict.fromkeys([*evaluation.metrics, *figures_of(rows)]))
+            evaluation.rows += [{key: value for key, value in row.items() if value == value} for row in rows]
     return evaluation
 
 
@@ -257,7 +260,7 @@ class _Tally:
             )
 
     def row(self, images: int) -> dict[str, Any]:
-        """Return the figures over all samples."""
+        """Return the figures over all samples; NaN where there was nothing to measure."""
         row: dict[str, Any] = {
             "name": self.label,
             "data": self.data,
@@ -267,6 +270,7 @@ class _Tally:
         }
         for key, (_, _, metric) in self.metrics.items():
             if not (metric.update_called or metric.sync_on_compute):
+                row[key] = math.nan
                 continue
             with warnings.catch_warnings():
                 # a process that had no sample with this mask still takes part in the sum
@@ -274,7 +278,7 @@ class _Tally:
                 row |= _figures(key, metric.compute())
         if self.counting.protocol.weights and self.counting.average == "images":
             row |= self._weighted_means()
-        return {name: value for name, value in row.items() if value == value}
+        return row
 
     def _weighted_means(self) -> dict[str, float]:
         """Return the means over the images of all processes on which anything counts, each with its weight;

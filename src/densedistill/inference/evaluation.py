@@ -35,6 +35,8 @@ class Evaluation:
     `rows` are dicts with `name`, `data`, `images`, `precision`, `seconds_per_image` (median) and one entry a
     metric: for stereo `epe` and `rms` in px, shares (`d1`, `bad2`, …) in [0, 1]; `_noc`, `_bg`, `_fg` tell
     over which pixels. `samples` are the same for each sample; `limits` says what ground truth counts.
+    `metrics` are the entries of the metrics that were asked for, which the table shows also where there was
+    nothing to measure.
     """
 
     protocol: str
@@ -46,11 +48,12 @@ class Evaluation:
     missing: list[str] = field(default_factory=list)
     task: str = "stereo"
     limits: str = ""
+    metrics: list[str] = field(default_factory=list)
 
     @property
     def caption(self) -> str:
         """The protocol, the pixels, the averaging, the units and the precision, in one sentence each."""
-        masks = dict.fromkeys(_mask(key) for key in _metrics(self.rows))
+        masks = dict.fromkeys(_mask(key) for key in figures_of(self.rows))
         parts = [f"Protocol {self.protocol}: {self.says}"]
         words = [*(MASK_WORDS[mask] for mask in masks), self.limits, _AVERAGES[self.average]]
         parts.append("; ".join(word for word in words if word))
@@ -73,7 +76,8 @@ class Evaluation:
     @property
     def _infos(self) -> list[MetricInfo]:
         """What the metrics of the columns say of themselves, each once, whatever its pixels."""
-        return [metric_info(name) for name in dict.fromkeys(map(_name, _metrics(self.rows)))]
+        keys = [*self.metrics, *figures_of(self.rows)]
+        return [metric_info(name) for name in dict.fromkeys(map(_name, keys))]
 
     def _units(self) -> str:
         """Return the units of the figures, in words; the task's own where it has some."""
@@ -94,7 +98,7 @@ class Evaluation:
             table.add_column(heading, justify="right", no_wrap=True)
         for data in dict.fromkeys(row["data"] for row in self.rows):
             rows = [row for row in self.rows if row["data"] == data]
-            for mask in dict.fromkeys(_mask(key) for key in _metrics(rows)):
+            for mask in dict.fromkeys(_mask(key) for key in figures_of(rows) or self.metrics):
                 table.add_section()
                 keys = [_key(info.name, mask) for info in self._infos]
                 for row in rows:
@@ -146,7 +150,8 @@ def write_figure(key: str, value: float) -> str:
     return f"{info.write(value)} {info.unit}".rstrip()
 
 
-def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
+def figures_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of `rows` that are figures of merit, in order."""
     return list(dict.fromkeys(key for row in rows for key in row if key not in _NOT_METRICS))
 
 
@@ -163,8 +168,8 @@ def _key(name: str, mask: str) -> str:
 
 
 def _cell(key: str, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    if key not in row:
-        return ""
+    if key not in row:  # nothing to measure
+        return "–"
     if row[key] is None:  # as a file says what is not finite; what is no number at all has no entry
         return "inf"
     info = metric_info(_name(key))
