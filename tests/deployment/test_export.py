@@ -133,7 +133,10 @@ class Awkward(Tiny):
         feature = nn.functional.avg_pool2d(image, 16)
         matched = correlation_2d(feature, feature.flip(3), 2).mean(1, True)
         pooled = nn.functional.interpolate(self.pool(feature), feature.shape[-2:]).mean(1, True)
-        return {"depth": nn.functional.interpolate(matched + pooled, image.shape[-2:])}
+        halves = [-(-side // 2) for side in feature.shape[-2:]]
+        halved = nn.functional.interpolate(feature, halves, mode="bilinear").mean(1, True)
+        found = matched + pooled + nn.functional.interpolate(halved, feature.shape[-2:])
+        return {"depth": nn.functional.interpolate(found, image.shape[-2:])}
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])

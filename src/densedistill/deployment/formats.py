@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import logging
+import operator
 import os
 import tempfile
 import warnings
@@ -126,6 +127,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> OnnxArtifact:
                 dynamo=True,
                 input_names=list(card.inputs),
                 output_names=list(card.outputs),
+                custom_translation_table={operator.floordiv: _floor_divided},
                 verbose=False,
             )
     except Exception as error:  # operators that ONNX does not have
@@ -139,6 +141,14 @@ def to_onnx(program: ExportedProgram, card: Card) -> OnnxArtifact:
     if card.weights in ("float16", "bfloat16"):
         compress(model, card.weights)
     return OnnxArtifact(model)
+
+
+def _floor_divided(number: Any, divisor: Any) -> Any:
+    """Return floor(number / divisor) of whole numbers in ONNX, whose own division rounds towards zero: of
+    -(-height // 2) that is another number."""
+    from onnxscript import opset18 as op
+
+    return op.Div(op.Sub(number, op.Mod(number, divisor)), divisor)
 
 
 def to_openvino(program: ExportedProgram, card: Card) -> OpenvinoArtifact:
