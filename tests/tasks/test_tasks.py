@@ -1,6 +1,7 @@
 """What each task declares, held together: keys, colours, files; and the procedural world for each."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_the_world_gives_what_the_task_declares_and_augmentation_keeps_it_togeth
 
 @pytest.mark.parametrize("name", list_tasks())
 def test_every_kind_of_file_is_written(name, tmp_path):
-    task = get_task(name)
+    task = pickle.loads(pickle.dumps(get_task(name)))  # as a predictor takes it to another process
     world = dd.create_dataset("world", size=[32, 48], length=1, task=name)
     sample = world[0]
     truth = {key: value.float()[None] for key, value in task.truth(sample).items()}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..data import formats
 from ..data.pointcloud import points_of_depth, write_ply
 from .colours import colour_map, share_error_map
-from .files import Predicted, Writer, array_writer, colour_writer
+from .files import Predicted, Writer, array_writer, colour_writer, pfm_writer
 from .task import Task
 
 
@@ -56,9 +56,7 @@ TASK = Task(
     takes="image",
     writers={
         "png": Writer("{}.png", "16-bit PNG, 256 times the depth in metres, 0 = unknown (KITTI)", _png),
-        "pfm": Writer(
-            "{}.pfm", "float32 PFM, metres", lambda path, p: formats.write_pfm(path, p.outputs["depth"])
-        ),
+        "pfm": pfm_writer("depth", says="float32 PFM, metres"),
         "npy": array_writer("depth", says="float32 NumPy array, metres"),
         "color": colour_writer("depth", colour_depth, says="picture, blue is far and red is near"),
         "ply": Writer("{}.ply", "coloured point cloud, metres; needs a calibration", _ply, metric=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,15 +73,27 @@ def unbatch(outputs: Mapping[str, Any], index: int = 0) -> dict[str, NDArray[Any
 
 def array_writer(key: str, file: str = "{}.npy", says: str = "float32 NumPy array") -> Writer:
     """Return the writer of output `key` as it is."""
-    return Writer(file, says, lambda path, p: formats.write_npy(path, p.outputs[key]))
+    return Writer(file, says, functools.partial(_write, formats.write_npy, key))
 
 
 def colour_writer(
     key: str, colour: Callable[..., NDArray[np.uint8]], file: str = "{}.color.png", says: str = "picture"
 ) -> Writer:
     """Return the writer of the picture that `colour` makes of output `key`, in colours of a range."""
+    return Writer(file, says, functools.partial(_write_colours, colour, key), ranged=True)
 
-    def write(path: Path, predicted: Predicted) -> None:
-        formats.write_image(path, colour(predicted.outputs[key], high=predicted.colour_max))
 
-    return Writer(file, says, write, ranged=True)
+def pfm_writer(key: str, says: str) -> Writer:
+    """Return the writer of output `key` as PFM."""
+    return Writer("{}.pfm", says, functools.partial(_write, formats.write_pfm, key))
+
+
+# Not closures, so that tasks, and predictors with them, can go to another process.
+def _write(write: Callable[[Path, Any], None], key: str, path: Path, predicted: Predicted) -> None:
+    write(path, predicted.outputs[key])
+
+
+def _write_colours(
+    colour: Callable[..., NDArray[np.uint8]], key: str, path: Path, predicted: Predicted
+) -> None:
+    formats.write_image(path, colour(predicted.outputs[key], high=predicted.colour_max))

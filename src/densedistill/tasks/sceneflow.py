@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,9 @@ from .files import Predicted, Writer, array_writer, colour_writer
 from .task import Task
 
 
-def _disparity(key: str) -> Callable[[Path, Predicted], None]:
-    def write(path: Path, predicted: Predicted) -> None:
-        disparity = predicted.outputs[key]
-        formats.write_disparity_png(path, disparity, np.isfinite(disparity) & (disparity >= 0))
-
-    return write
+def _disparity(key: str, path: Path, predicted: Predicted) -> None:
+    disparity = predicted.outputs[key]
+    formats.write_disparity_png(path, disparity, np.isfinite(disparity) & (disparity >= 0))
 
 
 def _flow(path: Path, predicted: Predicted) -> None:
@@ -100,8 +97,12 @@ TASK = Task(
     metrics=("sf", "d1", "d2", "fl", "epe", "epe_next", "epe_flow"),
     takes="sequence",
     writers={
-        "disp_0": Writer("disp_0/{}.png", "disparity now, KITTI's 16-bit PNG", _disparity("disparity")),
-        "disp_1": Writer("disp_1/{}.png", "disparity at the next time", _disparity("disparity_next")),
+        "disp_0": Writer(
+            "disp_0/{}.png", "disparity now, KITTI's 16-bit PNG", partial(_disparity, "disparity")
+        ),
+        "disp_1": Writer(
+            "disp_1/{}.png", "disparity at the next time", partial(_disparity, "disparity_next")
+        ),
         "flow": Writer("flow/{}.png", "flow, KITTI's 16-bit PNG", _flow),
         "flo": Writer("{}.flo", "flow, Middlebury's float32, px", _flo),
         "npy": array_writer("flow", "{}.flow.npy", "flow, float32 NumPy array (2, H, W), px"),

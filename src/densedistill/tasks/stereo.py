@@ -9,7 +9,7 @@ import numpy as np
 from ..data import formats
 from ..data.pointcloud import points, write_ply
 from .colours import colour_map, error_map
-from .files import Predicted, Writer, array_writer, colour_writer
+from .files import Predicted, Writer, array_writer, colour_writer, pfm_writer
 from .task import Task
 
 
@@ -30,9 +30,7 @@ def _ply(path: Path, predicted: Predicted) -> None:
 
 WRITERS = {
     "png": Writer("{}.png", "16-bit PNG, 256 times the disparity in px (KITTI)", _png),
-    "pfm": Writer(
-        "{}.pfm", "float32 PFM, px", lambda path, p: formats.write_pfm(path, p.outputs["disparity"])
-    ),
+    "pfm": pfm_writer("disparity", says="float32 PFM, px"),
     "npy": array_writer("disparity", says="float32 NumPy array, px"),
     "color": colour_writer("disparity", colour_map, says="picture, blue is far and red is near"),
     "depth": Writer("{}.depth.npy", "float32 NumPy array, metres, 0 where unknown", _depth, metric=True),
