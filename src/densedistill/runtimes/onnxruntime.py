@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from .card import Card
+
+# What stands before the reason in an error: its number, the file, and where in onnxruntime it was raised.
+_PLACE = re.compile(r"^\[ONNXRuntimeError\][^:]*: (?:.*? failed:\s*)?(?:/\S+:\d+ [^()]*\([^()]*\) )?")
 
 
 class OnnxSession:
@@ -56,8 +60,11 @@ def open_session(path: Path, card: Card, device: Any, precision: str, threads: i
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # its classes share no other ancestor
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"onnxruntime cannot load {path}, which may be damaged: {reason}") from None
+        reason = _PLACE.sub("", str(error).strip().splitlines()[0])
+        raise UserError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {reason}; the file may be damaged, "
+            "or made for a newer onnxruntime"
+        ) from None
     if provider not in session.get_providers():  # CUDA's libraries are missing or of another version
         where = torch.device("cpu")
     return OnnxSession(session, where)
