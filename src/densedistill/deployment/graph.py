@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+import io
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import UserError
 from ..networks.folding import fold_batch_norm
@@ -195,7 +201,7 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
         shapes = [dims | {2: rows, 3: columns}, dims | {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}]
     for shape in shapes:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _quiet():
                 return _without_accidents(
                     torch.export.export(graph, images, dynamic_shapes=(shape,) * len(images), strict=False)
                 )
@@ -203,9 +209,30 @@ def trace(graph: Graph, batch: int | None = None) -> ExportedProgram:
             raise
         except Exception as error:  # whatever stands in a network that is not ours
             reason = error
-    name = name_of(graph.network)
-    line = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
-    raise UserError(f"torch.export cannot trace {name}: {line}") from reason
+    raise UserError(f"torch.export cannot trace {name_of(graph.network)}: {_in_a_line(reason)}") from reason
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the screen what torch traced until it failed, pages of it."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return why tracing failed, and at which line of the network."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if isinstance(error, GuardOnDataDependentSymNode):
+        line = "what it does next depends on values in the images, and a file does the same for all"
+    others = (str(Path(torch.__file__).parent), __file__, "<")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(others)]
+    return f"{line} ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else line
 
 
 def _without_accidents(program: ExportedProgram) -> ExportedProgram:
