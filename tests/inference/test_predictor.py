@@ -406,3 +406,9 @@ def test_the_number_of_classes_is_not_taken_for_their_names(classes, names):
     net = nn.Conv2d(3, 2, 1)
     net.task, net.classes = "segmentation", classes
     assert Predictor(net).classes == names
+
+
+@pytest.mark.parametrize("given", ["coex_slim", None])
+def test_a_predictor_is_made_of_a_network_and_not_of_its_name(given):
+    with pytest.raises(UserError, match=f"which create_model returns, got {given!r}"):
+        Predictor(given)

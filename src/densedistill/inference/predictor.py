@@ -40,6 +40,9 @@ class Predictor:
             whose weights lie as a CPU wants them, up to twice as fast there ("Weights laid out once" in
             docs/log.md); what is changed in `net` afterwards does not count.
 
+    Raises:
+        UserError: something else than a network, or an unknown precision or device.
+
     >>> predict = Predictor(net)                                                # doctest: +SKIP
     >>> disparity = predict(left, right)["disparity"]                           # doctest: +SKIP
     """
@@ -53,6 +56,10 @@ class Predictor:
         input_spec: InputSpec | None = None,
         fold: bool = False,
     ):
+        if not isinstance(net, nn.Module):
+            raise UserError(
+                f"a predictor is made of a network (nn.Module), which create_model returns, got {net!r}"
+            )
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         computes = fold_batch_norm(net) if fold else net  # in float64, which not every device has
