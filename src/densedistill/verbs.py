@@ -180,7 +180,7 @@ def _report(run: Run, final: Final | None, target: Path, title: str | None = Non
     notes = []
     for name, stage in recipe.recipes.items():
         last = stages[name].history[-1]
-        taught = ", ".join(stage_of(teacher) or teacher.name for teacher in stage.teachers.values())
+        taught = ", ".join(stage_of(teacher) or teacher.name for teacher in stage.taught_by.values())
         notes.append(
             f"{name}: {stage.student.name}{f' taught by {taught}' if taught else ''}, "
             f"{last['step']} steps in {last['time'] / 60:.1f} minutes"

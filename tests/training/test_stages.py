@@ -43,6 +43,15 @@ def test_a_chain_teaches_its_student_by_what_it_trained_before(tmp_path):
     assert report([run.path]).read_text() == page
 
 
+def test_a_rung_is_said_to_be_taught_by_the_teachers_that_its_terms_name(tmp_path):
+    alone = {"objective": {"features": {"weight": 0}}, "teachers": {"teacher": {"weights": None}}}
+    stages = {**chain(), "chain": None, "ladder": {"rungs": {"alone": alone, "helped": {}}}}
+    run = distill({**stages, "schedule": {"steps": 1}}, run=tmp_path / "run")
+    page = (run.path / "report.html").read_text()
+    assert "<li>alone: toy:Tiny, 1 steps in" in page
+    assert "<li>helped: toy:Tiny taught by toy:Tiny, 1 steps in" in page
+
+
 def test_a_finished_stage_is_not_repeated(tmp_path, monkeypatch):
     fields = chain(dropout=0.1)
     with monkeypatch.context() as patch:

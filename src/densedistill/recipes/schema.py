@@ -310,6 +310,13 @@ class Recipe:
                     f"objective.{name}.to: there is no teacher '{teacher}'{nearest(teacher, choices)}"
                 )
 
+    @property
+    def taught_by(self) -> dict[str, Teacher]:
+        """The teachers that a term of weight above 0 learns from."""
+        terms = [term for term in self.objective.values() if term.get("weight", 1) != 0]
+        asked = {str(term["to"]).split(".")[0] for term in terms}
+        return {name: teacher for name, teacher in self.teachers.items() if name in asked}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values that `load_recipe` reads back."""
         return _plain(self)

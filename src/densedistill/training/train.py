@@ -359,7 +359,7 @@ def _build_objective(recipe: Recipe) -> Objective:
     freeze(student, config.freeze)
     # A term that is switched off costs nothing, its teacher included.
     terms = {name: term for name, term in recipe.objective.items() if term.get("weight", 1) != 0}
-    used = {str(term["to"]).split(".")[0] for term in terms.values()} | set(config.borrow.values())
+    used = {*recipe.taught_by, *config.borrow.values()}
     teachers = {
         name: create_teacher(teacher.name, weights=teacher.weights, **teacher.options)
         for name, teacher in recipe.teachers.items()
