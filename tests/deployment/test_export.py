@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -356,6 +357,25 @@ def test_a_network_that_cannot_be_traced_is_one_line_that_names_the_line_of_it(t
         export(Branching().eval(), tmp_path / "branching.onnx")
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_that_a_package_cannot_hold_or_answer_for_is_one_line(tmp_path):
+    class Rounding(Tiny):
+        def forward(self, image):
+            halves = [math.ceil(side / 2) for side in image.shape[-2:]]
+            return {"depth": nn.functional.interpolate(image[:, :1], halves)}
+
+    class Narrow(Tiny):
+        def forward(self, image):
+            return super().forward(image if image.shape[-1] <= 200 else 2 * image)
+
+    for network, words in (
+        (Rounding(), r"tiny cannot be written as a \.pt2 package: op .*ceil"),
+        (Narrow(dd.InputSpec(multiple=1)), r"the package was traced for other sizes: .* <= 200, but got 304"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export(network.eval(), tmp_path / "tiny.pt2", check_sizes=[(40, 304)])
+    assert not list(tmp_path.iterdir())
 
 
 class Body(nn.Module):

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch._export.serde.serialize import SerializeError
 from torch.export import ExportedProgram
 
 from ..errors import UserError
@@ -86,7 +87,11 @@ class PackageArtifact:
 
     def save(self, path: Path, card: Card) -> None:
         content = io.BytesIO()  # a path's stem would go into the archive
-        torch.export.save(self.program, content, extra_files={KEY: card.to_json()})
+        try:
+            torch.export.save(self.program, content, extra_files={KEY: card.to_json()})
+        except SerializeError as error:  # operators that packages do not have
+            reason = f"cannot be written as a .pt2 package: {_first_cause(error)}"
+            raise UserError(f"{card.name} {reason}") from error
         write_buffer(path, content)
 
 
@@ -99,6 +104,13 @@ class EngineArtifact:
     def save(self, path: Path, card: Card) -> None:
         card = dataclasses.replace(card, checksum=_sha256(self.engine))
         write_bytes(path, join_engine(self.engine, card.to_json()))
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of what led to `error`, which speaks of steps and of what to report."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _in_words(card: Card) -> str:
@@ -131,8 +143,7 @@ def to_onnx(program: ExportedProgram, card: Card) -> OnnxArtifact:
                 verbose=False,
             )
     except Exception as error:  # operators that ONNX does not have
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{card.name} cannot be written as ONNX: {reason[0]}") from error
+        raise UserError(f"{card.name} cannot be written as ONNX: {_first_cause(error)}") from error
     finally:
         logger.setLevel(level)
     assert found is not None

@@ -31,7 +31,9 @@ class TorchSession:
         try:
             with torch.autocast(self.device.type, enabled=False):  # whose casts the graph was not traced with
                 found = self._module(*images.values())
-        except AssertionError as error:  # what tracing took for granted
+        except (AssertionError, RuntimeError) as error:  # what tracing took for granted
+            if isinstance(error, RuntimeError) and not str(error).startswith("Expected input at"):
+                raise
             raise UserError(f"the package was traced for other sizes: {error}") from None
         return dict(zip(self._outputs, found, strict=True))
 
