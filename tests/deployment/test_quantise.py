@@ -17,8 +17,9 @@ from tiny import Tiny
 import densedistill as dd
 from densedistill import cli
 from densedistill.data.formats import write_image
+from densedistill.deployment.check import Difference, Row
 from densedistill.deployment.quantise import _as_tensors, _kept, _spread, quantise
-from densedistill.errors import UserError
+from densedistill.errors import DataWarning, UserError
 from densedistill.runtimes import load_runtime, read_card
 
 
@@ -103,6 +104,28 @@ def test_too_large_a_difference_writes_nothing(tmp_path, pairs):
     with pytest.raises(UserError, match="nothing was written"):
         quantise(network, tmp_path / "student.onnx", pairs, limit=1e-9)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("row", "far"),
+    [
+        (Row((50, 80), "disparity", 0.5, 9.0), False),
+        (Row((50, 80), "disparity", 3.0, 9.0), True),
+        (Row((50, 80), "depth", 4.0, 9.0, "% of the mean magnitude"), False),
+        (Row((50, 80), "depth", 51.0, 90.0, "% of the mean magnitude"), True),
+    ],
+)
+def test_a_file_that_is_far_off_is_warned_of_unless_somebody_said_how_far_it_may_be(
+    tmp_path, pairs, monkeypatch, row, far
+):
+    module = importlib.import_module("densedistill.deployment.quantise")
+    monkeypatch.setattr(module, "measure_difference", lambda *_: Difference([row]))
+    monkeypatch.setattr(module, "_quantised", lambda model, *_: model)
+    network = Tiny(dd.InputSpec(multiple=8), "stereo").eval()
+    words = f"student.onnx is far from the network: {row.output} differs by {row.mean:.3g} {row.unit}"
+    with pytest.warns(DataWarning, match=words) if far else contextlib.nullcontext():
+        quantise(network, tmp_path / "student.onnx", pairs, (40, 64))
+    quantise(network, tmp_path / "student.onnx", pairs, (40, 64), limit=100)
 
 
 def test_mistakes_are_one_line(tmp_path):

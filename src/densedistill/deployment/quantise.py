@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import os
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, as_count, counted, unknown
+from ..errors import DataWarning, UserError, as_count, counted, unknown
 from ..inference.inputs import Input, inputs_from
 from ..inference.predictor import Predictor
 from ..inference.progress import progress_bar
 from ..runtimes import Runtime, load_runtime
 from ..tasks import task_of
-from .check import Difference, measure_difference
+from .check import LIMIT, Difference, measure_difference
 from .export import as_size, check_format, check_network, finish, in_float32, make_artifact
 from .formats import OnnxArtifact, OpenvinoArtifact
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 SAMPLES = 300  # of NNCF's own default
 COMPARED = 4  # calibration samples on which the result is compared with torch
+# Mean difference to torch of which a file is warned; 8 bits usually cost tenths of that.
+FAR_IN_PX = 20 * LIMIT  # 1 px
+FAR = 200 * LIMIT  # 10 hundredths of an output's mean magnitude, or % of places
 _CONVOLUTIONS = frozenset(
     {"Conv", "ConvTranspose", "Convolution", "GroupConvolution", "ConvolutionBackpropData"}
 )
@@ -92,6 +96,10 @@ def quantise(
         UserError: NNCF is missing (says what to install), there are no calibration images or they are
             damaged, `keep` names no operation, or the result differs by more than `limit`; then nothing is
             written.
+
+    Warns:
+        DataWarning: no `limit` was given, and the result differs by more than 1 px, or 10 % of an output's
+            mean magnitude.
     """
     path = Path(path)
     say = on_progress or (lambda message: None)
@@ -137,6 +145,8 @@ def quantise(
         return measure_difference(reference, other, itertools.islice(images, COMPARED))
 
     difference = finish(artifact, card, path, measure, limit, say)
+    if limit == float("inf"):  # else somebody has said what is too far
+        _warn_if_far(path, difference)
     figures = None
     if data is not None:
         say("evaluating before and after")
@@ -146,6 +156,22 @@ def quantise(
         except UserError as error:
             raise UserError(f"{path} is written, but was not evaluated: {error}") from None
     return Quantised(path, difference, kept, figures)
+
+
+def _warn_if_far(path: Path, difference: Difference) -> None:
+    """Warn of the output that is farthest beyond what 8 bits usually cost, where one is."""
+    row, share = max(
+        ((row, row.mean / (FAR_IN_PX if row.unit == "px" else FAR)) for row in difference.rows),
+        key=lambda one: one[1],
+    )
+    if share > 1:
+        height, width = row.size
+        warnings.warn(
+            f"{path} is far from the network: {row.output} differs by {row.mean:.3g} {row.unit} on average "
+            f"(at {height}x{width}); look at what it answers, or calibrate on more images like those to come",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 class _Images(Sequence[list[Tensor]]):
