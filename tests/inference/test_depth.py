@@ -9,6 +9,7 @@ from PIL import Image
 import densedistill as dd
 from densedistill.data.calibration import Calibration
 from densedistill.inference.images import to_batches
+from densedistill.inference.inputs import inputs_from
 from densedistill.inference.predict import predict
 from densedistill.inference.protocols import get_protocol, list_protocols
 from densedistill.inference.protocols.depth import eigen_crop, garg_crop, nyu_crop
@@ -200,6 +201,15 @@ def test_outputs_inside_the_folder_of_images_are_no_images(tmp_path):
     for skipped in (0, 1):
         assert predict(Ramp(), tmp_path, tmp_path / "out", write=["png"]).skipped == skipped
     assert predict(Ramp(), tmp_path / "out", tmp_path / "other", write=["pfm"]).written[0].name == "a.pfm"
+
+
+@pytest.mark.parametrize(("images", "truth"), [("image", "depth"), ("JPEGImages", "SegmentationClass")])
+def test_ground_truth_beside_a_folder_of_images_is_no_image(tmp_path, images, truth):
+    root = tmp_path / "root"
+    for name in (f"{images}/a.png", f"{truth}/a.png", "more/b.png"):
+        picture(root / name)
+    assert [one.name for one in inputs_from(DEPTH, root)] == [f"{images}/a", "more/b"]
+    assert [one.name for one in inputs_from(DEPTH, root / truth)] == ["a"]
 
 
 def test_a_video_is_predicted_frame_by_frame(tmp_path):

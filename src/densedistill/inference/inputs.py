@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.datasets import depth_folder, labelled_folder
 from ..data.formats import IMAGE_SUFFIXES, read_images, upright
 from ..errors import UserError
 from ..tasks import Task
@@ -80,6 +81,9 @@ def _pairs(source: Any) -> list[Input]:
 def images_from(source: Any, out: PathLike | None = None) -> Iterable[Input]:
     """Return single images: a file, all at or below a folder, the first column of a list file, or paths.
 
+    Where a folder has images and ground truth side by side, as `labelled_folder` and `depth_folder` read
+    them, ground truth is no image.
+
     Args:
         out: where outputs go: where that is inside the folder, images there are outputs of before.
     """
@@ -87,8 +91,10 @@ def images_from(source: Any, out: PathLike | None = None) -> Iterable[Input]:
         path = Path(source)
         if path.is_dir():
             files = images_of(path.rglob("*"))
+            others = _truths(path)
             if out is not None and _is_inside(out, path):
-                files = [file for file in files if not _is_inside(file, out)]
+                others.append(Path(out))
+            files = [file for file in files if not any(_is_inside(file, other) for other in others)]
             if not files:
                 raise UserError(f"there is no image in {path}")
             return [Input(str(p.relative_to(path).with_suffix("")), (p,)) for p in files]
@@ -96,6 +102,18 @@ def images_from(source: Any, out: PathLike | None = None) -> Iterable[Input]:
     else:
         files = [Path(p) for p in source]
     return [Input(name, (p,)) for p, name in zip(files, names_of(files), strict=True)]
+
+
+def _truths(folder: Path) -> list[Path]:
+    """Return the folders of ground truth beside those of images in `folder`."""
+    found = []
+    for images, truths in (
+        (labelled_folder.IMAGES, labelled_folder.LABELS),
+        (depth_folder.IMAGES, depth_folder.DEPTHS),
+    ):
+        if any((folder / name).is_dir() for name in images):
+            found += [folder / name for name in truths if (folder / name).is_dir()]
+    return found
 
 
 def _is_inside(path: PathLike, folder: PathLike) -> bool:

@@ -10,8 +10,8 @@ from . import DATASETS
 from ._base import Frame, doubt_strangers
 from ._depth import DepthFiles
 
-_IMAGES = ("image", "images", "rgb", "color", "colour")
-_DEPTHS = ("depth", "depths", "gt")
+IMAGES = ("image", "images", "rgb", "color", "colour")
+DEPTHS = ("depth", "depths", "gt")
 _SUFFIXES = (".png", ".pfm", ".npy")
 
 
@@ -46,7 +46,7 @@ class DepthFolder(DepthFiles):
 
     def list_frames(self) -> list[Frame]:
         folders = {}
-        for role, usual in (("image", _IMAGES), ("depth", _DEPTHS)):
+        for role, usual in (("image", IMAGES), ("depth", DEPTHS)):
             given = self.inside[role]
             if given is not None and not (self.root / given).is_dir():
                 raise UserError(f"data set 'depth_folder': there is no folder {self.root / given}")
