@@ -103,6 +103,14 @@ def test_channels_first_is_kept_where_the_width_is_three_as_well():
     assert torch.equal(to_batch(image), image[None])
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_picture_of_one_or_three_rows_is_a_picture(rows):
+    picture = np.arange(rows * 15, dtype=np.uint8).reshape(rows, 5, 3)
+    assert torch.equal(to_batch(picture)[0], torch.from_numpy(picture).permute(2, 0, 1))
+    assert to_batch(torch.ones(3, 5, 3)).shape == (1, 3, 5, 3)
+    assert to_batch(np.ones((1, 5, 4))).shape == (1, 3, 5, 4)
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [("uint8", "uint8"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")],

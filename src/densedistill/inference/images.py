@@ -16,12 +16,13 @@ def to_batch(image: Any) -> Tensor:
 
     Args:
         image: a tensor or array, (3, H, W), (B, 3, H, W), (H, W, 3), (H, W) or (1, H, W) for grey; uint8, or
-            float in [0, 1]. PIL images are arrays of (H, W, 3).
+            float in [0, 1]. PIL images are arrays of (H, W, 3); so is an array that could be (3, H, W), too.
 
     Raises:
         UserError: another shape, another type of number, or floats that do not lie in [0, 1].
     """
-    if not isinstance(image, Tensor):
+    is_array = not isinstance(image, Tensor)
+    if is_array:
         array = np.asarray(image)
         if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
             raise UserError(f"an image is uint8, or float in [0, 1]; this array is {array.dtype}")
@@ -30,7 +31,8 @@ def to_batch(image: Any) -> Tensor:
     given = tuple(image.shape)
     if image.ndim == 2:
         image = image[None]
-    if image.ndim == 3 and image.shape[0] not in (1, 3) and image.shape[-1] == 3:
+    # What a file holds is (H, W, 3), of 1 or 3 rows, too.
+    if image.ndim == 3 and image.shape[-1] == 3 and (is_array or image.shape[0] not in (1, 3)):
         image = image.permute(2, 0, 1)
     if image.ndim == 3:
         image = image[None]
