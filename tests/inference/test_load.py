@@ -25,6 +25,7 @@ def test_a_path_that_is_neither_run_nor_exported_file_is_told_what_it_is(tmp_pat
     for name, words in (
         (str(tmp_path), rf"{tmp_path} is no run: there is no recipe\.yaml in it"),
         (str(weights), rf"weights are named after their network: NETWORK={weights}"),
+        (f"{weights}.onnx=w", r"safetensors\.onnx has its weights inside; name it alone"),
         (str(tmp_path / "missing"), "there is no network '.*missing'"),
         ("", "there is no network ''"),
     ):

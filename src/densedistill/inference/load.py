@@ -206,6 +206,8 @@ def _check_known(name: str) -> None:
         return
     if os.path.isdir(name):
         raise UserError(f"{name} is no run: there is no recipe.yaml in it")
+    if is_exported(name):
+        raise UserError(f"{name} has its weights inside; name it alone, without what stands behind '='")
     if os.path.isfile(name):
         raise UserError(f"{name} is no exported file; weights are named after their network: NETWORK={name}")
     raise unknown("network", name, [*list_models(), SGBM.name])
