@@ -168,6 +168,13 @@ def test_a_pair_is_not_mirrored_where_more_is_known_of_one_view_than_of_the_othe
     assert sample["meta"]["view"]["flip"] == ""
 
 
+def test_a_pair_of_which_nothing_is_known_is_mirrored(plane):
+    pair = {key: plane[key] for key in ("left", "right", "meta")}
+    sample = build_augmentation({"flip_horizontal": 1.0})(pair, rng())
+    assert torch.equal(sample["left"], plane["right"].flip(-1))
+    assert torch.equal(sample["right"], plane["left"].flip(-1))
+
+
 def test_one_image_is_mirrored_as_it_is():
     image = torch.arange(24, dtype=torch.uint8).reshape(3, 2, 4)
     flow = torch.ones(2, 2, 4)

@@ -75,7 +75,7 @@ class Options:
             one focal length alone learns from scaled images by this.
         flip_vertical: probability of turning all views upside down.
         flip_horizontal: probability of mirroring and swapping the views, where the right view's truth is
-            known.
+            known, or neither's.
         decalibrate: (px, degrees) by which the right image may be off vertically; None: perfectly rectified.
         noise: largest standard deviation of Gaussian noise, levels of 255; every second view has some.
         blur: largest standard deviation of a Gaussian blur, px; every second view is blurred.
@@ -234,8 +234,9 @@ class Augmentation:
         # Both are drawn always, so that one option does not change what the generator gives to the next.
         horizontal = rng.random() < self.options.flip_horizontal
         vertical = rng.random() < self.options.flip_vertical
-        # A pair is mirrored by swapping its views, which keeps no more than these two know.
-        swappable = {"disparity", "disparity_right"} <= sample.keys() and "left_next" not in sample
+        # A pair is mirrored by swapping its views: then the right one's truth counts, where there is any.
+        truths = {"disparity", "disparity_right"} & sample.keys()
+        swappable = len(truths) != 1 and "left_next" not in sample
         may_mirror = swappable if "right" in sample else self.task != "stereo"
         return ("h" if horizontal and may_mirror else "") + ("v" if vertical else "")
 
