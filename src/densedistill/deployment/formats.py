@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch._export.serde.serialize import SerializeError
 from torch.export import ExportedProgram
 
 from ..errors import UserError
@@ -89,7 +88,7 @@ class PackageArtifact:
         content = io.BytesIO()  # a path's stem would go into the archive
         try:
             torch.export.save(self.program, content, extra_files={KEY: card.to_json()})
-        except SerializeError as error:  # operators that packages do not have
+        except RuntimeError as error:  # operators that packages do not have
             reason = f"cannot be written as a .pt2 package: {_first_cause(error)}"
             raise UserError(f"{card.name} {reason}") from error
         write_buffer(path, content)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import UserError
 from ..networks.folding import fold_batch_norm
@@ -227,6 +226,8 @@ def _quiet() -> Iterator[None]:
 
 def _in_a_line(error: Exception) -> str:
     """Return why tracing failed, and at which line of the network."""
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode  # takes a second
+
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if isinstance(error, GuardOnDataDependentSymNode):
         line = "what it does next depends on values in the images, and a file does the same for all"
