@@ -13,6 +13,7 @@ SUBMISSION = ["predict", "sgbm", "--submission", "kitti2015", "--root", "data", 
     [
         (["benchmark", "sgbm"], ["--root", "data"], "--data"),
         (["benchmark", "sgbm"], ["--limit", "3"], "--data"),
+        (["benchmark", "sgbm"], ["--limit", "0"], "--data"),
         (["export", "coex_slim", "--out", "a.onnx"], ["--data", "samples"], "--int8"),
         (["export", "coex_slim", "--out", "a.onnx", "--int8", "images"], ["--split", "test"], "--data"),
         (["label", "sgbm", "--frames", "frames", "--out", "out"], ["--option", "length=3"], "--data"),

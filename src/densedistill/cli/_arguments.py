@@ -35,7 +35,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def only_with(given: object, flag: str, args: argparse.Namespace, *names: str) -> None:
     """Raise UserError for one of the arguments `names`, which are for `flag`, where that is not `given`."""
     for name in names:
-        if not given and getattr(args, name) not in (None, False, []):
+        if not given and getattr(args, name) not in (None, []):
             raise UserError(
                 f"--{name.replace('_', '-')} is for {flag} alone; leave it out, or give that, too"
             )

@@ -16,7 +16,7 @@ from ..tasks import Task
 from .taps import unwrap
 
 
-def images_of(batch: Mapping[str, Any], task: Task) -> list[Tensor]:
+def inputs_of(batch: Mapping[str, Any], task: Task) -> list[Tensor]:
     """Return the inputs of `task`; UserError where `batch` lacks one."""
     missing = [key for key in task.inputs if key not in batch]
     if missing:
@@ -44,7 +44,7 @@ def run_network(
         UserError: an image that the batch lacks, or a network that does not answer with the task's outputs.
     """
     spec = spec or input_spec(network)
-    inputs, placement = spec.prepare(*images_of(batch, task))
+    inputs, placement = spec.prepare(*inputs_of(batch, task))
     answer = network(*inputs)
     if not isinstance(answer, Mapping) or task.outputs[0] not in answer:
         gives = f"a mapping of {', '.join(answer)}" if isinstance(answer, Mapping) else type(answer).__name__

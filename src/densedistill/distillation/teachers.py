@@ -22,7 +22,7 @@ from ..networks.registry import name_of
 from ..registry import Registry, construct
 from ..runtimes import is_exported, load_runtime
 from ..tasks import Task, task_of
-from .answers import all_heads, images_of, input_spec, run_network
+from .answers import all_heads, input_spec, inputs_of, run_network
 from .taps import Spec, Taps, unwrap
 
 TEACHERS = Registry(
@@ -234,7 +234,7 @@ class PredictorTeacher(Teacher):
 
     @torch.no_grad()
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        images = images_of(batch, self.task)
+        images = inputs_of(batch, self.task)
         outputs = {key: value.to(images[0].device) for key, value in self.predict(*images).items()}
         if self.holes:
             outputs |= {f"{key}_valid": outputs[key] > 0 for key in self.task.outputs if key in outputs}
