@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -260,24 +261,14 @@ def benchmark(
         calls = {row.label: _call(predict, size, batch) for row, predict, _ in predictors}
         metric = None
         if data is not None:  # first, since it may be refused
-            from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
-
             say("evaluating")
             pairs = {row.label: predict for row, predict, _ in predictors}
-            found = evaluate(
-                pairs,
-                data,
-                root=root,
-                split=split,
-                options=options,
-                limit=limit,
-                max_disparity=max_disparity,
+            metric, accuracy = _evaluated(
+                pairs, data, root=root, split=split, options=options, limit=limit, max_disparity=max_disparity
             )
-            metric = task_of(predictors[0][1]).metrics[0]
             for row, _, _ in predictors:
-                values = [one for one in found.rows if one["name"] == row.label and metric in one]
-                if values:
-                    row.accuracy[metric] = sum(one[metric] for one in values) / len(values)
+                if row.label in accuracy:
+                    row.accuracy[metric] = accuracy[row.label]
         say(f"measuring latency: {counted(rounds, 'round')}, none begun after {seconds:g} s")
         latencies = measure_latency(calls, rounds, warm_up, seconds)
         fastest = next((row.device for row, _, _ in predictors if row.device.startswith("cuda")), "cpu")
@@ -354,6 +345,16 @@ def _distinct(rows: Sequence[Row], words: Sequence[str]) -> None:
         seen[label] += 1
         if seen[label] > 1:
             row.name = f"{row.name} #{seen[label]}"
+
+
+def _evaluated(predictors: Mapping[str, Any], data: Any, **options: Any) -> tuple[str, dict[str, float]]:
+    """Return the task's first metric, and its mean over the data sets by label, of those that have it."""
+    from ..inference.evaluate import evaluate  # imports torchmetrics, which takes seconds
+
+    metric = task_of(next(iter(predictors.values()))).metrics[0]
+    rows = [row for row in evaluate(predictors, data, **options).rows if metric in row]
+    labels = {row["name"] for row in rows}
+    return metric, {label: fmean(row[metric] for row in rows if row["name"] == label) for label in labels}
 
 
 def _call(predict: Any, size: tuple[int, int], batch: int) -> Callable[[], Any]:

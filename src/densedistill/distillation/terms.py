@@ -199,11 +199,8 @@ def _loss(term: Term) -> Loss:
 def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[str]) -> None:
     if term.to != GROUND_TRUTH and term.to not in teachers:
         raise unknown("teacher", term.to, [GROUND_TRUTH, *teachers])
-    of_truth = is_output(term, outputs) or getattr(loss, "takes_truth", False)
-    if term.to == GROUND_TRUTH and not of_truth:
-        raise UserError(f"the ground truth has no tap '{term.of}'{nearest(str(term.of), outputs)}")
-    if term.to == GROUND_TRUTH and term.to_tap is not None:
-        raise UserError(f"the ground truth has nothing to choose, got '{term.to_tap}'; 'of' says which it is")
+    if term.to == GROUND_TRUTH:
+        _check_truth(term, loss, outputs)
     if term.mask not in MASKS:
         raise UserError(
             f"mask is one of {', '.join(MASKS)}, got '{term.mask}'{nearest(str(term.mask), MASKS)}"
@@ -235,22 +232,31 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
     if any(level < 0 for level in term.levels or ()):
         raise UserError(f"the weight of a level is at least 0, got {min(term.levels or ()):g}")
     if term.decay is not None:
-        epochs = term.decay.get("epochs") if isinstance(term.decay, Mapping) else None
-        if not isinstance(epochs, list | tuple) or set(term.decay) - {"epochs", "factor"}:
-            raise UserError(f"decay is {{epochs: [...], factor: 0.1}}, got {term.decay}")
-        for number in (*epochs, term.decay.get("factor", 0.1)):
-            _number("an epoch or factor of decay", number)
-        factor = term.decay.get("factor", 0.1)
-        if not factor >= 0:
-            raise UserError(f"the factor of decay is at least 0, got {factor}")
-        try:
-            last = term.weight * float(factor) ** len(epochs)
-        except OverflowError:
-            last = math.inf
-        if math.isinf(last):
-            raise UserError(
-                f"decay by a factor of {factor:g} in {len(epochs)} epochs ends at no finite weight"
-            )
+        _check_decay(term.decay, term.weight)
+
+
+def _check_truth(term: Term, loss: Loss, outputs: Sequence[str]) -> None:
+    if not (is_output(term, outputs) or getattr(loss, "takes_truth", False)):
+        raise UserError(f"the ground truth has no tap '{term.of}'{nearest(str(term.of), outputs)}")
+    if term.to_tap is not None:
+        raise UserError(f"the ground truth has nothing to choose, got '{term.to_tap}'; 'of' says which it is")
+
+
+def _check_decay(decay: Any, weight: float) -> None:
+    epochs = decay.get("epochs") if isinstance(decay, Mapping) else None
+    if not isinstance(epochs, list | tuple) or set(decay) - {"epochs", "factor"}:
+        raise UserError(f"decay is {{epochs: [...], factor: 0.1}}, got {decay}")
+    factor = decay.get("factor", 0.1)
+    for number in (*epochs, factor):
+        _number("an epoch or factor of decay", number)
+    if not factor >= 0:
+        raise UserError(f"the factor of decay is at least 0, got {factor}")
+    try:
+        last = weight * float(factor) ** len(epochs)
+    except OverflowError:
+        last = math.inf
+    if math.isinf(last):
+        raise UserError(f"decay by a factor of {factor:g} in {len(epochs)} epochs ends at no finite weight")
 
 
 def takes_mask(loss: Loss) -> bool:
