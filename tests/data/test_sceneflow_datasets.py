@@ -152,6 +152,18 @@ def test_flyingthings3d_full_layout_adds_the_change(tmp_path):
     assert sample["flow"].shape == (2, *SIZE)
 
 
+def test_flyingthings3d_reads_the_images_of_its_smaller_archives(tmp_path):
+    things_full(tmp_path)
+    (tmp_path / "frames_cleanpass").rename(tmp_path / "frames_cleanpass_webp")
+    for path in (tmp_path / "frames_cleanpass_webp").rglob("*.png"):
+        formats.write_image(path.with_suffix(".webp"), formats.read_image(path))
+        path.unlink()
+    data = dd.create_dataset("flyingthings3d", root=tmp_path)
+    assert data.names == ["TRAIN/A/0000/0006"]
+    assert data.frames[0].files["right_next"].name == "0007.webp"
+    assert data[0]["left_next"].float().mean() == pytest.approx(7, abs=3)
+
+
 def test_flyingthings3d_subset_layout_is_negated_and_clips_do_not_run_into_each_other(tmp_path):
     base = tmp_path / "train"
     picture(base / "image_clean" / "left" / "preview.png", 0)
@@ -164,17 +176,21 @@ def test_flyingthings3d_subset_layout_is_negated_and_clips_do_not_run_into_each_
         flow.parent.mkdir(parents=True, exist_ok=True)
         formats.write_flo(flow, np.full((*SIZE, 2), 4, np.float32))
     data = dd.create_dataset("flyingthings3d", root=tmp_path)
-    assert data.names == ["0000008", "0000118"], "9 and 119 are their clips' last"
+    assert data.names == ["train/0000008", "train/0000118"], "9 and 119 are their clips' last"
     sample = data[0]
     assert (sample["disparity"] == 12).all()
     assert (sample["disparity_next"] == 10).all()
     for view in ("left", "right"):
         assert ((sample[view] == 8) & (sample[f"{view}_next"] == 9)).all()
     assert (sample["flow"] == 4).all()
-    assert "flow_nonoccluded" not in sample
-    hidden = base / "flow_occlusions" / "left" / "into_future" / "0000008.png"
-    formats.write_image(hidden, np.where(np.arange(48).reshape(SIZE) < 5, 255, 0).astype(np.uint8))
-    assert dd.create_dataset("flyingthings3d", root=tmp_path)[0]["flow_nonoccluded"].sum() == 43
+    assert not {"flow_nonoccluded", "disparity_nonoccluded"} & sample.keys()
+    for folder, pixels in (("flow_occlusions/left/into_future", 5), ("disparity_occlusions/left", 9)):
+        hidden = np.where(np.arange(48).reshape(SIZE) < pixels, 255, 0).astype(np.uint8)
+        formats.write_image(base / folder / "0000008.png", hidden)
+    sample = dd.create_dataset("flyingthings3d", root=tmp_path)[0]
+    assert (sample["flow_nonoccluded"].sum(), sample["disparity_nonoccluded"].sum()) == (43, 39)
+    base.rename(tmp_path / "val")
+    assert dd.create_dataset("flyingthings3d", root=tmp_path, split="test").names[0] == "val/0000008"
 
 
 def test_flyingthings3d_leaves_out_what_is_known_to_be_broken_in_the_subset(tmp_path):
@@ -187,8 +203,11 @@ def test_flyingthings3d_leaves_out_what_is_known_to_be_broken_in_the_subset(tmp_
         (base / "flow/left/into_future").mkdir(parents=True, exist_ok=True)
         formats.write_flo(base / f"flow/left/into_future/{number:07d}.flo", np.zeros((*SIZE, 2), np.float32))
     options = {"root": tmp_path, "split": "test", "rendering": "final"}
-    assert dd.create_dataset("flyingthings3d", **options).names == ["0000878"]
-    assert dd.create_dataset("flyingthings3d", **options, skip_broken=False).names == ["0000878", "0003147"]
+    assert dd.create_dataset("flyingthings3d", **options).names == ["val/0000878"]
+    assert dd.create_dataset("flyingthings3d", **options, skip_broken=False).names == [
+        "val/0000878",
+        "val/0003147",
+    ]
 
 
 def test_flyingthings3d_of_both_signs_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from ...errors import UserError, unknown
 from .. import formats
 from . import DATASETS
 from ._base import Frame
-from ._sequence import SequenceFiles
+from ._sequence import MASKS, SequenceFiles
 
 CLIP = 10  # frames of a clip; the subset numbers all clips through
 # Left into the future, whose flow is broken in the subset (as OpenMMLab's loader lists them).
@@ -27,7 +27,7 @@ BROKEN = frozenset(
         *(6336, 6337, 6922, 11530, 14658, 15148, 15748, 16948, 17578),
     )
 )
-_PASSES = {"clean": ("frames_cleanpass", "image_clean"), "final": ("frames_finalpass", "image_final")}
+_PASSES = ("clean", "final")
 
 
 @DATASETS.register("flyingthings3d")
@@ -38,7 +38,8 @@ class FlyingThings3D(SequenceFiles):
     file, and the disparity at t1 is the sum of disparity and its change, negated in the subset.
 
     Args:
-        root: the folder of `frames_cleanpass/` … (full) or of `train/` and `val/` (subset).
+        root: the folder of `frames_cleanpass/` or `frames_cleanpass_webp/` … (full) or of `train/` and `val/`
+            (subset).
         split: `train` or `test` (the subset's `val`).
         rendering: `clean` or `final`; default clean, DWARF's.
         skip_broken: leave out frames of the subset whose flow is known to be broken.
@@ -71,12 +72,13 @@ class FlyingThings3D(SequenceFiles):
             self.sign = _sign(first.files["disparity"])
 
     def list_frames(self) -> list[Frame]:
-        full, subset = _PASSES[self.rendering]
+        full, subset = f"frames_{self.rendering}pass", f"image_{self.rendering}"
         frames = []
-        for base in self.index.bases(self.root, full):
-            top = base / full / ("TRAIN" if self.split == "train" else "TEST")
+        for base in self.index.bases(self.root, full, f"{full}_webp"):
+            images = next(base / name for name in (full, f"{full}_webp") if (base / name).is_dir())
+            top = images / ("TRAIN" if self.split == "train" else "TEST")
             for scene in (s for letter in self.index.folders(top) for s in self.index.folders(letter)):
-                frames += self._full(base, scene, scene.relative_to(base / full))
+                frames += self._full(base, scene, scene.relative_to(images))
         folder = "train" if self.split == "train" else "val"
         for base in self.index.bases(self.root, folder):
             if (base / folder / subset).is_dir():
@@ -112,10 +114,12 @@ class FlyingThings3D(SequenceFiles):
             files["disparity"] = base / "disparity" / "left" / f"{stem}.pfm"
             files["disparity_next"] = base / "disparity_change" / "left" / "into_future" / f"{stem}.pfm"
             files["flow"] = base / "flow" / "left" / "into_future" / f"{stem}.flo"
-            mask = base / "flow_occlusions" / "left" / "into_future" / f"{stem}.png"
-            if self.index.has(mask):
-                files["nonoccluded_flow"] = mask
-            frames.append(Frame(stem, files))
+            masks = {
+                "nonoccluded": base / "disparity_occlusions" / "left" / f"{stem}.png",
+                "nonoccluded_flow": base / "flow_occlusions" / "left" / "into_future" / f"{stem}.png",
+            }
+            files |= {role: path for role, path in masks.items() if self.index.has(path)}
+            frames.append(Frame(f"{base.name}/{stem}", files))  # both parts number from 0
         return frames
 
     def _views(
@@ -146,8 +150,11 @@ class FlyingThings3D(SequenceFiles):
         return np.where(valid[..., None], flow, np.float32(0)), valid
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        path = frame.files.get("nonoccluded_flow")
-        return {} if path is None else {"flow": formats.read_grey(path) == 0}
+        return {
+            key: formats.read_grey(frame.files[role]) == 0
+            for key, role in MASKS.items()
+            if role in frame.files
+        }
 
 
 def _map(path: Path, size: tuple[int, ...]) -> NDArray[np.float32]:
