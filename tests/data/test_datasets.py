@@ -152,6 +152,28 @@ def test_limit_spreads_over_the_whole_set(make):
     assert make("kitti2015").open(limit=3).names == ["000100_10", "000102_10", "000104_10"]
 
 
+def test_eth3ds_archives_unpacked_into_one_folder_are_parted_by_their_ground_truth(make):
+    layout = make("eth3d_merged")
+    for view in ("im0.png", "im1.png"):
+        image = formats.read_image(layout.root / "terrace_1s" / view)
+        formats.write_image(layout.root / "tunnel_1l" / view, image)
+    names = {split: layout.open(split=split).names for split in ("train", "test")}
+    assert names == {"train": ["terrace_1s"], "test": ["tunnel_1l"]}
+    (layout.root / "terrace_1s" / "disp0GT.pfm").unlink()
+    with pytest.raises(UserError, match=r"no disparity, .*terrace_1s/disp0GT\.pfm is missing"):
+        layout.open()
+    with pytest.raises(UserError, match="nothing of split 'test'"):
+        layout.open(split="test")
+
+
+@pytest.mark.parametrize("folder", ["two_view_test", "two_view_testing"])
+def test_eth3ds_test_scenes_lie_in_a_folder_of_either_name(make, folder):
+    layout = make("eth3d")
+    (layout.root / "two_view_training").rename(layout.root / folder)
+    assert layout.open(split="test").names == list(layout.scenes)
+    assert create_dataset("eth3d", layout.root / folder, "test").names == list(layout.scenes)
+
+
 @pytest.mark.parametrize("right", ["disparity_right", "disparity/right"])
 def test_a_folders_right_disparity_is_read_from_either_place(make, right):
     layout = make("folder_pfm")

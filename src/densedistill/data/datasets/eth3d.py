@@ -6,20 +6,23 @@ T. Schöps et al., A multi-view stereo benchmark with high-resolution images and
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from . import DATASETS
 from ._base import Frame
 from .middlebury2014 import MiddleburyScenes
 
-_FOLDERS = {"train": "two_view_training", "test": "two_view_test"}
+_FOLDERS = {"train": ("two_view_training",), "test": ("two_view_test", "two_view_testing")}
 
 
 @DATASETS.register("eth3d")
 class ETH3D(MiddleburyScenes):
     """ETH3D's two-view pairs: 27 for training, 20 for testing without ground truth.
 
-    Ground truth lies in `two_view_training_gt/SCENE/` as the archives unpack, or with the images.
+    The archives hold bare scenes. They lie in folders called like the archives, the ground truth in
+    `two_view_training_gt/SCENE/` or with the images; or all in one folder, where those for testing are those
+    without ground truth.
     """
 
     name = "eth3d"
@@ -30,17 +33,24 @@ class ETH3D(MiddleburyScenes):
     counts: ClassVar[dict[str, int]] = {"train": 27, "test": 20}
 
     def list_frames(self) -> list[Frame]:
-        folder = _FOLDERS[self.split]
-        if self.root.name == folder:
-            found = [self.root]
-        else:
-            found = [base / folder for base in self.index.bases(self.root, folder)]
-        if not found and self.split == "train":  # scenes alone, with their ground truth
-            found = [self.root]
-        frames = []
-        for base in found:
-            for scene in self.scenes(base):
-                apart = base.parent / f"{folder}_gt" / scene.relative_to(base)
-                truth = apart if apart.is_dir() else scene
-                frames.append(self.frame(scene, base, truth if self.split == "train" else None))
-        return frames
+        folders = _FOLDERS[self.split]
+        named = [base / name for name in folders for base in self.index.bases(self.root, name)]
+        if self.root.name in folders:
+            named = [self.root]
+        if named:
+            return [
+                self.frame(scene, base, self._truth_of(scene, base))
+                for base in named
+                for scene in self.scenes(base)
+            ]
+        bare = self.scenes(self.root)
+        known = [scene for scene in bare if self.index.has(scene / "disp0GT.pfm")]
+        if self.split == "train":
+            return [self.frame(scene, self.root, scene) for scene in known or bare]
+        return [self.frame(scene, self.root, None) for scene in bare if known and scene not in known]
+
+    def _truth_of(self, scene: Path, base: Path) -> Path | None:
+        if self.split == "test":
+            return None
+        apart = base.parent / f"{base.name}_gt" / scene.relative_to(base)
+        return apart if apart.is_dir() else scene
