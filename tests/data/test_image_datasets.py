@@ -1,6 +1,8 @@
 """Images with class maps and with boxes: files made in each data set's layout, real ones where there are."""
 
 import json
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -184,6 +186,21 @@ def test_voc_reads_its_lists_and_borders_are_void(tmp_path):
     assert (original.names, original[0]["labels"].unique().tolist()) == (["a"], [3])
 
 
+def test_voc_of_several_years_is_the_last_and_says_what_to_do_without_augmented_labels(tmp_path):
+    for year in ("VOC2007", "VOC2012"):
+        base = tmp_path / "VOCdevkit" / year
+        picture(base / "JPEGImages" / f"{year}.jpg")
+        labels(base / "SegmentationClass" / f"{year}.png", np.full((12, 16), 3))
+        (base / "ImageSets" / "Segmentation").mkdir(parents=True)
+        for split in ("train", "val"):
+            (base / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(f"{year}\n")
+    assert create_dataset("voc", root=tmp_path, augmented=False).names == ["VOC2012"]
+    with pytest.raises(dd.UserError, match=r"nothing of split 'train' .* with augmented: false, Segm"):
+        create_dataset("voc", root=tmp_path)
+    with pytest.raises(dd.UserError, match=r"VOC2012 has no labels, .* augmented: false reads VOC's own"):
+        create_dataset("voc", root=tmp_path, split="val")
+
+
 def test_a_folder_of_your_own_takes_numbers_ids_and_colours(tmp_path):
     picture(tmp_path / "images" / "day" / "x.jpg", (2, 3))
     labels(tmp_path / "labels" / "day" / "x.png", [[0, 1, 9], [1, 1, 255]])
@@ -306,6 +323,17 @@ def test_bad_boxes_are_skipped_when_told_and_broken_xml_is_refused(cells):
         create_dataset("bccd", root=cells.parent, bad_boxes="drop")
 
 
+def test_boxes_of_several_years_are_read_together(cells):
+    cells.rename(cells.parent / "VOC2007")
+    shutil.copytree(cells.parent / "VOC2007", cells.parent / "VOC2012")
+    options = {"root": cells.parent, "classes": ["WBC", "RBC"]}
+    assert create_dataset("voc_detection", **options).names == ["VOC2007/one", "VOC2012/one"]
+    (cells.parent / "VOC2007/ImageSets/Main/train.txt").rename(
+        cells.parent / "VOC2007/ImageSets/Main/test.txt"
+    )
+    assert create_dataset("voc_detection", split="test", **options).names == ["VOC2007/one"]
+
+
 def test_voc_detection_takes_your_own_classes(cells):
     dataset = create_dataset("voc_detection", root=cells, classes=["WBC", "RBC"])
     assert dataset[0]["classes"].tolist() == [1, 0]
@@ -347,6 +375,27 @@ def test_coco_numbers_its_categories_in_order_and_puts_crowds_aside(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(dd.UserError, match="is not in COCO's format"):
         create_dataset("coco", root=tmp_path, split="val")
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images/train2017"])
+def test_cocos_images_are_found_in_either_place_and_unlabelled_ones_need_no_boxes(tmp_path, folder):
+    picture(tmp_path / folder / "1.jpg", (40, 50))
+    content = {"categories": [{"id": 1, "name": "person"}], "images": [{"id": 1, "file_name": "1.jpg"}]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    with pytest.raises(dd.UserError, match="not in COCO's format: KeyError 'annotations'"):
+        create_dataset("coco", root=tmp_path)
+    bare = create_dataset("coco", root=tmp_path, labelled=False)[0]
+    assert (bare["image"].shape, "boxes" in bare) == ((3, 40, 50), False)
+
+
+def test_many_categories_are_compared_in_no_time(tmp_path):
+    content = {"categories": [{"id": i, "name": str(i)} for i in range(20_000)], "images": []}
+    (tmp_path / "mine.json").write_text(json.dumps({**content, "annotations": []}))
+    start = time.monotonic()
+    with pytest.raises(dd.UserError, match="nothing of split"):
+        create_dataset("coco", root=tmp_path, annotations="mine.json", images="images")
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("key", ["id", "name"])

@@ -128,7 +128,7 @@ class Boxes(ImageFiles):
 
 
 class XmlBoxes(Boxes):
-    """Boxes in Pascal VOC's XML, with a list file for each split.
+    """Boxes in Pascal VOC's XML, with a list file for each split; of several years in one root all are read.
 
     Args:
         difficult: objects that are marked difficult count like any other; else they are ignored.
@@ -150,11 +150,17 @@ class XmlBoxes(Boxes):
     def list_frames(self) -> list[Frame]:
         from .voc import read_list
 
-        return [
-            Frame(i, {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / "Annotations" / f"{i}.xml"})
-            for base in self.index.bases(self.root, "Annotations")[:1]
-            for i in read_list(base, ("Main",), (self.split,))
-        ]
+        frames = []
+        bases = self.index.bases(self.root, "Annotations")
+        for base in bases:
+            inside = f"{base.name}/" if len(bases) > 1 else ""
+            for i in read_list(base, ("Main",), (self.split,)):
+                files = {
+                    "image": base / "JPEGImages" / f"{i}.jpg",
+                    "labels": base / "Annotations" / f"{i}.xml",
+                }
+                frames.append(Frame(f"{inside}{i}", files))
+        return frames
 
     def read_truth(self, frame: Frame, image: NDArray[np.uint8]) -> dict[str, Any]:
         objects, size = read_xml(frame.files["labels"], self.difficult)

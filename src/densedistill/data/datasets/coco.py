@@ -5,7 +5,6 @@ T.-Y. Lin et al., Microsoft COCO: Common objects in context, ECCV 2014, https://
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from pathlib import Path
@@ -29,8 +28,10 @@ class COCO(Boxes):
     without a box stay, as background.
 
     Args:
-        annotations: another JSON file in COCO's format, relative to `root`; images then lie in `images`.
-        images: the folder of the images, relative to `root`.
+        annotations: another JSON file in COCO's format, relative to `root`; images then lie in `images`. One
+            without boxes, as of COCO's unlabelled and test images, takes `labelled: false`.
+        images: the folder of the images, relative to `root`; default the split's in `root` or in
+            `root`/images.
         **options: as every data set of boxes; `bad_boxes` is `skip` here, since COCO holds a few.
     """
 
@@ -56,20 +57,24 @@ class COCO(Boxes):
         path = self.root / (self.annotations or f"annotations/instances_{self.split}2017.json")
         if not path.is_file():
             return []
-        folder = self.root / (self.images or f"{self.split}2017")
+        named = f"{self.split}2017"
+        usual = next((name for name in (named, f"images/{named}") if (self.root / name).is_dir()), named)
+        folder = self.root / (self.images or usual)
         try:
             content = json.loads(formats.read_bytes(path))
             listed = sorted(content["categories"], key=lambda c: c["id"])
             for key in ("id", "name"):
-                for one, other in itertools.combinations(listed, 2):
-                    if one[key] == other[key]:
+                seen: dict[Any, Any] = {}
+                for other in listed:
+                    one = seen.setdefault(other[key], other)
+                    if one is not other:
                         raise UserError(
                             f"{path}: two categories, {one['id']} '{one['name']}' and {other['id']} "
                             f"'{other['name']}', have one {key}; give each its own"
                         )
             categories = {c["id"]: c["name"] for c in listed}
             pictures = {p["id"]: folder / p["file_name"] for p in content["images"]}
-            for thing in content["annotations"]:
+            for thing in content["annotations"] if self.labelled else ():
                 for key, known in (("image_id", pictures), ("category_id", categories)):
                     if thing[key] not in known:
                         raise UserError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...errors import UserError
 from .. import formats
@@ -40,16 +40,23 @@ def read_list(root: Path, folders: Sequence[str], names: Sequence[str]) -> list[
 class VOC(ClassMaps):
     """Pascal VOC 2012's class maps; `train` is the augmented list (10,582), `val` has 1,449 images.
 
-    Borders of objects (stored 255) are void; class 0 is the background.
+    Of several years in one root the last is read, since it holds the images of those before it. Borders of
+    objects (stored 255) are void; class 0 is the background.
 
     Args:
         augmented: read SegmentationClassAug, which has labels for the augmented list; else the original
-            SegmentationClass.
+            SegmentationClass, which is all that VOC itself has.
         **options: as every data set of images.
     """
 
     name = "voc"
-    layout = "JPEGImages/ID.jpg, SegmentationClassAug/ID.png, ImageSets/SegmentationAug/train_aug.txt"
+    layout = (
+        "JPEGImages/ID.jpg, SegmentationClassAug/ID.png, ImageSets/SegmentationAug/train_aug.txt; or, with "
+        "augmented: false, SegmentationClass/ID.png, ImageSets/Segmentation/train.txt"
+    )
+    advice: ClassVar[dict[str, str]] = {
+        "labels": "augmented: false reads VOC's own SegmentationClass, labelled: false the images alone"
+    }
     splits = ("train", "val")
     classes = ("background", *OBJECTS)
 
@@ -68,7 +75,7 @@ class VOC(ClassMaps):
         folder = "SegmentationClassAug" if self.augmented else "SegmentationClass"
         return [
             Frame(i, {"image": base / "JPEGImages" / f"{i}.jpg", "labels": base / folder / f"{i}.png"})
-            for base in self.index.bases(self.root, "JPEGImages")[:1]
+            for base in self.index.bases(self.root, "JPEGImages")[-1:]
             for i in read_list(base, ("SegmentationAug", "Segmentation"), lists)
         ]
 
