@@ -146,3 +146,11 @@ def test_a_labelling_that_is_not_complete_is_refused(tmp_path):
     write_manifest(tmp_path, {"version": 1, "write": "shards", "shards": 2, "complete": True})
     with pytest.raises(dd.UserError, match=r"shard 1 of .* is missing; label again"):
         Store(tmp_path)
+
+
+def test_a_shard_that_was_deleted_is_missing_before_a_training_begins(tmp_path):
+    make(tmp_path)
+    (tmp_path / "shards" / "000000.zip").unlink()
+    with pytest.raises(dd.UserError, match=r"shard 0 of .* is missing; label again"):
+        Store(tmp_path)
+    assert Store(tmp_path, partial=True).names == []

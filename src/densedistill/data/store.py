@@ -205,7 +205,8 @@ class Store:
             )
         self._shard_of: dict[str, int] = {}
         for number in range(self.manifest["shards"]):
-            receipt = read_receipt(self.root, number)
+            there = shard_path(self.root, number).is_file()
+            receipt = read_receipt(self.root, number) if there else None
             if receipt is None and not partial:
                 raise UserError(f"shard {number} of {self.root} is missing; label again, which mends it")
             for name in receipt["frames"] if receipt else ():
