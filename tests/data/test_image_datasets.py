@@ -144,6 +144,19 @@ def test_cityscapes_maps_label_ids_to_train_ids(tmp_path):
     assert "labels" not in create_dataset("cityscapes", root=tmp_path, split="test")[0]
 
 
+def test_cityscapes_archives_may_have_a_folder_each(tmp_path):
+    for split, part in (("train", "trainvaltest"), ("train_extra", "trainextra")):
+        images = tmp_path / f"leftImg8bit_{part}" / "leftImg8bit" / split / "ulm"
+        picture(images / "ulm_1_leftImg8bit.png", (4, 8))
+    for folder, inside in (("gtFine_trainvaltest/gtFine", "train"), ("gtCoarse/gtCoarse", "train_extra")):
+        kind = folder.rpartition("/")[2]
+        path = tmp_path / folder / inside / "ulm" / f"ulm_1_{kind}_labelIds.png"
+        labels(path, np.full((4, 8), 7 if kind == "gtFine" else 8))
+    for split, number in (("train", 0), ("train_extra", 1)):
+        dataset = create_dataset("cityscapes", root=tmp_path, split=split)
+        assert (dataset.names, dataset[0]["labels"].unique().tolist()) == (["ulm/ulm_1"], [number])
+
+
 @pytest.mark.parametrize(("split", "options"), [("train_extra", {}), ("train", {"quality": "coarse"})])
 def test_cityscapes_coarse_labels_lie_in_a_folder_of_their_own(tmp_path, split, options):
     picture(tmp_path / "leftImg8bit" / split / "ulm" / "ulm_1_leftImg8bit.png", (4, 8))
@@ -216,6 +229,17 @@ def test_a_folder_of_your_own_takes_numbers_ids_and_colours(tmp_path):
     )
     assert painted.classes == ("sky", "road")
     assert painted[0]["labels"].tolist() == [[0, 1, 255]] * 2
+
+
+def test_a_sample_of_your_own_has_one_name_whichever_split_it_is_read_by(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / "images" / split / "0.png")
+        labels(tmp_path / "labels" / split / "0.png", np.zeros((12, 16)))
+    names = {
+        split: create_dataset("labelled_folder", root=tmp_path, split=split, classes=["a"]).names
+        for split in ("all", "train", "val")
+    }
+    assert names == {"all": ["train/0", "val/0"], "train": ["train/0"], "val": ["val/0"]}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ TRAIN_IDS = {stored: train for train, stored in LABEL_IDS.items()}
 class Cityscapes(ClassMaps):
     """Cityscapes' `train` (2975), `val` (500), `test` (1525, without labels) and `train_extra` images.
 
-    Stored label ids become the 19 train ids, everything else is void.
+    Stored label ids become the 19 train ids, everything else is void. Each archive may have been unpacked
+    into a folder of its own.
 
     Args:
         quality: `fine` or `coarse` labels; the latter are all there is for `train_extra`.
@@ -59,7 +60,7 @@ class Cityscapes(ClassMaps):
     name = "cityscapes"
     layout = "leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png"
     splits = ("train", "val", "test", "train_extra")
-    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
+    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}
     unlabelled: ClassVar[tuple[str, ...]] = ("test",)
     classes: Sequence[str] = tuple(name for _, name, _ in _CLASSES)
     colours: ClassVar[tuple[tuple[int, int, int], ...]] = tuple(colour for _, _, colour in _CLASSES)
@@ -78,12 +79,15 @@ class Cityscapes(ClassMaps):
 
     def list_frames(self) -> list[Frame]:
         kind = "gtFine" if self.mode == "fine" else "gtCoarse"
+        images, labelled = f"leftImg8bit/{self.split}", f"{kind}/{self.split}"
+        truth = (self.index.bases(self.root, labelled) or [self.root])[0]
         found = []
-        for city in self.index.folders(self.root / "leftImg8bit" / self.split):
-            for stem, path in sorted(self.index.stems(city).items()):
-                name = stem.removesuffix("_leftImg8bit")
-                labels = self.root / kind / self.split / city.name / f"{name}_{kind}_labelIds.png"
-                found.append(Frame(f"{city.name}/{name}", {"image": path, "labels": labels}))
+        for base in self.index.bases(self.root, images)[:1]:
+            for city in self.index.folders(base / images):
+                for stem, path in sorted(self.index.stems(city).items()):
+                    name = stem.removesuffix("_leftImg8bit")
+                    labels = truth / labelled / city.name / f"{name}_{kind}_labelIds.png"
+                    found.append(Frame(f"{city.name}/{name}", {"image": path, "labels": labels}))
         return found
 
     def read_labels(self, path: Path) -> NDArray[np.uint8]:

@@ -25,8 +25,8 @@ LABELS = ("labels", "label", "masks", "mask", "annotations", "gt", "Segmentation
 class LabelledFolder(ClassMaps):
     """Images in `images/`, class maps in `labels/` under the same names.
 
-    Folders inside these are read too. With a split its folder is looked for in both (`images/train/`).
-    Without a map, a stored number is the class and 255 is void.
+    Folders inside these are read too. With a split its folder is looked for in both (`images/train/`), and
+    begins the samples' names. Without a map, a stored number is the class and 255 is void.
 
     Args:
         classes: names in the order of their numbers.
@@ -94,8 +94,9 @@ class LabelledFolder(ClassMaps):
         labels = self._folder(self.folders[1], LABELS)
         found = {} if labels is None else self.index.tree(labels)
         missing = self.root / "labels" if labels is None else labels
+        inside = "" if self.split == "all" else f"{self.split}/"
         return [
-            Frame(stem, {"image": path, "labels": found.get(stem, missing / f"{stem}.png")})
+            Frame(f"{inside}{stem}", {"image": path, "labels": found.get(stem, missing / f"{stem}.png")})
             for stem, path in sorted(self.index.tree(images).items())
         ]
 

@@ -44,7 +44,10 @@ class NYU(DepthFiles):
     """
 
     name = "nyu"
-    layout = "nyu_depth_v2_labeled.mat and splits.mat, or {train,test}/SCENE/rgb_N.jpg and sync_depth_N.png"
+    layout = (
+        "nyu_depth_v2_labeled.mat and splits.mat, or {train,test}/SCENE/rgb_N.jpg and sync_depth_N.png, or a "
+        "list that is given"
+    )
     splits = ("train", "test")
     counts: ClassVar[dict[str, int]] = {"train": 795, "test": 654}
     expected = (0.4, 9.0)
