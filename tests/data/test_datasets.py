@@ -192,7 +192,10 @@ def test_a_folders_right_disparity_is_read_from_either_place(make, right):
 @pytest.mark.parametrize(
     ("stem", "height", "scale"),
     [
-        *(("disp2", height, scale) for height, scale in ((375, 4), (750, 2), (1500, 1), (500, 4))),
+        *(
+            ("disp2", height, scale)
+            for height, scale in ((375, 4), (750, 2), (1500, 1), (500, 4), (380, 8), (383, 8))
+        ),
         *(("disp1", height, scale) for height, scale in ((370, 3), (555, 2), (1110, 1), (500, 3))),
     ],
 )

@@ -1,4 +1,4 @@
-"""Middlebury 2003, 2005 and 2006: image pairs with 8-bit disparity.
+"""Middlebury 2001, 2003, 2005 and 2006: image pairs with 8-bit disparity.
 
 D. Scharstein and R. Szeliski, High-accuracy stereo depth maps using structured light, CVPR 2003,
 https://vision.middlebury.edu/stereo/data/scenes2003/; D. Scharstein and C. Pal, Learning conditional random
@@ -20,22 +20,23 @@ from ._base import SAMPLES, Frame
 from .middlebury2014 import Scenes
 
 # Image height to the factor between a stored value and px, as the sets' pages say for full, half, third and
-# quarter size; the factor keeps 8-bit values meaning the same scene at each size.
-_SCALES_2003 = {1500: 1.0, 750: 2.0, 375: 4.0}
+# quarter size; the factor keeps 8-bit values meaning the same scene at each size. 2001's scenes, of 380 to
+# 383 rows, have one of their own.
+_SCALES_2003 = {1500: 1.0, 750: 2.0, 375: 4.0, **dict.fromkeys(range(380, 384), 8.0)}
 _SCALES_2006 = {1110: 1.0, 555: 2.0, 370: 3.0}
 
 
 @DATASETS.register("middlebury2003")
 class Middlebury2003(Scenes):
-    """Middlebury 2003 (im2, im6), 2005 and 2006 (view1, view5) below `root`; without a root the Cones pair
-    that ships.
+    """Middlebury 2001 and 2003 (im2, im6), 2005 and 2006 (view1, view5) below `root`; without a root the
+    Cones pair that ships.
 
     Non-occluded pixels are those whose disparity agrees with the right view's.
 
     Args:
         disparity_scale: what a stored value is divided by; default by the image's height: 4, 2, 1 for 2003's
-            quarter, half and full size, 3, 2, 1 for the third, half and full size of 2005 and 2006 (at other
-            heights 4 and 3).
+            quarter, half and full size, 8 for 2001, 3, 2, 1 for the third, half and full size of 2005 and
+            2006 (at other heights 4 and 3).
         **options: as every data set of files.
     """
 
