@@ -12,6 +12,7 @@ from densedistill.data import create_dataset, formats
 from densedistill.data.augment import build_augmentation
 from densedistill.data.augment_depth import rotate
 from densedistill.data.calibration import Calibration
+from densedistill.data.check import check_dataset
 from densedistill.data.nyu_labelled import LabelledFile, write_official
 
 
@@ -200,6 +201,19 @@ def test_kitti_without_a_list_says_what_lacks(tmp_path):
     (tmp_path / "train.txt").write_text("one\n")
     with pytest.raises(dd.UserError, match=r"train\.txt, line 1: expected 2 or 3 columns"):
         create_dataset("kitti_eigen", tmp_path, "train")
+
+
+def test_a_list_of_drives_and_numbers_is_refused(tmp_path):
+    (tmp_path / "train.txt").write_text(f"2011_09_26/{DRIVE} 5 l\n")  # as self-supervised networks list them
+    with pytest.raises(dd.UserError, match=r"train\.txt: a line names an image and its depth, got '2011"):
+        create_dataset("kitti_eigen", tmp_path, "train")
+
+
+def test_a_list_that_is_given_has_as_many_frames_as_it_has(tmp_path):
+    kitti(tmp_path, "train")
+    for given, whole in (({}, 652), ({"list": "eigen_test_files_with_gt.txt"}, None)):
+        (survey,) = check_dataset("kitti_eigen", tmp_path, split="test", **given)
+        assert (survey.samples, survey.expected) == (2, whole)
 
 
 def test_kittis_calibration_moves_with_the_crop(tmp_path):

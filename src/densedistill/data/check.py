@@ -111,7 +111,7 @@ def check_dataset(
 
 def _survey(samples: FilesOnDisk, fast: bool, progress: Callable[[str, int, int], None] | None) -> Survey:
     split = samples.split
-    survey = Survey(split, len(samples), samples.counts.get(split))
+    survey = Survey(split, len(samples), samples.whole())
     survey.roles = {role: Role(required=role in samples.required) for role in ROLES}
     for frame in samples.frames:
         for role in frame.files:

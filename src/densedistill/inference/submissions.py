@@ -225,7 +225,7 @@ def _frames(
     for part in split.split(","):
         given = {**form.options, **(options or {})}
         dataset: Any = create_dataset(form.data, root=root, split=part.strip(), **given)
-        whole = type(dataset).counts.get(dataset.split)
+        whole = dataset.whole()
         if whole is not None and len(dataset) != whole:
             first = _first_left_out(dataset.names, whole)
             raise UserError(

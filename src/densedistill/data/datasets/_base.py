@@ -195,6 +195,10 @@ class FilesOnDisk(Dataset[Sample]):
         """Return the options with which a sample holds all that there is of it."""
         return {}
 
+    def whole(self) -> int | None:
+        """Return how many samples the split has where nothing is missing, or None if that is unknown."""
+        return self.counts.get(self.split)
+
     @abstractmethod
     def list_frames(self) -> list[Frame]:
         """Return the samples of `self.split` with every file that should be there."""

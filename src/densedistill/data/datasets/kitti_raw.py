@@ -60,11 +60,16 @@ class KITTIEigen(DepthFiles):
         self.list, self.depth = list, depth
         super().__init__(root, split, **options)
 
+    def whole(self) -> int | None:
+        return super().whole() if self.list is None else None  # a list may be any
+
     def list_frames(self) -> list[Frame]:
         path = self._list_file()
         frames = []
         for words in listed_frames(path, (2, 3)) if path is not None else []:
             image, depth = words[0].lstrip("/"), words[1].lstrip("/")
+            if not Path(image).suffix:
+                raise UserError(f"{path}: a line names an image and its depth, got '{' '.join(words)}'")
             if depth != "None":
                 files = {"image": self._image(image), "depth": self._depth(image, depth)}
                 frames.append(Frame(Path(image).with_suffix("").as_posix(), files))

@@ -64,6 +64,9 @@ class NYU(DepthFiles):
         self.labelled: LabelledFile | None = None
         super().__init__(root, split, **options)
 
+    def whole(self) -> int | None:
+        return super().whole() if self.list is None else None  # a list may be any
+
     def list_frames(self) -> list[Frame]:
         if self.list is not None:
             return self._listed(Path(self.list).expanduser())
