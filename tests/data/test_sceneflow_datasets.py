@@ -297,8 +297,14 @@ def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
     with pytest.raises(dd.UserError, match=r"0001\.png is no 8-bit colour PNG \(it is uint8, \(6, 8\)\)"):
         dd.create_dataset("sintel", root=tmp_path)[0]
     formats.write_image(base / "disparities/cave_2/frame_0001.png", coded)
-    (base / "outofframe").mkdir()
-    assert "flow_nonoccluded" not in dd.create_dataset("sintel", root=tmp_path)[0], "the archive's own masks"
+    outside = np.where(np.arange(48).reshape(SIZE) >= 40, 255, 0).astype(np.uint8)
+    formats.write_image(base / "outofframe/cave_2/frame_0001.png", outside)
+    archives = dd.create_dataset("sintel", root=tmp_path)[0]
+    assert "flow_nonoccluded" not in archives, "the archive's own masks"
+    assert archives["disparity_nonoccluded"].sum() == 48 - 5 - 8
+    formats.write_image(base / "outofframe/cave_2/frame_0001.png", outside[:3])
+    with pytest.raises(dd.UserError, match=r"outofframe/cave_2/frame_0001\.png is 8x3 px, its image 8x6"):
+        dd.create_dataset("sintel", root=tmp_path)[0]
     base.rename(tmp_path / "test")
     assert "flow" not in dd.create_dataset("sintel", root=tmp_path, split="test")[0]
 

@@ -38,6 +38,7 @@ ROLES = {
     "nonoccluded_next": "occlusion mask at t1",
     "nonoccluded_flow": "occlusion mask of the flow",
     "invalid": "mask of invalid pixels",
+    "outofframe": "mask of pixels out of the right view",
 }
 
 

@@ -17,7 +17,7 @@ from ...errors import UserError, unknown
 from .. import formats
 from . import DATASETS
 from ._base import Frame
-from ._sequence import SequenceFiles
+from ._sequence import MASKS, SequenceFiles
 
 _FRAME = re.compile(r"frame_(\d+)")
 
@@ -28,7 +28,7 @@ class Sintel(SequenceFiles):
 
     With the stereo archive (`clean_left`, `clean_right`, `disparities`) in the same folder, pairs and
     disparity, too. It has `occlusions` of its own, of the disparity, that replace the flow's: beside its
-    `outofframe` that folder is not read, and `flow_nonoccluded` is unknown.
+    `outofframe` they say with it `disparity_nonoccluded`, and `flow_nonoccluded` is unknown.
 
     Args:
         root: the folder that holds `training/` and `test/`, or one of these.
@@ -81,8 +81,11 @@ class Sintel(SequenceFiles):
                 "invalid": base / "invalid" / scene / f"{stem}.png",
                 "disparity": base / "disparities" / scene / f"{stem}.png",
             }
+            hidden, outside = (base / name / scene / f"{stem}.png" for name in ("occlusions", "outofframe"))
             if not (base / "outofframe").is_dir():
-                optional["nonoccluded_flow"] = base / "occlusions" / scene / f"{stem}.png"
+                optional["nonoccluded_flow"] = hidden
+            elif self.index.has(outside):
+                optional |= {"nonoccluded": hidden, "outofframe": outside}
             if self.split == "train":
                 files["flow"] = optional["flow"]
                 files |= {role: path for role, path in optional.items() if self.index.has(path)}
@@ -107,5 +110,13 @@ class Sintel(SequenceFiles):
         return np.where(valid[..., None], flow, np.float32(0)), valid
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        path = frame.files.get("nonoccluded_flow")
-        return {} if path is None else {"flow": formats.read_grey(path) == 0}
+        masks = {
+            key: formats.read_grey(frame.files[role]) == 0
+            for key, role in MASKS.items()
+            if role in frame.files
+        }
+        if "disparity" in masks:  # the stereo archive tells apart what is hidden and what lies outside
+            outside = formats.read_grey(frame.files["outofframe"])
+            formats.check_size(frame.files["outofframe"], outside, masks["disparity"].shape)
+            masks["disparity"] &= outside == 0
+        return masks
