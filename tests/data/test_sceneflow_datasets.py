@@ -275,6 +275,7 @@ def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
     base = tmp_path / "training"
     for number in (1, 2, 3):
         picture(base / "clean_left" / "cave_2" / f"frame_{number:04d}.png", number)
+        picture(base / "clean" / "cave_2" / f"frame_{number:04d}.png", 100)  # the flow's own, with fog
         if number < 3:
             picture(base / "clean_right" / "cave_2" / f"frame_{number:04d}.png", 10 * number)
         flow = base / "flow" / "cave_2" / f"frame_{number:04d}.flo"
@@ -288,6 +289,7 @@ def test_sintels_stereo_archive_gives_pairs_and_disparity(tmp_path):
     formats.write_image(base / "disparities/cave_2/frame_0001.png", coded)
     data = dd.create_dataset("sintel", root=tmp_path)
     first, second = data
+    assert ((first["left"] == 1) & (first["left_next"] == 2)).all()
     assert (first["right"] == 10).all()
     assert (first["right_next"] == 20).all()
     assert first["disparity"].unique().tolist() == [3 * 4 + 32 / 64 + 128 / 16384]

@@ -27,8 +27,9 @@ class Sintel(SequenceFiles):
     """MPI-Sintel: 1,041 training and 552 test pairs of consecutive frames of the left camera.
 
     With the stereo archive (`clean_left`, `clean_right`, `disparities`) in the same folder, pairs and
-    disparity, too. It has `occlusions` of its own, of the disparity, that replace the flow's: beside its
-    `outofframe` they say with it `disparity_nonoccluded`, and `flow_nonoccluded` is unknown.
+    disparity, too. All images are then of that archive, for its final pass has no fog. It has `occlusions`
+    of its own, of the disparity, that replace the flow's: beside its `outofframe` they say with it
+    `disparity_nonoccluded`, and `flow_nonoccluded` is unknown.
 
     Args:
         root: the folder that holds `training/` and `test/`, or one of these.
@@ -59,7 +60,7 @@ class Sintel(SequenceFiles):
         bases = [base / folder for base in self.index.bases(self.root, folder)] or [self.root]
         frames = []
         for base in bases:
-            left = next((n for n in (self.rendering, f"{self.rendering}_left") if (base / n).is_dir()), None)
+            left = next((n for n in (f"{self.rendering}_left", self.rendering) if (base / n).is_dir()), None)
             for scene in self.index.folders(base / left) if left else ():
                 frames += self._scene(base, base / str(left), scene.name)
         return frames
