@@ -1,5 +1,7 @@
 """`Predictor`: images of any size in, maps of that size out, and the network left as it was."""
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -289,6 +291,22 @@ def test_folded_normalisation_changes_the_time_alone(name):
         next(net.parameters()).zero_()
     assert not torch.allclose(plain(*views)[output], expected, atol=1e-3)
     assert torch.allclose(folded(*views)[output], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("ran", [False, True])
+@pytest.mark.parametrize("other", [copy.deepcopy, lambda predict: pickle.loads(pickle.dumps(predict))])
+def test_a_folded_predictor_goes_to_another_process_as_it_is(precision, ran, other):
+    predict, views = load_predictor("coex_slim", 64, precision=precision), pair(40, 100)
+    predict = predict.with_input_spec(InputSpec(multiple=32, pad="centre"))
+    if ran:
+        predict(*views)
+    sent = other(predict)
+    assert (sent.name, sent.task, sent.precision) == (predict.name, predict.task, precision)
+    assert sent.input_spec == predict.input_spec
+    assert torch.equal(sent(*views)["disparity"], predict(*views)["disparity"])
+    kinds = [[type(layer) for layer in each._computes.modules()] for each in (sent, predict)]
+    assert kinds[0] == kinds[1]  # folded and packed, too
 
 
 def test_auto_takes_the_faster_precision_of_this_machine():

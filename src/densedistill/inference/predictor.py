@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,7 +25,9 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 
 
 class Predictor:
-    """A network that answers for images as they come, to several threads at a time, too.
+    """A network that answers for images as they come.
+
+    Several threads may call it at a time, and it may go to another process, which folds the network again.
 
     Args:
         net: a network: takes prepared tensors, returns a dict of its task's outputs; has `input_spec`.
@@ -98,7 +99,7 @@ class Predictor:
         if isinstance(self.net, Runtime):
             return self.net.precision
         dtype = self.dtype if self._weights_dtype is torch.float32 else self._weights_dtype
-        return str(dtype).removeprefix("torch.")
+        return _name(dtype)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -107,12 +108,17 @@ class Predictor:
 
     def with_input_spec(self, input_spec: InputSpec) -> Predictor:
         """Return a predictor of the same network and arithmetic that prepares images by `input_spec`."""
-        other = copy.copy(self)
         if isinstance(self.net, Runtime):  # which pads by itself
-            other.net = other._computes = self.net.with_input_spec(input_spec)
-        else:
-            other.input_spec = input_spec
+            runtime = self.net.with_input_spec(input_spec)
+            return Predictor(runtime, channels_last=self.channels_last, input_spec=self.input_spec)
+        other = Predictor(self.net, None, _name(self.dtype), self.channels_last, input_spec)
+        other._computes = self._computes
         return other
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As what makes it: packed weights wait in hooks for the first run, and stay where they are.
+        folds = self._computes is not self.net
+        return Predictor, (self.net, None, _name(self.dtype), self.channels_last, self.input_spec, folds)
 
     @torch.inference_mode()
     def __call__(self, *images: Any) -> dict[str, Tensor]:
@@ -159,6 +165,10 @@ class Predictor:
 
 def _float(output: Tensor) -> Tensor:
     return output.float() if output.is_floating_point() else output
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
