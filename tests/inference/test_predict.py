@@ -336,6 +336,23 @@ def test_views_of_different_size_are_named(tmp_path, constant):
     assert not (tmp_path / "out").exists()
 
 
+def test_images_that_a_file_of_one_size_does_not_take_are_named_before_anything_is_predicted(tmp_path):
+    file, images = tmp_path / "net.pt2", tmp_path / "images"
+    dd.export(dd.create_model("depth_slim"), file, (64, 96), limit=1.0)
+    for name, shape in (("a", (64, 96)), ("b", (64, 90)), ("c", (64, 96)), ("d", (96, 64))):
+        formats.write_image(images / f"{name}.png", np.zeros((*shape, 3), np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (64, 96)).save(images / "upright.jpg", exif=turned)
+    with pytest.raises(
+        UserError, match=r"of 64x96 .*, \S+b\.png is 64x90, \S+d\.png is 96x64; leave"
+    ):
+        predict(file, images, tmp_path / "out", write=["npy"])
+    assert not (tmp_path / "out").exists()
+    fitting = [images / name for name in ("a.png", "c.png", "upright.jpg")]
+    assert len(predict(file, fitting, tmp_path / "out", write=["npy"]).written) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -50,6 +50,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
     8: lambda image: np.rot90(image),
 }
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -168,6 +169,21 @@ def upright(path: PathLike, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     with contextlib.suppress(Exception), Image.open(path) as opened:  # a damaged mark says nothing
         orientation = opened.getexif().get(_ORIENTATION, 1)
     return np.ascontiguousarray(_TURNS[orientation](image)) if orientation in _TURNS else image
+
+
+def size_in_header(path: PathLike, photograph: bool = False) -> tuple[int, int] | None:
+    """Return (height, width) of an image file without reading its pixels; None where its header does not say.
+
+    Args:
+        photograph: the size of the image that `upright` returns.
+    """
+    with contextlib.suppress(Exception), Image.open(path) as opened:
+        width, height = opened.size
+        if opened.getexif().get(_ORIENTATION, 1) not in _SIDEWAYS:
+            return height, width
+        if Path(path).suffix.lower() not in (".tif", ".tiff"):  # which Pillow may have turned, or not
+            return (width, height) if photograph else (height, width)
+    return None
 
 
 def _stated_white(path: PathLike) -> int | None:

@@ -19,7 +19,7 @@ from ..errors import UserError, unknown
 from ..networks.published import shipped_weights, stored_options
 from ..networks.registry import MODELS, create_model, list_models, name_of, note_making, options_of
 from ..networks.registry import task_of as task_of_name
-from ..runtimes import Card, is_exported, load_runtime, read_card
+from ..runtimes import Card, Runtime, is_exported, load_runtime, read_card
 from ..tasks import Task, get_task, task_of
 from .classical import SGBM
 from .predictor import Predictor
@@ -112,6 +112,15 @@ def task_of_network(network: Any) -> Task:
     if isinstance(network, (str, Path)):
         return get_task(_recipe_of_run(Path(network)).task)
     return task_of(network)
+
+
+def size_of_network(network: Any) -> tuple[int, int] | None:
+    """Return the one size (height, width) of the images that an exported file takes, None for any, of what
+    `load_predictor` takes."""
+    if is_exported(network):
+        return _card_of(network).size
+    net = getattr(network, "net", network)
+    return net.card.size if isinstance(net, Runtime) else None
 
 
 def load_predictors(

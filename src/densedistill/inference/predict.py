@@ -19,10 +19,11 @@ from ..errors import UserError, unknown
 from ..tasks import Task
 from ..tasks.files import Predicted, Writer, unbatch
 from .inputs import Input, inputs_from
-from .load import Predicts, load_predictor, task_of_network
+from .load import Predicts, load_predictor, size_of_network, task_of_network
 from .pairs import PathLike
 from .progress import progress_bar
 
+NAMED = 4  # files of a wrong size
 DOUBTED = 8  # pairs; a rig does not change in the middle of a folder
 
 
@@ -81,8 +82,8 @@ def predict(
 
     Raises:
         UserError: an unknown kind of output, `colour_max` for kinds whose colours have no range, an output in
-            the place of an image or of another output, a missing or damaged file, views of different size, no
-            calibration where one is needed.
+            the place of an image or of another output, a missing or damaged file, views of different size, or
+            of another than an exported file takes, no calibration where one is needed.
     """
     task = task_of_network(network)
     kinds = task.writes if write is None else tuple(dict.fromkeys(write))
@@ -105,9 +106,10 @@ def predict(
         if not inputs:
             raise UserError(f"there is no {task.takes} to predict")
         work.refuse_clashes(inputs)
-        for one in inputs:
-            if overwrite or not work.is_done(one):
-                work.geometry(one, size=None)  # a missing calibration is said before hours of work
+        wanting = [one for one in inputs if overwrite or not work.is_done(one)]
+        for one in wanting:
+            work.geometry(one, size=None)  # a missing calibration is said before hours of work
+        work.refuse_misfits(wanting, size_of_network(network))
     total = len(inputs) if isinstance(inputs, list) else None
     run: Predicts | None = None
     with progress_bar(progress) as advance:
@@ -162,6 +164,24 @@ class _Work:
                     raise UserError(
                         f"{other.files[0]} and {one.files[0]} would both become {path}; rename one"
                     )
+
+    def refuse_misfits(self, inputs: Sequence[Input], size: tuple[int, int] | None) -> None:
+        """Refuse images of another size (height, width) than the one that an exported file takes."""
+        if size is None or self.rig is not None:  # rectified views have the size of their calibration
+            return
+        sizes = {
+            one.files[0]: formats.size_in_header(one.files[0], photograph=self.task.takes == "image")
+            for one in inputs
+        }
+        misfits = [(path, found) for path, found in sizes.items() if found not in (None, size)]
+        if not misfits:
+            return
+        named = ", ".join(f"{path} is {found[0]}x{found[1]}" for path, found in misfits[:NAMED] if found)
+        more = f", and so on: {len(misfits)} of {len(sizes)}" if len(misfits) > NAMED else ""
+        raise UserError(
+            f"the network was exported for images of {size[0]}x{size[1]} (height x width), {named}{more}; "
+            "leave these out, or export without a size, which takes any"
+        )
 
     def one(self, run: Predicts, one: Input) -> None:
         images = one.read(photographs=self.task.takes == "image")
