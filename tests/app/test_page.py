@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from densedistill.app.page import _place, application, listen
+from densedistill.app.page import _place, _Results, application, listen
 from densedistill.app.panel import Panel
 from densedistill.data import formats
 from densedistill.data.datasets._base import SAMPLES
@@ -83,6 +83,19 @@ def test_a_mistake_is_one_sentence_and_the_server_goes_on(ask, tmp_path):
             ask(files, kinds)
         assert "\n" not in str(raised.value)
     assert ask(CONES, [])[0].startswith("<div")
+
+
+def test_every_part_of_the_page_is_renewed_where_a_network_did_not_answer(fake, images):
+    panel = Panel({"one": fake("stereo"), "other": fake("stereo")})
+    found = panel.answer(images("stereo"))
+    del found.answers["one"]
+    with gradio.Blocks():
+        results = _Results(gradio, panel)
+    values = results.updates(found)
+    assert len(values) == len(results.components)
+    shown = dict(zip((part.label for part in results.components[5:9]), values[5:9], strict=True))
+    assert shown["one"] is None
+    assert shown["other"] is not None
 
 
 def test_grey_images_of_16_bits_are_taken_as_they_are(ask, tmp_path):

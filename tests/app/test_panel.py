@@ -9,6 +9,7 @@ from PIL import Image
 
 import densedistill as dd
 from densedistill.app.panel import DRAWN, Panel
+from densedistill.app.words import table
 from densedistill.data import formats
 from densedistill.errors import UserError
 from densedistill.tasks import get_task, list_tasks
@@ -150,6 +151,19 @@ def test_an_image_smaller_than_the_network_takes_is_told(images):
     spec = dd.InputSpec(min_size=(64, 64), refuses_smaller=True)
     with pytest.raises(UserError, match="40 px is smaller than the network's least size of 64x64 px"):
         Panel({"net": dd.Predictor(net, input_spec=spec)}).answer(images("stereo"))
+
+
+def test_a_network_that_refuses_a_scene_says_so_in_its_place(fake, images):
+    def refuses(*_):
+        raise UserError("only 8x8")
+
+    refuses.task = get_task("stereo")
+    panel = Panel({"one": refuses, "other": fake("stereo")})
+    found = panel.answer(images("stereo"))
+    assert list(found.answers) == ["other"]
+    assert '<td>one</td><td colspan="3">only 8x8</td>' in table(panel, found)
+    with pytest.raises(UserError, match=r"^only 8x8$"):
+        Panel({"one": refuses}).answer(images("stereo"))
 
 
 def test_swapped_views_are_noticed(fake):

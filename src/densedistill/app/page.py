@@ -241,8 +241,9 @@ class _Results:
         for key in self.panel.keys:
             truth = found.truth.get(key)
             values += [legend(self.panel.task, key, found), update(visible=truth is not None), truth]
-            for answer in found.answers.values():
-                error = answer.errors.get(key)
-                values += [answer.pictures[key], update(value=error, visible=error is not None)]
+            for label in self.panel.predictors:
+                answer = found.answers.get(label)
+                picture, error = (answer.pictures[key], answer.errors.get(key)) if answer else (None, None)
+                values += [picture, update(value=error, visible=error is not None)]
         files = [str(file) for answer in found.answers.values() for file in answer.files]
         return [*values, update(value=files, visible=bool(files))]

@@ -76,6 +76,7 @@ class Comparison:
     Args:
         size: (height, width) of the images.
         answers: by the network's label.
+        refused: what a network that did not answer said, by its label.
         example: name of the scene that ships, if it is one.
         truth: output key to the picture of its ground truth, of such a scene.
         calibration: of the camera or rig, where it is known.
@@ -85,6 +86,7 @@ class Comparison:
 
     size: tuple[int, int]
     answers: dict[str, Answer]
+    refused: dict[str, str] = field(default_factory=dict)
     example: str = ""
     truth: dict[str, Picture] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -156,7 +158,8 @@ class Panel:
 
         Raises:
             UserError: an image is missing, cut off, no image, smaller than a network takes, or of another
-                size than the other view; a file needs a calibration; memory does not suffice.
+                size than the other view; a file needs a calibration; no network answers, as memory does not
+                suffice.
         """
         images = self._read(files)
         example = self._find_example(images)
@@ -167,12 +170,17 @@ class Panel:
                 raise unknown("kind of output", kind, self.task.writers)
             if self.task.writers[kind].metric and calibration is None:
                 raise UserError(f"the file '{kind}' is in metres: fill in the calibration, or leave it out")
-        found = Comparison((height, width), {}, example.name if example else "", calibration=calibration)
+        found = Comparison((height, width), {}, calibration=calibration)
+        found.example = example.name if example else ""
         if "right" in self.task.inputs and (doubt := doubt_views(*images[:2])):
             found.warnings.append(doubt)
         outputs: dict[str, dict[str, torch.Tensor]] = {}
         for label, predict in self.predictors.items():
-            outputs[label], seconds = _ask(label, predict, images)
+            try:
+                outputs[label], seconds = _ask(label, predict, images)
+            except UserError as error:
+                found.refused[label] = str(error)
+                continue
             found.answers[label] = Answer(
                 seconds,
                 getattr(predict, "precision", ""),
@@ -180,6 +188,8 @@ class Panel:
                 unbatch(outputs[label]),
                 getattr(predict, "classes", ()),
             )
+        if not found.answers:
+            raise UserError("; ".join(found.refused.values()))
         for label, answer in found.answers.items():
             predicted = Predicted(answer.outputs, images[0], calibration, classes=answer.classes)
             answer.files = self._write(folder, label, predicted, kinds)

@@ -49,6 +49,8 @@ def table(panel: Panel, found: Comparison) -> Markup:
             leads = len(found.answers) > 1 and value == best[info.name]
             cells.append(tag("td", tag("b", info.write(value)) if leads else info.write(value)))
         rows.append(tag("tr", cells))
+    for label, message in found.refused.items():
+        rows.append(tag("tr", tag("td", label), tag("td", message, colspan=len(head) - 1)))
     height, width = found.size
     notes = [
         f"{width}×{height} px. Time is of this one request, and the first of a size takes longer; "
