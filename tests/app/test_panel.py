@@ -116,6 +116,8 @@ def test_a_scene_that_ships_has_the_colours_of_what_was_measured_and_its_own_cal
         ({"focal": 100}, "takes both the focal length and the baseline"),
         ({"baseline": 0.1}, "takes both the focal length and the baseline"),
         ({"focal": -1, "baseline": 0.1}, "the focal length must be above 0, not -1"),
+        ({"focal": "wide", "baseline": 0.1}, "focal length: a number is wanted, not 'wide'"),
+        ({"focal": 100, "baseline": 0.1, "offset": "a"}, "principal points: a number is wanted, not 'a'"),
     ],
 )
 def test_a_wanting_calibration_is_told(numbers, message, fake, images, tmp_path):

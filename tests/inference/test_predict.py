@@ -344,9 +344,7 @@ def test_images_that_a_file_of_one_size_does_not_take_are_named_before_anything_
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (64, 96)).save(images / "upright.jpg", exif=turned)
-    with pytest.raises(
-        UserError, match=r"of 64x96 .*, \S+b\.png is 64x90, \S+d\.png is 96x64; leave"
-    ):
+    with pytest.raises(UserError, match=r"of 64x96 .*, \S+b\.png is 64x90, \S+d\.png is 96x64; leave"):
         predict(file, images, tmp_path / "out", write=["npy"])
     assert not (tmp_path / "out").exists()
     fitting = [images / name for name in ("a.png", "c.png", "upright.jpg")]

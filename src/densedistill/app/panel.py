@@ -227,6 +227,9 @@ class Panel:
         offset: float | None,
     ) -> Calibration | None:
         rig = "right" in self.task.inputs
+        for name, value in (("focal length", focal), ("baseline", baseline), ("principal points", offset)):
+            if value is not None and not isinstance(value, (int, float)):  # as a request may have it
+                raise UserError(f"{name}: a number is wanted, not {value!r}")
         if focal is None and baseline is None:
             return example.sample["meta"].get("calibration") if example else None
         if focal is None or (rig and baseline is None):
