@@ -23,6 +23,16 @@ def test_what_is_trained_is_evaluated_as_its_last_validation_did_without_its_tea
     assert names(dd.distill(resume=run.path)) == ["student", "teacher"]
 
 
+def test_a_teacher_that_no_term_learns_from_is_neither_wanted_nor_evaluated(tmp_path, capsys):
+    unused = {"name": "dsnet_slim", "weights": "gone.safetensors"}
+    fields = toy.recipe(schedule__steps=1, teachers__unused=unused)
+    fields["objective"]["volume"] = {"loss": "cosine", "of": "features", "to": "unused", "weight": 0}
+    assert names(dd.distill(fields, run=tmp_path / "run")) == ["student", "teacher"]
+    fields["teachers"]["unused"] = {"name": "dsnet_slim"}
+    dd.train(fields, run=tmp_path / "other")
+    assert "at random" not in capsys.readouterr().err
+
+
 def test_figures_stay_until_the_recipe_changes(tmp_path):
     run = dd.distill(toy.recipe(schedule__steps=2), run=tmp_path / "run")
     before = run.metrics

@@ -40,8 +40,8 @@ class Final:
 
 
 def finish(run: Run, teachers: bool = True) -> Final | None:
-    """Return students, `teachers` and validation data of a finished run; None when the recipe has no such
-    data.
+    """Return students, the `teachers` that their terms learn from, and validation data of a finished run;
+    None when the recipe has no such data.
 
     A chain is evaluated stage by stage on the data of its last, a ladder rung by rung: the rows are named
     after the stages, beside those teachers that come from outside.
@@ -74,7 +74,7 @@ def _final(recipe: Recipe, students: dict[str, tuple[Recipe, Run]], teachers: bo
         reach = reach if own_reach is None else own_reach
         predictors[label] = Predictor(student, device)
     for own, _ in students.values() if teachers else ():
-        for name, config in own.teachers.items():
+        for name, config in own.taught_by.items():
             if name not in predictors:
                 teacher = create_teacher(config.name, weights=config.weights, **config.options)
                 if isinstance(teacher, NetworkTeacher):

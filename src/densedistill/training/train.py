@@ -323,10 +323,10 @@ def rehearse(recipe: Recipe, stage: str = "") -> None:
 
 
 def at_random(recipe: Recipe) -> list[str]:
-    """Return a warning for each teacher that is a network here and was given no weights."""
+    """Return a warning for each teacher that a term asks, is a network here and was given no weights."""
     return [
         f"teachers.{name}: '{teacher.name}' was given no weights and answers at random"
-        for name, teacher in recipe.teachers.items()
+        for name, teacher in recipe.taught_by.items()
         if teacher.weights is None and ":" not in teacher.name and teacher.name in MODELS
     ]
 
