@@ -136,3 +136,13 @@ def test_what_cannot_be_written_is_told_before_the_work_and_nothing_is_left(tmp_
 def test_a_folder_that_takes_no_file_is_told_before_the_work():
     with pytest.raises(UserError, match=r"cannot write /proc/a\.json: "):
         require_writable("/proc/a.json")
+
+
+def test_a_full_disk_is_not_writable(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # files may be made, not grow
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*figures: File too large"):
+            require_writable(tmp_path / "figures")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

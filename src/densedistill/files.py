@@ -94,7 +94,8 @@ def require_writable(*paths: str | os.PathLike[str] | None) -> None:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             folder = next(above for above in path.absolute().parents if above.exists())
-            tempfile.TemporaryFile(dir=folder).close()
+            with tempfile.TemporaryFile(dir=folder, buffering=0) as trial:
+                trial.write(b"0")  # a full disk has room for a name
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataWarning, UserError
+from .files import require_writable
 from .recipes import Recipe, Stages
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, title: str
 def _evaluate(run: Run, final: Final | None) -> None:
     """Evaluate a finished run and write its `metrics.json`, where there is validation data."""
     if final:
+        require_writable(run.path / "metrics.json")
         run.evaluation = final.evaluate()
         run.evaluation.write_json(run.path / "metrics.json")
 

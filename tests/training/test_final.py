@@ -33,6 +33,14 @@ def test_a_teacher_that_no_term_learns_from_is_neither_wanted_nor_evaluated(tmp_
     assert "at random" not in capsys.readouterr().err
 
 
+def test_figures_that_cannot_be_written_are_told_before_the_evaluation(tmp_path, monkeypatch):
+    run = train(toy.recipe(schedule__steps=1), run=tmp_path / "run")
+    monkeypatch.setattr("densedistill.training.final.evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    (run.path / "metrics.json").mkdir()
+    with pytest.raises(dd.UserError, match=r"cannot write .*metrics\.json: Is a directory"):
+        dd.train(resume=run.path)
+
+
 def test_figures_stay_until_the_recipe_changes(tmp_path):
     run = dd.distill(toy.recipe(schedule__steps=2), run=tmp_path / "run")
     before = run.metrics
