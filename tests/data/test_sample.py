@@ -3,6 +3,7 @@ import torch
 
 from densedistill import UserError
 from densedistill.data import collate
+from densedistill.data.sample import require_sample
 
 
 def sample(name, size=(4, 6), **more):
@@ -67,6 +68,24 @@ def test_samples_of_different_size_are_named():
     with pytest.raises(UserError, match=r"6x4 px \(a\) and 5x4 px \(b\)") as caught:
         collate([sample("a"), sample("b", size=(4, 5))])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((torch.zeros(3, 4, 6),) * 2, "mine: a sample is a mapping of tensors by name, got tuple"),
+        (sample("a", index=7), "'index' is a tensor, got int; what is none stands in its 'meta'"),
+        (
+            sample("a", disparity_valid=torch.ones(1, 4, 6)),
+            "'disparity_valid' is a bool tensor, got torch",
+        ),
+        (sample("a", disparity=torch.ones(4, 6)), r"'disparity' has the shape \(C, H, W\), got \(4, 6\)"),
+    ],
+)
+def test_what_is_no_sample_is_said(given, message):
+    require_sample(sample("a", **truth()), "mine")
+    with pytest.raises(UserError, match=message):
+        require_sample(given, "mine")
 
 
 def test_the_batch_owns_its_meta():

@@ -133,13 +133,13 @@ class Drawn(Numbers):
 
     def __getitem__(self, index):
         drawn = random.random() + np.random.rand() + float(torch.rand(()))  # noqa: NPY002
-        return super().__getitem__(index) | {"drawn": drawn}
+        return super().__getitem__(index) | {"drawn": torch.tensor(drawn)}
 
 
 def test_what_a_data_set_draws_from_global_generators_depends_on_seed_epoch_and_sample_alone():
     def draw(seed, *keys):
         mixture = Mixture([(Drawn(), None), (Drawn(), None)], seed=seed)
-        return [mixture[key]["drawn"] for key in keys]
+        return [mixture[key]["drawn"].item() for key in keys]
 
     random.seed(0)
     found = draw(1, (0, 0, 0, 0), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0)) + draw(2, (0, 0, 0, 0))

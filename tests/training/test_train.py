@@ -443,6 +443,17 @@ def test_minutes_end_a_training_and_drive_its_schedule(tmp_path):
     assert rates[-1] < 0.05 * max(rates)
 
 
+@pytest.mark.parametrize("where", ["data__train__name", "data__validate__name"])
+def test_samples_that_are_no_mappings_are_one_line(tmp_path, where):
+    with pytest.raises(UserError, match="Pairs: a sample is a mapping of tensors by name, got tuple"):
+        train(toy.recipe(**{where: "toy:Pairs"}), run=tmp_path / "run")
+
+
+def test_a_data_set_without_a_length_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"'toy:Endless' has no length; one with __len__ and __getitem__"):
+        train(toy.recipe(data__train={"name": "toy:Endless"}), run=tmp_path / "run")
+
+
 def test_a_resumed_run_may_be_made_longer(tmp_path):
     run = train(toy.recipe(trainer__checkpoint_every=1), run=tmp_path / "run")
     run.student.unlink()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from densedistill.networks.input_spec import InputSpec
 
@@ -72,6 +74,20 @@ class Tiny(nn.Module):
         if self.training:
             return {"disparity": levels[-1], "intermediate": levels}
         return {"disparity": levels[-1]}
+
+
+class Pairs(Dots):
+    """`Dots` as many a data set gives them, in tuples."""
+
+    def __getitem__(self, index: int) -> Any:
+        return tuple(super().__getitem__(index).values())
+
+
+class Endless(IterableDataset[dict[str, Any]]):
+    """Samples without number, in an order of its own."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return itertools.cycle(Dots())  # type: ignore[arg-type]
 
 
 class Fatal(Dots):

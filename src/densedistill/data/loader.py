@@ -23,7 +23,7 @@ from . import datasets
 from .augment import OPTIONS as AUGMENTATIONS
 from .augment import Augmentation, Options, build_augmentation
 from .passing import AHEAD, Collate, require_processes
-from .sample import IMAGES, Sample, collate
+from .sample import IMAGES, Sample, collate, require_sample
 
 # What a terminal sends to every process in it: Ctrl-C, and that it was closed, which Windows does not say.
 FROM_TERMINAL = [number for number in signal.Signals if number.name in ("SIGINT", "SIGHUP")]
@@ -147,6 +147,7 @@ class Mixture(Dataset[Sample]):
         place = [self.seed, epoch, int(self._offsets[number]) + index, before]
         with _seeded(place):
             sample = dataset[index]
+        require_sample(sample, type(dataset).__name__)
         return sample if augment is None else augment(sample, np.random.default_rng(place))
 
 
@@ -205,7 +206,12 @@ def open_dataset(entry: Any, task: str) -> Dataset[Sample]:
     where the entry takes it away."""
     options = {key: value for key, value in entry.options.items() if key not in AUGMENTATIONS}
     dataset = datasets.open_dataset(entry.name, task, root=entry.root, split=entry.split, **options)
-    if len(dataset) == 0:  # type: ignore[arg-type]
+    if not hasattr(dataset, "__len__"):
+        raise UserError(
+            f"the data set '{entry.name}' has no length; one with __len__ and __getitem__(number) is wanted, "
+            "so that any sample may come next"
+        )
+    if len(dataset) == 0:
         raise UserError(f"the data set '{entry.name}' is empty (root {entry.root}, split {entry.split})")
     return dataset if entry.truth else Unlabelled(dataset)
 

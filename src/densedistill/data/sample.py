@@ -62,6 +62,25 @@ def disparity_tensors(values: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.where(valid, values, np.float32(0)))[None], torch.from_numpy(valid)[None]
 
 
+def require_sample(sample: Any, data: str) -> None:
+    """Raise UserError unless `sample`, of `data`, is a mapping of tensors, beside its `meta`: a data set of
+    one's own may give anything."""
+    if not isinstance(sample, Mapping):
+        raise UserError(f"{data}: a sample is a mapping of tensors by name, got {type(sample).__name__}")
+    for key, value in sample.items():
+        if key == "meta":
+            continue
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{data}: a sample's '{key}' is a tensor, got {type(value).__name__}; what is none stands in "
+                "its 'meta'"
+            )
+        if key.endswith("_valid") and value.dtype != torch.bool:
+            raise UserError(f"{data}: a sample's '{key}' is a bool tensor, got {value.dtype}")
+        if KINDS.get(key) in ("image", *_MEASURED) and value.ndim < 3:
+            raise UserError(f"{data}: a sample's '{key}' has the shape (C, H, W), got {tuple(value.shape)}")
+
+
 def collate(samples: Sequence[Mapping[str, Any]]) -> Sample:
     """Return the batch of `samples`: tensors stacked, `meta` as a list, boxes padded to the largest number.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from ..data.sample import sample_name
+from ..data.sample import require_sample, sample_name
 from ..errors import DataWarning, UserError
 from ..metrics import MetricInfo, create_metric, metric_info
 from ..tasks import Task
@@ -117,6 +117,7 @@ def evaluate(
             }
             steps = _share(indices, distributed)
             for index, sample in zip(steps, _read_ahead(source.samples, steps), strict=True):
+                require_sample(sample, source.label)
                 name = sample_name(sample, source.label, index)
                 sample = protocol.crop(sample, task.inputs[0])
                 require_measurable(sample, task, measures[source.label], source.label, name)

@@ -11,6 +11,7 @@ import torch
 
 from ..data.lists import shared
 from ..data.loader import open_dataset
+from ..data.sample import require_sample
 from ..inference.evaluate import evaluate, require_measurable
 from ..inference.evaluation import write_figure
 from ..inference.predictor import Predictor
@@ -35,6 +36,7 @@ def open_validation(recipe: Recipe) -> dict[str, Any]:
         label = _label(entry)
         samples = keep_measurable(open_dataset(entry, recipe.task), task)
         first = samples[0]  # what is measurable was kept, so it tells of all, before hours of training
+        require_sample(first, label)
         require_measurable(first, task, measures, label, str(first.get("meta", {}).get("name", "0")))
         datasets[label if label not in datasets else f"{label} #{len(datasets) + 1}"] = samples
     return datasets
