@@ -393,6 +393,9 @@ def test_in_evaluation_mode_the_final_output_stands_for_all_levels():
         ({"t": {**VOLUME, "mask": "left"}}, "mask is one of none, ground_truth, teacher, both, got 'left'"),
         ({"t": {**TRUTH, "mask": "none"}}, "a term to the ground truth has mask: ground_truth"),
         ({"t": {**VOLUME, "of": "features", "loss": "mf_old", "mask": "teacher"}}, "'mf_old' takes no mask"),
+        (
+            {"t": {**TRUTH, "loss": "mf_old"}},
+        ),
         ({"t": {**VOLUME, "adapter": "conv2x2"}}, "no adapter 'conv2x2'; did you mean 'conv"),
         ({"t": {**VOLUME, "adapter": {"kind": "conv1x1", "at": "student"}}}, "no field 'at'"),
         (
@@ -792,3 +795,15 @@ def test_a_network_that_halves_its_images_five_times_is_checked():
             return super().forward(left, right)
 
     dd.Objective({"t": VOLUME}, Deep(), {"teacher": Deep()}).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_see_images_in_the_dtype_of_their_weights(dtype):
+    teacher = TinyStereo().to(dtype)
+    objective = dd.Objective({"t": VOLUME}, TinyStereo(), {"teacher": teacher})
+    total, _ = objective(stereo_batch())
+    total.backward()
+    assert 0 < total < 2
+    double = stereo_batch()
+    double |= {view: double[view].double() / 255 for view in ("left", "right")}
+    torch.testing.assert_close(objective(double)[0], total, atol=1e-4, rtol=1e-3)

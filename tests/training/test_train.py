@@ -443,6 +443,11 @@ def test_minutes_end_a_training_and_drive_its_schedule(tmp_path):
     assert rates[-1] < 0.05 * max(rates)
 
 
+def test_a_teacher_in_half_precision_sees_images_in_it(tmp_path):
+    run = train(toy.recipe(teachers__teacher__name="toy:Half", schedule__steps=1), run=tmp_path / "run")
+    assert run.history[0]["loss/features"] > 0
+
+
 @pytest.mark.parametrize("where", ["data__train__name", "data__validate__name"])
 def test_samples_that_are_no_mappings_are_one_line(tmp_path, where):
     with pytest.raises(UserError, match="Pairs: a sample is a mapping of tensors by name, got tuple"):

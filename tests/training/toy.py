@@ -90,6 +90,14 @@ class Endless(IterableDataset[dict[str, Any]]):
         return itertools.cycle(Dots())  # type: ignore[arg-type]
 
 
+class Half(Tiny):
+    """A network in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half()
+
+
 class Fatal(Dots):
     """`Dots` that sends the process the signal SIGNAL when it is asked for a sample for the AFTER-th time.
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..networks.input_spec import InputSpec, Placement
+from ..networks.precision import weights_dtype
 from ..networks.registry import name_of
 from ..networks.restore import restore_output
 from ..tasks import Task
@@ -30,7 +32,8 @@ def run_network(
     """Return the outputs of `network` for a batch, and where the batch's images lay in its input.
 
     Args:
-        network: with an `input_spec`, else the default one is meant.
+        network: with an `input_spec`, else the default one is meant. Outside autocast it sees images in the
+            dtype of its weights.
         batch: images as the task names them, (B, 3, H, W), uint8 or float in [0, 1].
         task: whose inputs the network takes.
         spec: in place of the network's own.
@@ -45,6 +48,9 @@ def run_network(
     """
     spec = spec or input_spec(network)
     inputs, placement = spec.prepare(*inputs_of(batch, task))
+    dtype = weights_dtype(network)
+    if dtype is not None and not torch.is_autocast_enabled(inputs[0].device.type):  # which casts by itself
+        inputs = [image.to(dtype) for image in inputs]
     answer = network(*inputs)
     if not isinstance(answer, Mapping) or task.outputs[0] not in answer:
         gives = f"a mapping of {', '.join(answer)}" if isinstance(answer, Mapping) else type(answer).__name__

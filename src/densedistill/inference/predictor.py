@@ -13,7 +13,7 @@ from ..errors import UserError, unknown
 from ..networks.device import find_device
 from ..networks.folding import fold_batch_norm
 from ..networks.input_spec import InputSpec
-from ..networks.precision import fastest_dtype, pack_weights, without_tf32
+from ..networks.precision import fastest_dtype, pack_weights, weights_dtype, without_tf32
 from ..networks.registry import class_names, name_of
 from ..networks.restore import restore_output
 from ..runtimes import Runtime
@@ -89,9 +89,7 @@ class Predictor:
 
     @property
     def _weights_dtype(self) -> torch.dtype:
-        return next(
-            (tensor.dtype for tensor in self.net.parameters() if tensor.is_floating_point()), torch.float32
-        )
+        return weights_dtype(self.net) or torch.float32
 
     @property
     def precision(self) -> str:

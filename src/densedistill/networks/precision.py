@@ -38,6 +38,11 @@ def fastest_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def weights_dtype(network: nn.Module) -> torch.dtype | None:
+    """Return the dtype of `network`'s weights; None where it has none of floating point."""
+    return next((tensor.dtype for tensor in network.parameters() if tensor.is_floating_point()), None)
+
+
 def without_tf32() -> contextlib.AbstractContextManager[None]:
     """Compute in float32 on CUDA, too, where convolutions are in TF32 by default."""
     return held("TF32", _forbid_tf32)
