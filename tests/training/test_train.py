@@ -443,6 +443,17 @@ def test_minutes_end_a_training_and_drive_its_schedule(tmp_path):
     assert rates[-1] < 0.05 * max(rates)
 
 
+def test_what_a_loss_makes_in_its_first_call_is_trained_and_resumed(tmp_path):
+    term = {"loss": "toy:Learned", "of": "features", "to": "teacher"}
+    fields = toy.recipe(objective__features=term, schedule__steps=2)
+    run = train(fields, run=tmp_path / "run")
+    first = load_checkpoint(run.last)["terms"]
+    run = train(resume=run.path, overrides={"schedule.steps": 4})
+    last = load_checkpoint(run.last)["terms"]
+    assert list(first) == ["own_losses.features.map.weight", "own_losses.features.map.bias"]
+    assert not any(torch.equal(first[name], last[name]) for name in first)
+
+
 def test_a_teacher_in_half_precision_sees_images_in_it(tmp_path):
     run = train(toy.recipe(teachers__teacher__name="toy:Half", schedule__steps=1), run=tmp_path / "run")
     assert run.history[0]["loss/features"] > 0

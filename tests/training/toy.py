@@ -98,6 +98,19 @@ class Half(Tiny):
         self.half()
 
 
+class Learned(nn.Module):
+    """A loss whose map to the teacher's channels is made when it sees them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: nn.Module | None = None
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.map is None:
+            self.map = nn.Conv2d(student.shape[1], teacher.shape[1], 1)
+        return F.mse_loss(self.map(student), teacher)
+
+
 class Fatal(Dots):
     """`Dots` that sends the process the signal SIGNAL when it is asked for a sample for the AFTER-th time.
 

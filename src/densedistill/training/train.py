@@ -179,6 +179,8 @@ def _fit(trainer: Any, module: TrainingModule, loader: Any, pilot: Pilot) -> Non
 def _assemble(recipe: Recipe, run: Run, counters: Counters, trainer: Any) -> tuple[TrainingModule, Any]:
     """Return the module and this process's loader, both standing where `counters` says."""
     objective = _build_objective(recipe)
+    if objective.own_losses:
+        objective.check()  # parameters that a loss makes in its first call are there for the optimiser
     mixture = open_mixture(recipe.data.train, recipe.data.augment, recipe.task, recipe.seed)
     for teacher in objective.teachers.values():
         mixture.suit(teacher.suit)
