@@ -395,6 +395,7 @@ def test_in_evaluation_mode_the_final_output_stands_for_all_levels():
         ({"t": {**VOLUME, "of": "features", "loss": "mf_old", "mask": "teacher"}}, "'mf_old' takes no mask"),
         (
             {"t": {**TRUTH, "loss": "mf_old"}},
+            "takes no mask; give it a parameter 'mask', of what",
         ),
         ({"t": {**VOLUME, "adapter": "conv2x2"}}, "no adapter 'conv2x2'; did you mean 'conv"),
         ({"t": {**VOLUME, "adapter": {"kind": "conv1x1", "at": "student"}}}, "no field 'at'"),
@@ -795,6 +796,21 @@ def test_a_network_that_halves_its_images_five_times_is_checked():
             return super().forward(left, right)
 
     dd.Objective({"t": VOLUME}, Deep(), {"teacher": Deep()}).check()
+
+
+def unreduced(student, teacher, mask=None):
+    return (student - teacher).abs().mean((1, 2, 3))
+
+
+def plain_number(student, teacher, mask=None):
+    return (student - teacher).abs().mean().item()
+
+
+@pytest.mark.parametrize(("loss", "gave"), [("unreduced", r"a tensor \(2,\)"), ("plain_number", "float")])
+def test_a_loss_that_gives_no_scalar_tensor_is_named(loss, gave):
+    objective = dd.Objective({"t": {**TRUTH, "loss": f"test_objective:{loss}"}}, TinyStereo())
+    with pytest.raises(dd.UserError, match=rf"objective.t: loss .*:{loss}' returned {gave}, a scalar tensor"):
+        objective(stereo_batch())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

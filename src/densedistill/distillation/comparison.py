@@ -92,6 +92,9 @@ class Comparison:
         if not isinstance(self.loss, nn.Module):  # which has its options already
             arguments |= self.term.options
         value = self.loss(pair.student, pair.target, **arguments)
+        if not isinstance(value, Tensor) or value.ndim:
+            gave = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"loss '{self.term.loss}' returned {gave}, a scalar tensor is wanted")
         if self.term.adapter is not None and pair.target.requires_grad:
             # A loss gives its first argument alone a gradient: turned round, the teacher's adapter.
             turned = self.loss(pair.target, pair.student, **arguments)

@@ -208,7 +208,9 @@ def _check(term: Term, loss: Loss, outputs: Sequence[str], teachers: Sequence[st
     if term.to == GROUND_TRUTH and term.mask != GROUND_TRUTH:
         raise UserError(f"a term to the ground truth has mask: ground_truth, got '{term.mask}'")
     if term.mask != "none" and not takes_mask(loss):
-        raise UserError(f"loss '{term.loss}' takes no mask; set mask: none")
+        to_truth = term.to == GROUND_TRUTH
+        way = "give it a parameter 'mask', of what was measured" if to_truth else "set mask: none"
+        raise UserError(f"loss '{term.loss}' takes no mask; {way}")
     if getattr(loss, "intervenes", False) and is_output(term, outputs):
         raise UserError(f"loss '{term.loss}' is for taps, not outputs")
     if term.weight < 0:
