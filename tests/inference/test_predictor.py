@@ -81,6 +81,21 @@ def test_an_image_seen_smaller_keeps_a_pixel(size):
     assert net.sizes == [(1, 3, 8, 8 if size == (1, 1) else 16)]
 
 
+class Quarter(nn.Module):
+    """Answers at a quarter of its input's size."""
+
+    def forward(self, left, right):
+        return {"disparity": left[:, :1, ::4, ::4]}
+
+
+def test_an_answer_of_another_size_than_the_input_has_no_place_in_a_padded_image():
+    image = torch.rand(3, 50, 70)
+    with pytest.raises(
+        UserError, match="'disparity' is of its input's size, 80x64 px, this one is 20x16; let"
+    ):
+        Predictor(Quarter())(image, image)
+
+
 def test_the_same_image_however_it_is_held():
     left, right = pair()
     predict = Predictor(Echo(InputSpec()))
