@@ -823,3 +823,23 @@ def test_networks_see_images_in_the_dtype_of_their_weights(dtype):
     double = stereo_batch()
     double |= {view: double[view].double() / 255 for view in ("left", "right")}
     torch.testing.assert_close(objective(double)[0], total, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([TRUTH], TinyStereo()), "takes its terms by name, in a mapping, got list"),
+        (
+            ({"t": VOLUME}, TinyStereo(), TinyStereo()),
+            "takes its teachers by name, in a mapping, got TinyStereo",
+        ),
+        (({"t": TRUTH}, "dsnet_slim"), "the student is a network .*, got 'dsnet_slim'"),
+        (
+            ({"t": VOLUME}, TinyStereo(), {"teacher": "dsnet_slim"}),
+            "a teacher is a network .*, got 'dsnet_slim'",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_told(arguments, message):
+    with pytest.raises(dd.UserError, match=message):
+        dd.Objective(*arguments)

@@ -50,6 +50,15 @@ class Objective(nn.Module):
         self, terms: Mapping[str, Any], student: nn.Module, teachers: Mapping[str, nn.Module] | None = None
     ):
         super().__init__()
+        for what, given in (("terms", terms), ("teachers", teachers or {})):
+            if not hasattr(given, "items"):
+                raise UserError(
+                    f"an objective takes its {what} by name, in a mapping, got {type(given).__name__}"
+                )
+        if not isinstance(student, nn.Module):
+            raise UserError(
+                f"the student is a network (nn.Module), which create_model returns, got {student!r}"
+            )
         self.task: Task = task_of(unwrap(student))
         for name, teacher in (teachers or {}).items():
             if unwrap(teacher) is unwrap(student):

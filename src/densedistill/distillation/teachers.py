@@ -200,7 +200,11 @@ def answer_validity(answer: Mapping[str, Any], key: str) -> Tensor:
 
 
 def as_teacher(teacher: nn.Module) -> Teacher:
-    """Return `teacher`, a network wrapped as one."""
+    """Return `teacher`, a network wrapped as one; UserError when it is neither."""
+    if not isinstance(teacher, nn.Module):
+        raise UserError(
+            f"a teacher is a network (nn.Module), or what create_teacher returns, got {teacher!r}"
+        )
     return teacher if isinstance(teacher, Teacher) else NetworkTeacher(teacher)
 
 
