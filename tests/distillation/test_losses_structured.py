@@ -318,6 +318,44 @@ def test_cross_image_relations_ignore_a_rotation_of_the_feature_space():
     assert dd.losses.cross_image(student, torch.cat((teacher, teacher), 1)).isfinite()
 
 
+def divergence(teacher, student):
+    """The KL of two vectors of logits."""
+    return sum(t.exp() * (t - s) for t, s in zip(teacher.log_softmax(0), student.log_softmax(0), strict=True))
+
+
+def correlation(a, b):
+    """Pearson's, of two vectors."""
+    return torch.corrcoef(torch.stack((a, b)))[0, 1]
+
+
+def mean(values):
+    return torch.stack(list(values)).mean()
+
+
+def test_later_losses_are_their_formulas_written_out():
+    """There is no published vector of these."""
+    student, teacher = maps(size=(3, 4))
+    s, t = student.flatten(2), teacher.flatten(2)
+    images, classes, pixels = range(3), range(5), range(12)
+    channels = mean(divergence(t[b, c] / 4, s[b, c] / 4) for b in images for c in classes)
+    torch.testing.assert_close(dd.losses.channel_wise(student, teacher), 16 * channels)
+
+    p, q = (s / 2).softmax(1), (t / 2).softmax(1)
+    inter = mean(1 - correlation(p[b, :, i], q[b, :, i]) for b in images for i in pixels)
+    intra = mean(1 - correlation(p[b, c], q[b, c]) for b in images for c in classes)
+    found = dd.losses.dist(student, teacher, temperature=2.0, inter=0.5, intra=3.0)
+    torch.testing.assert_close(found, 4 * (0.5 * inter + 3 * intra))
+
+    s, t = (x / x.norm(dim=1, keepdim=True) for x in (s, t))
+    rows = (
+        divergence(t[i, :, k] @ t[j] / 0.1, s[i, :, k] @ s[j] / 0.1)
+        for i in images
+        for j in images
+        for k in pixels
+    )
+    torch.testing.assert_close(dd.losses.cross_image(student, teacher), mean(rows))
+
+
 def test_class_kl_is_that_of_independent_classes():
     student, teacher = maps()
     s, t = student.sigmoid(), teacher.sigmoid()
