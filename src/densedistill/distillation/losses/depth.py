@@ -22,7 +22,7 @@ def silog(
 ) -> Tensor:
     """Return the scale-invariant logarithmic error (Eigen et al., NIPS 2014; form of BTS and Spatial-KD).
 
-    With d = ln student - ln teacher over the pixels that count in the whole batch:
+    With d = ln student - ln teacher over the pixels that count in the batch, of each process by itself:
     `factor * sqrt(mean(d²) - variance * mean(d)²)`. At a perfect fit its gradient is 0, where the published
     form gives NaN.
 

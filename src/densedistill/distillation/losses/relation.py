@@ -40,7 +40,8 @@ def rkd(
 ) -> Tensor:
     """Return the difference of the distances and angles between samples (RKD, CVPR 2019, eq. 4 to 8).
 
-    Distances are divided by the mean of the positive ones; both are compared by `smooth_l1`.
+    Distances are divided by the mean of the positive ones; both are compared by `smooth_l1`. Samples are
+    those of one call: of several processes, or parts whose gradients are accumulated, each compares its own.
 
     Args:
         student, teacher: (B, …), a vector per sample; they may differ in all axes but the first when `mask`
@@ -65,6 +66,9 @@ def rkd(
 def pkt(student: Tensor, teacher: Tensor, mask: Tensor | None = None, epsilon: float = 1e-7) -> Tensor:
     """Return the divergence of the probabilities that samples are neighbours (PKT, ECCV 2018, eq. 5 with
     cosines).
+
+    Samples are those of one call: of several processes, or parts whose gradients are accumulated, each
+    compares its own.
 
     Args:
         student, teacher: (B, …), a vector per sample.

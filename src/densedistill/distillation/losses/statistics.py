@@ -79,7 +79,8 @@ def cross_image(student: Tensor, teacher: Tensor, temperature: float = 0.1, posi
     """Return the KL between rows of similarities of pixels across images (CIRKD, Yang et al., CVPR 2022).
 
     The mini-batch pixel relation: for each pair of images of the batch, the cosines of all pixels of one with
-    all of the other, as distributions over the latter.
+    all of the other, as distributions over the latter. The batch is that of one call: of several processes,
+    or parts whose gradients are accumulated, each compares its own images.
 
     Args:
         student, teacher: features (B, C, H, W); channels may differ. They are pooled to at most `positions`
