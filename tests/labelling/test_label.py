@@ -527,3 +527,9 @@ def test_processes_take_the_gpus_in_turn_unless_one_is_named(tmp_path, monkeypat
             scale._begin(Settings({"name": "sgbm"}, {}, str(tmp_path), device=device), 1, begun)
             taken.append(scale._job.device)
         assert taken == expected
+
+
+def test_frames_of_floats_are_shown_in_the_summary(tmp_path):
+    fields = {"teacher": {"name": "sgbm", "max_disparity": 16}, "frames": {"data": "toy_teachers:Frames"}}
+    dd.label({**fields, "out": tmp_path / "labels"})
+    assert "<img" in (tmp_path / "labels" / "summary.html").read_text()

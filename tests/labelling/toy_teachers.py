@@ -62,3 +62,17 @@ class TopRight(TinyNetwork):
     """The same, but published with padding above the image."""
 
     input_spec = InputSpec(multiple=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), pad="top-right")
+
+
+class Frames:
+    """Two frames whose images are floats in [0, 1], of a data set of one's own."""
+
+    task = "stereo"
+    names = ("a", "b")
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        left, right = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(index))
+        return {"left": left, "right": right, "meta": {"name": self.names[index]}}

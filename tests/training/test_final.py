@@ -41,6 +41,18 @@ def test_figures_that_cannot_be_written_are_told_before_the_evaluation(tmp_path,
         dd.train(resume=run.path)
 
 
+def test_images_in_floats_are_lit_anew_logged_and_shown_as_in_bytes(tmp_path):
+    """Of a data set of one's own: the page that was to end a training ended it in a traceback."""
+    fields = toy.recipe(schedule__steps=1, data__augment={"noise": 5.0, "brightness": [0.8, 1.2]})
+    told = []
+    for name in ("toy:Dots", "toy:Floats"):
+        fields["data"]["train"]["name"] = fields["data"]["validate"]["name"] = name
+        run = dd.distill(fields, run=tmp_path / name)
+        assert "<img" in (run.path / "report.html").read_text()
+        told.append(run.history[0]["loss/ground_truth"])
+    assert told[0] == told[1]
+
+
 def test_figures_stay_until_the_recipe_changes(tmp_path):
     run = dd.distill(toy.recipe(schedule__steps=2), run=tmp_path / "run")
     before = run.metrics

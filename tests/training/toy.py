@@ -83,6 +83,14 @@ class Pairs(Dots):
         return tuple(super().__getitem__(index).values())
 
 
+class Floats(Dots):
+    """`Dots` whose images are floats in [0, 1]."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        return sample | {view: sample[view] / 255 for view in ("left", "right")}
+
+
 class Endless(IterableDataset[dict[str, Any]]):
     """Samples without number, in an order of its own."""
 

@@ -18,7 +18,7 @@ from . import geometry
 from .augment_depth import cut, rotate
 from .augment_depth import relight as light_by_channel
 from .datasets._depth import FRAMES
-from .sample import IMAGES, Sample
+from .sample import IMAGES, Sample, as_bytes
 from .warp import warp_right
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -295,7 +295,7 @@ class Augmentation:
     def _spoil(self, image: Tensor, lamp: light.Light | None, occlusion: str, rng: Generator) -> Tensor:
         """Return one image (3, H, W) as another light and a worse camera show it."""
         options = self.options
-        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        pixels = np.ascontiguousarray(as_bytes(image).permute(1, 2, 0).numpy())
         if lamp is not None:
             pixels = light.relight(pixels, lamp)
         if options.gamma or options.brightness or options.tint or options.permute:

@@ -56,6 +56,11 @@ def image_tensor(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
+def as_bytes(image: Tensor) -> Tensor:
+    """Return `image`, uint8 or float in [0, 1], as uint8."""
+    return image if image.dtype == torch.uint8 else (image.clamp(0, 1) * 255).round().byte()
+
+
 def disparity_tensors(values: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
     """Return disparity and valid, (1, H, W), of an (H, W) map in which 0, less, inf and nan are unknown."""
     valid = np.isfinite(values) & (values > 0)

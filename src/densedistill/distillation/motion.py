@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.sample import as_bytes
 from ..errors import UserError
 from ..networks.layers.warp import inside, warp
 from ..networks.published import load_weights
@@ -157,11 +158,9 @@ def _name(teacher: Teacher) -> str:
 
 
 def _grey(batch: Tensor) -> list[np.ndarray]:
-    if batch.dtype != torch.uint8:
-        batch = (batch.clamp(0, 1) * 255).round().byte()
     return [
         cv2.cvtColor(np.ascontiguousarray(i.permute(1, 2, 0).cpu().numpy()), cv2.COLOR_RGB2GRAY)
-        for i in batch
+        for i in as_bytes(batch)
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.sample import as_bytes
 from ..errors import UserError
 from ..tasks import get_task
 from .images import to_batches
@@ -101,6 +102,4 @@ def fill_from_background(disparity: np.ndarray, valid: np.ndarray) -> np.ndarray
 
 def _to_uint8(batch: Tensor) -> np.ndarray:
     """Return (B, 3, H, W) as (B, H, W, 3) uint8, in RGB, for the matcher adds its channels' costs up."""
-    if batch.dtype != torch.uint8:
-        batch = (batch.clamp(0, 1) * 255).round().byte()
-    return np.ascontiguousarray(batch.cpu().permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(as_bytes(batch).cpu().permute(0, 2, 3, 1).numpy())

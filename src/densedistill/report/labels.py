@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data import formats
-from ..data.sample import Sample
+from ..data.sample import Sample, as_bytes
 from ..data.store import Store
 from ..errors import UserError, counted
 from ..files import write_text
@@ -82,7 +82,8 @@ def _table(outputs: Mapping[str, Any]) -> Markup:
 
 def _figure(out: Path, manifest: Mapping[str, Any], task: Task, sample: Sample) -> Markup:
     name = sample["meta"]["name"]
-    image = next(sample[key] for key in task.inputs if key in sample).permute(1, 2, 0).numpy()
+    first = next(sample[key] for key in task.inputs if key in sample)
+    image = as_bytes(first).permute(1, 2, 0).numpy()
     pictures = [("frame", image)]
     for key in manifest["outputs"]:
         values, valid = _stored(out, manifest, name, key)
