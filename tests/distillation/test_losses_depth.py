@@ -16,6 +16,7 @@ from densedistill.distillation import losses
 from densedistill.distillation.losses.decomposition import decompose
 from densedistill.distillation.losses.depth import _spread, _triples, depth_bins
 from densedistill.distillation.replacement import ReplaceBlock, block_region, replace_features
+from densedistill.errors import UserError
 from densedistill.networks.spatialkd import Decoder
 from densedistill.networks.vnl import BinnedDepth
 
@@ -337,15 +338,37 @@ def test_virtual_normal_of_parallel_planes_is_zero():
 # Scale and shift
 
 
+@pytest.mark.parametrize("align", ["robust", "least_squares"])
 @pytest.mark.parametrize("inverse", [False, True])
-def test_scale_and_shift_do_not_matter_to_the_invariant_loss(inverse):
+def test_scale_and_shift_do_not_matter_to_the_invariant_loss(inverse, align):
     torch.manual_seed(0)
     base = torch.rand(2, 1, 16, 24) + 0.5
     mask = torch.rand(2, 1, 16, 24) > 0.3
     other = torch.tensor([2.0, 5.0]).view(2, 1, 1, 1) * base + 3
     student, teacher = (1 / base, 1 / other) if inverse else (base, other)
-    assert losses.scale_and_shift_invariant(student, teacher, mask, inverse=inverse) < 1e-4
-    assert losses.scale_and_shift_invariant(student.flip(3), teacher, mask, inverse=inverse) > 0.3
+    assert losses.scale_and_shift_invariant(student, teacher, mask, inverse=inverse, align=align) < 1e-4
+    flipped = losses.scale_and_shift_invariant(student.flip(3), teacher, mask, inverse=inverse, align=align)
+    assert flipped > 0.3
+
+
+def test_the_invariant_loss_by_least_squares_is_the_formula_written_out():
+    torch.manual_seed(0)
+    student, teacher = torch.rand(2, 1, 6, 7).requires_grad_(), torch.rand(2, 1, 6, 7)
+    mask = torch.rand(2, 1, 6, 7) > 0.3
+    apart = []
+    for x, y, inside in zip(student.detach(), teacher, mask, strict=True):
+        line = torch.stack([x[inside], torch.ones_like(x[inside])], 1)
+        apart.append(line @ torch.linalg.lstsq(line, y[inside, None]).solution - y[inside, None])
+    options = {"inverse": False, "gradient": 0, "align": "least_squares"}
+    value = losses.scale_and_shift_invariant(student, teacher, mask, **options)
+    torch.testing.assert_close(value, torch.cat(apart).abs().mean())
+    value.backward()
+    assert student.grad[~mask].abs().max() == 0 < student.grad[mask].abs().max()
+    flat = losses.scale_and_shift_invariant(torch.ones(2, 1, 6, 7), teacher, mask, **options)
+    spread = torch.cat([y[inside] - y[inside].mean() for y, inside in zip(teacher, mask, strict=True)])
+    torch.testing.assert_close(flat, spread.abs().mean())
+    with pytest.raises(UserError, match="alignment 'median'"):
+        losses.scale_and_shift_invariant(student, teacher, align="median")
 
 
 def test_the_invariant_loss_is_the_formula_written_out():

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import unknown
 from ._shared import fill_masked, masked_mean, register_loss
 
 
@@ -197,11 +198,12 @@ def scale_and_shift_invariant(
     inverse: bool = True,
     gradient: float = 0.5,
     scales: int = 4,
+    align: str = "robust",
 ) -> Tensor:
-    """Return the difference of two depths, each known up to scale and shift (MiDaS, TPAMI 2022, eq. 5 to 7).
+    """Return the difference of two depths, known up to scale and shift (MiDaS, TPAMI 2022).
 
-    Each image is centred on its median and divided by its mean absolute deviation; compared are these values
-    and, at several scales, their gradients.
+    Compared are the aligned values of each image, by their mean absolute difference, and, at several scales,
+    their gradients.
 
     Args:
         student, teacher: depths (B, 1, H, W), above 0 where `inverse`.
@@ -209,10 +211,17 @@ def scale_and_shift_invariant(
         inverse: compare inverse depths, as MiDaS and Depth Anything predict them.
         gradient: weight of the gradients' part.
         scales: of the gradients' part; each halves the last.
+        align: `robust`: both are centred on their median and divided by their mean absolute deviation;
+            `least_squares`: the student is fitted to the teacher, so the loss is in the teacher's unit.
 
     Returns:
         Scalar, at least 0; 0 for equal inputs, also up to scale and shift (of the inverse, where `inverse`).
+
+    Raises:
+        UserError: another `align`.
     """
+    if align not in ("robust", "least_squares"):
+        raise unknown("alignment", align, ("robust", "least_squares"))
     student, teacher = (x.flatten(0, 1)[:, None] for x in (student, teacher))
     if mask is None:
         mask = torch.ones_like(student, dtype=torch.bool)
@@ -221,7 +230,10 @@ def scale_and_shift_invariant(
     if inverse:
         student, teacher = fill_masked(mask, student, teacher, value=1.0)
         student, teacher = 1 / student.clamp(min=1e-6), 1 / teacher.clamp(min=1e-6)
-    student, teacher = (_standardised(x, mask) for x in (student, teacher))
+    if align == "robust":
+        student, teacher = (_standardised(x, mask) for x in (student, teacher))
+    else:
+        student = _fitted(student, teacher, mask)
     difference = torch.where(mask, student - teacher, 0.0)
     loss = masked_mean(difference.abs(), mask)
     for level in range(scales if gradient else 0):
@@ -242,3 +254,15 @@ def _standardised(x: Tensor, mask: Tensor) -> Tensor:
     count = mask.flatten(1).sum(1).clamp(min=1).view(-1, 1, 1, 1)
     deviation = centred.abs().sum((1, 2, 3), keepdim=True) / count
     return centred / deviation.clamp(min=1e-6)
+
+
+def _fitted(x: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return each image of `x` (N, 1, H, W) with the scale and shift that bring it nearest to `target`."""
+    count = mask.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    x_mean, target_mean = (
+        torch.where(mask, y, 0.0).sum((1, 2, 3), keepdim=True) / count for y in (x, target)
+    )
+    centred = torch.where(mask, x - x_mean, 0.0)
+    variance = centred.square().sum((1, 2, 3), keepdim=True)
+    covariance = (centred * torch.where(mask, target - target_mean, 0.0)).sum((1, 2, 3), keepdim=True)
+    return covariance / torch.where(variance > 0, variance, 1.0) * (x - x_mean) + target_mean
