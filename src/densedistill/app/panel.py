@@ -170,8 +170,8 @@ class Panel:
                 raise unknown("kind of output", kind, self.task.writers)
             if self.task.writers[kind].metric and calibration is None:
                 raise UserError(f"the file '{kind}' is in metres: fill in the calibration, or leave it out")
-        found = Comparison((height, width), {}, calibration=calibration)
-        found.example = example.name if example else ""
+        name = example.name if example else ""
+        found = Comparison((height, width), {}, example=name, calibration=calibration)
         if "right" in self.task.inputs and (doubt := doubt_views(*images[:2])):
             found.warnings.append(doubt)
         outputs: dict[str, dict[str, torch.Tensor]] = {}
