@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.sample import as_bytes
 from .files import unbatch
 from .task import Task
 
@@ -31,6 +30,8 @@ def parts(
 ) -> tuple[Picture, dict[str, NDArray[Any]], NDArray[np.bool_] | None]:
     """Return the first input (H, W, 3) of a sample, its ground truth by the keys of the outputs, and where
     that of the main one is known (H, W); None where it is no map."""
+    from ..data.sample import as_bytes  # imports torch, which the report of a finished run does without
+
     image = np.ascontiguousarray(as_bytes(sample[task.inputs[0]]).permute(1, 2, 0).numpy())
     truth = unbatch({key: value[None] for key, value in task.truth(sample).items()})
     key = task.outputs[0]
