@@ -87,5 +87,10 @@ class SequenceFiles(StereoFiles):
         return formats.read_flow_png(frame.files["flow"])
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        """Return, by the key of the truth, where its pixels are seen in the other image, too."""
-        return {}
+        """Return, by the key of the truth, where its pixels are seen in the other image, too: where the mask,
+        if there is one, is black."""
+        return {
+            key: formats.read_grey(frame.files[role]) == 0
+            for key, role in MASKS.items()
+            if role in frame.files
+        }

@@ -17,7 +17,7 @@ from ...errors import UserError, unknown
 from .. import formats
 from . import DATASETS
 from ._base import Frame
-from ._sequence import MASKS, SequenceFiles
+from ._sequence import SequenceFiles
 
 CLIP = 10  # frames of a clip; the subset numbers all clips through
 # Left into the future, whose flow is broken in the subset (as OpenMMLab's loader lists them).
@@ -148,13 +148,6 @@ class FlyingThings3D(SequenceFiles):
         flow = flow[..., :2]
         valid = np.asarray(np.isfinite(flow).all(-1), np.bool_)
         return np.where(valid[..., None], flow, np.float32(0)), valid
-
-    def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        return {
-            key: formats.read_grey(frame.files[role]) == 0
-            for key, role in MASKS.items()
-            if role in frame.files
-        }
 
 
 def _map(path: Path, size: tuple[int, ...]) -> NDArray[np.float32]:

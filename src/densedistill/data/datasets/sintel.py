@@ -17,7 +17,7 @@ from ...errors import UserError, unknown
 from .. import formats
 from . import DATASETS
 from ._base import Frame
-from ._sequence import MASKS, SequenceFiles
+from ._sequence import SequenceFiles
 
 _FRAME = re.compile(r"frame_(\d+)")
 
@@ -111,11 +111,7 @@ class Sintel(SequenceFiles):
         return np.where(valid[..., None], flow, np.float32(0)), valid
 
     def read_masks(self, frame: Frame) -> dict[str, NDArray[np.bool_]]:
-        masks = {
-            key: formats.read_grey(frame.files[role]) == 0
-            for key, role in MASKS.items()
-            if role in frame.files
-        }
+        masks = super().read_masks(frame)
         if "disparity" in masks:  # the stereo archive tells apart what is hidden and what lies outside
             outside = formats.read_grey(frame.files["outofframe"])
             formats.check_size(frame.files["outofframe"], outside, masks["disparity"].shape)
